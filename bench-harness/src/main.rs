@@ -1,0 +1,3 @@
+//! The bench harness program.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! pg_doorman: a PostgreSQL connection pooler.

@@ -1,0 +1,3 @@
+//! The `pg_doorman` program.
+
+fn main() {}
