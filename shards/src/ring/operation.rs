@@ -1,0 +1,178 @@
+//! Operations that belong to no stream: accepting, connecting, watching an eventfd.
+//!
+//! **Owns:** what the kernel needs for them, and their results until somebody takes them.
+//! **Does not own:** listening sockets (`listener`), the sockets' options (`connect`).
+//!
+//! **Invariant:** an entry outlives its owner until the kernel has reported its end; descriptors
+//! that arrive for an owner who has gone are closed.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::task::Waker;
+
+use io_uring::{cqueue, opcode, types};
+use socket2::SockAddr;
+
+use super::{Ring, kind, user_data};
+
+/// What one operation is for.
+enum Purpose {
+    Accept { accepted: VecDeque<OwnedFd>, error: Option<i32> },
+    Connect { socket: OwnedFd, address: Box<SockAddr>, result: Option<i32> },
+    Eventfd,
+}
+
+struct Operation {
+    purpose: Purpose,
+    waker: Option<Waker>,
+    in_kernel: bool,
+    abandoned: bool,
+}
+
+/// All operations of a shard that belong to no stream.
+#[derive(Default)]
+pub(super) struct Operations {
+    entries: Vec<Option<Operation>>,
+    free: Vec<u32>,
+}
+
+impl Operations {
+    fn insert(&mut self, purpose: Purpose) -> u32 {
+        let operation = Operation { purpose, waker: None, in_kernel: false, abandoned: false };
+        if let Some(id) = self.free.pop() {
+            self.entries[id as usize] = Some(operation);
+            return id;
+        }
+        self.entries.push(Some(operation));
+        (self.entries.len() - 1) as u32
+    }
+
+    fn get(&mut self, id: u32) -> &mut Operation {
+        self.entries[id as usize].as_mut().expect("an operation lives until its last completion")
+    }
+
+    fn remove(&mut self, id: u32) -> Option<Operation> {
+        self.free.push(id);
+        self.entries[id as usize].take()
+    }
+}
+
+/// Why accepting has stopped for the moment, or a new socket.
+pub(crate) type Accepted = Result<OwnedFd, i32>;
+
+impl Ring {
+    /// Starts accepting on a listening socket, which the caller keeps open.
+    pub(crate) fn accept_start(&mut self) -> u32 {
+        self.operations.insert(Purpose::Accept { accepted: VecDeque::new(), error: None })
+    }
+
+    /// Takes an accepted socket, or arms the multishot accept and notes who waits for it.
+    pub(crate) fn accept_next(&mut self, id: u32, fd: types::Fd, waker: &Waker) -> Option<Accepted> {
+        let operation = self.operations.get(id);
+        let Purpose::Accept { accepted, error } = &mut operation.purpose else {
+            return Some(Err(libc::EINVAL));
+        };
+        if let Some(socket) = accepted.pop_front() {
+            return Some(Ok(socket));
+        }
+        if let Some(error) = error.take() {
+            return Some(Err(error));
+        }
+        let replaced = operation.waker.replace(waker.clone());
+        let arm = !operation.in_kernel;
+        operation.in_kernel = true;
+        self.discarded.extend(replaced);
+        if arm {
+            let entry = opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build();
+            self.push_tracked(entry, kind::OPERATION, id);
+        }
+        None
+    }
+
+    /// Starts connecting `socket`.
+    pub(crate) fn connect_start(&mut self, socket: OwnedFd, address: SockAddr) -> u32 {
+        let fd = types::Fd(socket.as_raw_fd());
+        let address = Box::new(address);
+        let (pointer, len) = (address.as_ptr(), address.len());
+        let id = self.operations.insert(Purpose::Connect { socket, address, result: None });
+        self.operations.get(id).in_kernel = true;
+        let entry = opcode::Connect::new(fd, pointer.cast(), len).build();
+        self.push_tracked(entry, kind::OPERATION, id);
+        id
+    }
+
+    /// The connected socket, or the error; `None` while the kernel is at it.
+    pub(crate) fn connect_result(&mut self, id: u32, waker: &Waker) -> Option<io::Result<OwnedFd>> {
+        let operation = self.operations.get(id);
+        if let Purpose::Connect { result: Some(_), .. } = operation.purpose {
+            let operation = self.operations.remove(id)?;
+            let Purpose::Connect { socket, result: Some(result), address } = operation.purpose else {
+                return None;
+            };
+            drop(address);
+            self.discarded.extend(operation.waker);
+            let outcome = if result < 0 { Err(-result) } else { Ok(socket) };
+            return Some(outcome.map_err(io::Error::from_raw_os_error));
+        }
+        let replaced = operation.waker.replace(waker.clone());
+        self.discarded.extend(replaced);
+        None
+    }
+
+    /// Wakes the mailbox's reader whenever `eventfd` is written to. The caller keeps it open.
+    pub(crate) fn watch_eventfd(&mut self, eventfd: types::Fd) {
+        let id = self.operations.insert(Purpose::Eventfd);
+        self.operations.get(id).in_kernel = true;
+        let entry = opcode::PollAdd::new(eventfd, libc::POLLIN as u32).multi(true).build();
+        self.push_tracked(entry, kind::OPERATION, id);
+    }
+
+    /// The owner of an operation has gone.
+    #[must_use = "to be dropped when the ring is not borrowed"]
+    pub(crate) fn abandon(&mut self, id: u32) -> Option<Waker> {
+        let operation = self.operations.get(id);
+        let waker = operation.waker.take();
+        operation.abandoned = true;
+        if operation.in_kernel {
+            let data = user_data(kind::OPERATION, id);
+            self.push(&opcode::AsyncCancel::new(data).build().user_data(kind::UNTRACKED));
+        } else {
+            self.operations.remove(id);
+        }
+        waker
+    }
+
+    pub(super) fn on_operation(&mut self, id: u32, result: i32, flags: u32) {
+        let more = cqueue::more(flags);
+        if !more {
+            self.in_kernel -= 1;
+        }
+        let operation = self.operations.get(id);
+        operation.in_kernel = more;
+        match &mut operation.purpose {
+            Purpose::Accept { accepted, error } => {
+                if result >= 0 {
+                    // SAFETY: the kernel has just made this descriptor for this accept; nobody
+                    // else knows it.
+                    accepted.push_back(unsafe { OwnedFd::from_raw_fd(result) });
+                } else if result != -libc::ECANCELED && result != -libc::EINTR {
+                    *error = Some(-result);
+                }
+            }
+            Purpose::Connect { result: outcome, .. } => *outcome = Some(result),
+            Purpose::Eventfd => {
+                if let Some(waker) = &self.mail_waker {
+                    waker.wake_by_ref();
+                }
+                self.mail_waiting = true;
+            }
+        }
+        let operation = self.operations.get(id);
+        if operation.abandoned && !more {
+            self.operations.remove(id);
+        } else if let Some(waker) = &operation.waker {
+            waker.wake_by_ref();
+        }
+    }
+}

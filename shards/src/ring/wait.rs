@@ -1,0 +1,161 @@
+//! Waiting: the one system call of a turn, timers, mail, and the end.
+//!
+//! **Owns:** when the ring enters the kernel and for how long.
+//! **Does not own:** whether it is time to do so (`driver`).
+//!
+//! Source: `io_uring_enter(2)`, `IORING_ENTER_EXT_ARG`; `io_uring_prep_msg_ring(3)`.
+
+use std::os::fd::RawFd;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use io_uring::{opcode, types};
+
+use super::slot::Life;
+use super::{MAIL_TOKEN, Ring, RingRef, kind};
+
+/// How long the end of the ring waits for the kernel to let go of everything.
+const SHUT_DOWN_MAX: Duration = Duration::from_secs(2);
+
+impl Ring {
+    /// Submits everything that is queued, waits for one completion or the next timer, and handles
+    /// what has come. One system call.
+    pub(crate) fn turn(&mut self) {
+        self.submit_sends();
+        self.buffers.post_spare();
+        self.feed_starved();
+        self.enter(self.next_deadline());
+        self.reap();
+        self.fire_timers();
+        self.end_lingering();
+    }
+
+    fn enter(&mut self, deadline: Option<Instant>) {
+        self.enters += 1;
+        let outcome = if let Some(deadline) = deadline {
+            let rest = deadline.saturating_duration_since(Instant::now());
+            let limit = types::Timespec::from(rest);
+            let arguments = types::SubmitArgs::new().timespec(&limit);
+            self.uring.submitter().submit_with_args(1, &arguments)
+        } else {
+            self.uring.submit_and_wait(1)
+        };
+        self.now = Instant::now();
+        if let Err(error) = outcome {
+            let expected = [libc::ETIME, libc::EINTR, libc::EBUSY, libc::EAGAIN];
+            let known = error.raw_os_error().is_some_and(|code| expected.contains(&code));
+            assert!(known, "the shard's io_uring failed: {error}");
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let timer = self.timers.first_key_value().map(|((deadline, _), _)| *deadline);
+        let linger = self.lingering.front().map(|(deadline, _, _)| *deadline);
+        timer.into_iter().chain(linger).min()
+    }
+
+    fn fire_timers(&mut self) {
+        while let Some(first) = self.timers.first_entry() {
+            if first.key().0 > self.now {
+                return;
+            }
+            let waker = first.remove();
+            waker.wake_by_ref();
+            self.discarded.push(waker);
+        }
+    }
+
+    fn end_lingering(&mut self) {
+        while let Some(&(deadline, id, lives)) = self.lingering.front() {
+            if deadline > self.now {
+                return;
+            }
+            self.lingering.pop_front();
+            let slot = &self.slots[id as usize];
+            if slot.life == Life::Lingering && slot.lives == lives {
+                self.begin_close(id);
+            }
+        }
+    }
+
+    /// Sets or moves a timer; returns its key.
+    pub(crate) fn set_timer(&mut self, deadline: Instant, waker: &Waker) -> (Instant, u64) {
+        self.timer_count += 1;
+        let key = (deadline, self.timer_count);
+        self.timers.insert(key, waker.clone());
+        key
+    }
+
+    /// Removes a timer; its waker is to be dropped when the ring is not borrowed.
+    #[must_use = "to be dropped when the ring is not borrowed"]
+    pub(crate) fn clear_timer(&mut self, key: (Instant, u64)) -> Option<Waker> {
+        self.timers.remove(&key)
+    }
+
+    /// Numbers of watched streams with news since the last call; notes who waits for more.
+    pub(crate) fn take_watch_events(&mut self, into: &mut Vec<u32>, waker: &Waker) {
+        std::mem::swap(&mut self.watch_events, into);
+        if into.is_empty() {
+            let replaced = self.watch_waker.replace(waker.clone());
+            self.discarded.extend(replaced);
+        }
+    }
+
+    /// Tells the ring with descriptor `fd` that there is mail.
+    pub(crate) fn ring_bell(&mut self, fd: RawFd) {
+        let entry = opcode::MsgRingData::new(types::Fd(fd), 0, MAIL_TOKEN, None).build();
+        self.push_tracked(entry, kind::MAIL_SENT, 0);
+    }
+
+    pub(super) fn on_mail(&mut self) {
+        self.mail_waiting = true;
+        if let Some(waker) = &self.mail_waker {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// True once per announced mail; otherwise notes who waits for it.
+    pub(crate) fn take_mail(&mut self, waker: &Waker) -> bool {
+        if std::mem::take(&mut self.mail_waiting) {
+            return true;
+        }
+        let replaced = self.mail_waker.replace(waker.clone());
+        self.discarded.extend(replaced);
+        false
+    }
+
+    /// Cancels everything and waits, briefly, until the kernel holds nothing. Returns success.
+    fn drain(&mut self) -> bool {
+        let limit = Instant::now() + SHUT_DOWN_MAX;
+        let all = types::CancelBuilder::any().all();
+        while self.in_kernel > 0 && Instant::now() < limit {
+            let entry = opcode::AsyncCancel2::new(all).build().user_data(kind::UNTRACKED);
+            self.push(&entry);
+            self.enter(Some(Instant::now() + Duration::from_millis(50)));
+            self.reap();
+        }
+        self.in_kernel == 0
+    }
+}
+
+/// Drops the wakers that the ring has set aside. The ring must not be borrowed.
+pub(crate) fn drop_discarded(ring: &RingRef) {
+    let discarded = {
+        let mut ring = ring.borrow_mut();
+        if ring.discarded.is_empty() {
+            return;
+        }
+        std::mem::take(&mut ring.discarded)
+    };
+    drop(discarded);
+}
+
+/// Ends the ring: nothing of it may be in the kernel when its memory goes.
+pub(crate) fn shut_down(ring: &RingRef) {
+    let drained = ring.borrow_mut().drain();
+    drop_discarded(ring);
+    if !drained {
+        tracing::warn!("the kernel still holds operations of an ended shard; its memory is kept");
+        std::mem::forget(ring.clone());
+    }
+}
