@@ -86,7 +86,10 @@ impl Listener {
         loop {
             let fd = types::Fd(self.socket.as_raw_fd());
             let accepted = poll_fn(|context| {
-                let next = self.ring.borrow_mut().accept_next(self.id, fd, context.waker());
+                let next = self
+                    .ring
+                    .borrow_mut()
+                    .accept_next(self.id, fd, context.waker());
                 next.map_or(Poll::Pending, Poll::Ready)
             })
             .await;

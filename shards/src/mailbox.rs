@@ -75,7 +75,11 @@ impl Bell {
         }
         // SAFETY: the kernel has just made this descriptor for us.
         let eventfd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self { ringing: AtomicBool::new(false), ring: AtomicI32::new(NO_RING), eventfd })
+        Ok(Self {
+            ringing: AtomicBool::new(false),
+            ring: AtomicI32::new(NO_RING),
+            eventfd,
+        })
     }
 
     fn write(&self) {
@@ -87,7 +91,13 @@ impl Bell {
     fn clear(&self) {
         let mut count = [0_u8; 8];
         // SAFETY: `count` is eight writable bytes; EAGAIN means that nothing was written to it.
-        unsafe { libc::read(self.eventfd.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+        unsafe {
+            libc::read(
+                self.eventfd.as_raw_fd(),
+                count.as_mut_ptr().cast(),
+                count.len(),
+            )
+        };
         self.ringing.store(false, Ordering::SeqCst);
     }
 }
@@ -106,7 +116,9 @@ impl<M> Mesh<M> {
     /// What eventfd(2) says.
     pub(crate) fn new(shards: usize) -> io::Result<Arc<Self>> {
         let seats = shards + 1;
-        let lanes = (0..seats * seats).map(|_| ArrayQueue::new(LANE_MESSAGES)).collect();
+        let lanes = (0..seats * seats)
+            .map(|_| ArrayQueue::new(LANE_MESSAGES))
+            .collect();
         let bells = (0..seats).map(|_| Bell::new()).collect::<io::Result<_>>()?;
         Ok(Arc::new(Self { lanes, bells }))
     }
@@ -127,7 +139,11 @@ impl<M> Mesh<M> {
     }
 
     fn seat(&self, index: usize) -> Seat {
-        if index + 1 == self.seats() { Seat::Control } else { Seat::Shard(ShardId::new(index as u16)) }
+        if index + 1 == self.seats() {
+            Seat::Control
+        } else {
+            Seat::Shard(ShardId::new(index as u16))
+        }
     }
 
     fn push(&self, from: usize, to: Seat, message: M) -> Result<Option<&Bell>, SendError<M>> {
@@ -156,7 +172,11 @@ pub struct Outbox<M> {
 
 impl<M> Clone for Outbox<M> {
     fn clone(&self) -> Self {
-        Self { mesh: Arc::clone(&self.mesh), seat: self.seat, ring: self.ring.clone() }
+        Self {
+            mesh: Arc::clone(&self.mesh),
+            seat: self.seat,
+            ring: self.ring.clone(),
+        }
     }
 }
 
@@ -167,7 +187,9 @@ impl<M> Outbox<M> {
     ///
     /// The message itself, inside [`SendError`]: it may own a socket.
     pub fn try_send(&self, to: Seat, message: M) -> Result<(), SendError<M>> {
-        let Some(bell) = self.mesh.push(self.seat, to, message)? else { return Ok(()) };
+        let Some(bell) = self.mesh.push(self.seat, to, message)? else {
+            return Ok(());
+        };
         match bell.ring.load(Ordering::Acquire) {
             NO_RING => bell.write(),
             ring => self.ring.borrow_mut().ring_bell(ring),
@@ -194,7 +216,11 @@ impl<M> Inbox<M> {
             }
             poll_fn(|context| {
                 let arrived = self.ring.borrow_mut().take_mail(context.waker());
-                if arrived { Poll::Ready(()) } else { Poll::Pending }
+                if arrived {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                }
             })
             .await;
             self.mesh.bells[self.seat].clear();
@@ -204,7 +230,9 @@ impl<M> Inbox<M> {
 
 impl<M> Drop for Inbox<M> {
     fn drop(&mut self) {
-        self.mesh.bells[self.seat].ring.store(NO_RING, Ordering::Release);
+        self.mesh.bells[self.seat]
+            .ring
+            .store(NO_RING, Ordering::Release);
     }
 }
 
@@ -218,8 +246,20 @@ pub(crate) fn take_seat<M>(mesh: &Arc<Mesh<M>>, id: ShardId) -> (Inbox<M>, Outbo
         ring.watch_eventfd(types::Fd(bell.eventfd.as_raw_fd()));
         bell.ring.store(ring.fd(), Ordering::Release);
     }
-    let inbox = Inbox { mesh: Arc::clone(mesh), seat, next: 0, ring: ring.clone() };
-    (inbox, Outbox { mesh: Arc::clone(mesh), seat, ring })
+    let inbox = Inbox {
+        mesh: Arc::clone(mesh),
+        seat,
+        next: 0,
+        ring: ring.clone(),
+    };
+    (
+        inbox,
+        Outbox {
+            mesh: Arc::clone(mesh),
+            seat,
+            ring,
+        },
+    )
 }
 
 /// The control thread's seat: sends to shards, receives from them.
@@ -244,7 +284,10 @@ impl<M> ControlSeat<M> {
     ///
     /// The message itself, inside [`SendError`].
     pub fn try_send(&self, to: ShardId, message: M) -> Result<(), SendError<M>> {
-        if let Some(bell) = self.mesh.push(self.mesh.seats() - 1, Seat::Shard(to), message)? {
+        if let Some(bell) = self
+            .mesh
+            .push(self.mesh.seats() - 1, Seat::Shard(to), message)?
+        {
             bell.write();
         }
         Ok(())

@@ -58,7 +58,9 @@ impl Fleet {
     /// If a shard's thread has panicked.
     pub fn join(self) -> io::Result<()> {
         for thread in self.threads {
-            thread.join().map_err(|error| io::Error::other(error.to_string()))?;
+            thread
+                .join()
+                .map_err(|error| io::Error::other(error.to_string()))?;
         }
         Ok(())
     }
@@ -147,11 +149,22 @@ where
             .ring_depth(GLOMMIO_RING_DEPTH)
             .preempt_timer(GLOMMIO_PREEMPT)
             .spawn(move || async move {
-                let Some(ring) = build_ring(&report) else { return };
+                let Some(ring) = build_ring(&report) else {
+                    return;
+                };
                 let (inbox, outbox) = take_seat(&mesh, id);
                 report.report(Ok(()));
                 if started.recv().is_ok() {
-                    run_shard(ring, main(Context { id, count, inbox, outbox })).await;
+                    run_shard(
+                        ring,
+                        main(Context {
+                            id,
+                            count,
+                            inbox,
+                            outbox,
+                        }),
+                    )
+                    .await;
                 }
             })
             .map_err(|error| io::Error::other(error.to_string()))?;
@@ -199,7 +212,10 @@ where
 {
     let (result, results) = channel();
     let main = std::sync::Arc::new(crossbeam_queue::SegQueue::from_single(main));
-    let plan = ShardPlan { id: ShardId::new(0), cpu: None };
+    let plan = ShardPlan {
+        id: ShardId::new(0),
+        cpu: None,
+    };
     let (fleet, _control) = launch::<(), _, _>(&[plan], move |_context| {
         let (main, result) = (main.pop(), result.clone());
         async move {
@@ -209,7 +225,9 @@ where
         }
     })?;
     fleet.join()?;
-    results.try_recv().map_err(|_| io::Error::other("the shard's future has panicked"))
+    results
+        .try_recv()
+        .map_err(|_| io::Error::other("the shard's future has panicked"))
 }
 
 trait FromSingle<T> {

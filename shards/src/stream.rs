@@ -50,7 +50,12 @@ impl Stream {
     pub fn new(socket: OwnedFd) -> Self {
         let ring = current();
         let id = ring.borrow_mut().open(socket);
-        Self { id, linger: true, taken: false, ring }
+        Self {
+            id,
+            linger: true,
+            taken: false,
+            ring,
+        }
     }
 
     /// Takes the next received bytes; `Ok(None)` is the end of the stream.
@@ -106,7 +111,10 @@ impl Stream {
 
     /// The error of a failed send, if any. Receiving usually reports it too.
     pub fn send_error(&self) -> Option<io::Error> {
-        self.ring.borrow().send_error(self.id).map(io::Error::from_raw_os_error)
+        self.ring
+            .borrow()
+            .send_error(self.id)
+            .map(io::Error::from_raw_os_error)
     }
 
     /// Ready when at most `bytes` are queued, or sending has failed.
@@ -135,14 +143,10 @@ impl Stream {
         poll_fn(|context| self.poll_sent(0, context)).await
     }
 
-    /// Receives nothing until [`Stream::resume`]. What is already on its way is still handed out.
+    /// Receives nothing until the next [`Stream::poll_receive`], for backpressure. What is already
+    /// on its way is kept.
     pub fn pause(&mut self) {
         self.ring.borrow_mut().pause(self.id);
-    }
-
-    /// Ends a pause.
-    pub fn resume(&mut self) {
-        self.ring.borrow_mut().resume(self.id);
     }
 
     /// Reports news of this stream as `number` to [`watched`] instead of waking a task, until the
@@ -215,8 +219,13 @@ impl std::fmt::Debug for Stream {
 pub async fn watched(numbers: &mut Vec<u32>) {
     let ring = current();
     poll_fn(|context| {
-        ring.borrow_mut().take_watch_events(numbers, context.waker());
-        if numbers.is_empty() { Poll::Pending } else { Poll::Ready(()) }
+        ring.borrow_mut()
+            .take_watch_events(numbers, context.waker());
+        if numbers.is_empty() {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
     })
     .await;
 }

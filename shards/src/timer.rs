@@ -34,7 +34,11 @@ pub struct Sleep {
 ///
 /// On a thread that runs no shard.
 pub fn sleep_until(deadline: Instant) -> Sleep {
-    Sleep { deadline, key: None, ring: current() }
+    Sleep {
+        deadline,
+        key: None,
+        ring: current(),
+    }
 }
 
 /// Sleeps for `duration`.

@@ -129,7 +129,8 @@ impl Buffers {
 
     /// A receive found no posted buffer: post more from now on.
     pub(crate) fn grow_posted(&self) {
-        self.posted_target.set(self.posted_target.get().saturating_mul(2).min(self.count));
+        self.posted_target
+            .set(self.posted_target.get().saturating_mul(2).min(self.count));
     }
 
     /// Posts spare buffers up to the target. Returns true if the kernel has at least one.
@@ -184,7 +185,12 @@ impl Buffers {
     pub(crate) fn filled_earlier(self: &Rc<Self>, id: u16, len: usize) -> Chunk {
         debug_assert!(len <= BUFFER_BYTES && self.users[usize::from(id)].get() == 1);
         let start = self.buffer_address(id);
-        Chunk { start, len: len as u32, id: u32::from(id), home: Rc::clone(self) }
+        Chunk {
+            start,
+            len: len as u32,
+            id: u32::from(id),
+            home: Rc::clone(self),
+        }
     }
 
     /// Puts `memory` under reference counting as one chunk of its first `len` bytes.
@@ -201,7 +207,12 @@ impl Buffers {
             (regions.len() - 1) as u32
         };
         let id = u32::from(self.count) + index;
-        Chunk { start, len: len as u32, id, home: Rc::clone(self) }
+        Chunk {
+            start,
+            len: len as u32,
+            id,
+            home: Rc::clone(self),
+        }
     }
 
     /// A large region for one bulk receive, from the kept ones if there is one.
@@ -258,7 +269,10 @@ impl Drop for Buffers {
         unsafe {
             let entries_bytes = usize::from(self.count) * size_of::<BufRingEntry>();
             libc::munmap(self.entries.as_ptr().cast(), entries_bytes);
-            libc::munmap(self.memory.as_ptr().cast(), usize::from(self.count) * BUFFER_BYTES);
+            libc::munmap(
+                self.memory.as_ptr().cast(),
+                usize::from(self.count) * BUFFER_BYTES,
+            );
         }
     }
 }
@@ -308,7 +322,11 @@ impl Chunk {
     #[must_use]
     pub fn release_if_scarce(self) -> Self {
         let provided = self.id < u32::from(self.home.count);
-        if provided && self.home.is_scarce() { self.to_heap() } else { self }
+        if provided && self.home.is_scarce() {
+            self.to_heap()
+        } else {
+            self
+        }
     }
 
     /// A copy of the bytes in memory of its own.
@@ -323,7 +341,12 @@ impl Chunk {
 impl Clone for Chunk {
     fn clone(&self) -> Self {
         self.home.add_user(self.id);
-        Self { start: self.start, len: self.len, id: self.id, home: Rc::clone(&self.home) }
+        Self {
+            start: self.start,
+            len: self.len,
+            id: self.id,
+            home: Rc::clone(&self.home),
+        }
     }
 }
 
@@ -405,8 +428,9 @@ mod tests {
     #[test]
     fn large_regions_are_kept_for_reuse_up_to_a_bound() {
         let buffers = Buffers::new(8).unwrap();
-        let chunks: Vec<_> =
-            (0..10).map(|_| buffers.adopt_region(buffers.take_region(), 100)).collect();
+        let chunks: Vec<_> = (0..10)
+            .map(|_| buffers.adopt_region(buffers.take_region(), 100))
+            .collect();
         drop(chunks);
         assert_eq!(buffers.kept.borrow().len(), KEPT_REGIONS_MAX);
     }

@@ -19,10 +19,12 @@
 pub(crate) mod buffers;
 pub(crate) mod driver;
 mod operation;
-mod receive;
+pub(crate) mod receive;
 pub(crate) mod send_queue;
 mod slot;
 mod wait;
+
+pub(crate) use wait::shut_down;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -37,7 +39,7 @@ use io_uring::{IoUring, opcode, squeue, types};
 use buffers::{Buffers, GROUP};
 use operation::Operations;
 use send_queue::{Piece, SendQueue};
-use slot::{Life, Receive, Slot};
+use slot::{Life, Slot};
 
 /// Submission entries. More in one turn only cost an extra system call.
 const ENTRIES: u32 = 1024;
@@ -82,7 +84,9 @@ thread_local! {
 ///
 /// On a thread that is not a shard: a mistake of the caller, found by its first test.
 pub(crate) fn current() -> RingRef {
-    CURRENT.with_borrow(|ring| ring.clone()).expect("this thread runs no shard")
+    CURRENT
+        .with_borrow(|ring| ring.clone())
+        .expect("this thread runs no shard")
 }
 
 /// Makes `ring` the ring of this thread, or none.
@@ -241,7 +245,9 @@ impl Ring {
         };
         slot.queued_bytes += piece.len() as u32;
         let spare = &mut self.spare_queues;
-        let queue = slot.send.get_or_insert_with(|| spare.pop().unwrap_or_else(SendQueue::new));
+        let queue = slot
+            .send
+            .get_or_insert_with(|| spare.pop().unwrap_or_else(SendQueue::new));
         let was_empty = queue.is_empty();
         queue.push(piece);
         if was_empty {
@@ -377,7 +383,8 @@ impl Ring {
             slot.life = Life::Lingering;
             slot.paused = false;
             let lives = slot.lives;
-            self.lingering.push_back((Instant::now() + LINGER, id, lives));
+            self.lingering
+                .push_back((Instant::now() + LINGER, id, lives));
             self.arm(id);
         } else {
             self.begin_close(id);
@@ -471,7 +478,8 @@ impl Ring {
 
     fn set_completions_aside(&mut self) {
         let completions = self.uring.completion();
-        self.completions.extend(completions.map(|c| (c.user_data(), c.result(), c.flags())));
+        self.completions
+            .extend(completions.map(|c| (c.user_data(), c.result(), c.flags())));
     }
 
     /// Handles all completions that are there.
@@ -486,5 +494,4 @@ impl Ring {
             self.completions = completions;
         }
     }
-
 }

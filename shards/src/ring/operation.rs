@@ -18,8 +18,15 @@ use super::{Ring, kind, user_data};
 
 /// What one operation is for.
 enum Purpose {
-    Accept { accepted: VecDeque<OwnedFd>, error: Option<i32> },
-    Connect { socket: OwnedFd, address: Box<SockAddr>, result: Option<i32> },
+    Accept {
+        accepted: VecDeque<OwnedFd>,
+        error: Option<i32>,
+    },
+    Connect {
+        socket: OwnedFd,
+        address: Box<SockAddr>,
+        result: Option<i32>,
+    },
     Eventfd,
 }
 
@@ -39,7 +46,12 @@ pub(super) struct Operations {
 
 impl Operations {
     fn insert(&mut self, purpose: Purpose) -> u32 {
-        let operation = Operation { purpose, waker: None, in_kernel: false, abandoned: false };
+        let operation = Operation {
+            purpose,
+            waker: None,
+            in_kernel: false,
+            abandoned: false,
+        };
         if let Some(id) = self.free.pop() {
             self.entries[id as usize] = Some(operation);
             return id;
@@ -49,7 +61,9 @@ impl Operations {
     }
 
     fn get(&mut self, id: u32) -> &mut Operation {
-        self.entries[id as usize].as_mut().expect("an operation lives until its last completion")
+        self.entries[id as usize]
+            .as_mut()
+            .expect("an operation lives until its last completion")
     }
 
     fn remove(&mut self, id: u32) -> Option<Operation> {
@@ -64,11 +78,19 @@ pub(crate) type Accepted = Result<OwnedFd, i32>;
 impl Ring {
     /// Starts accepting on a listening socket, which the caller keeps open.
     pub(crate) fn accept_start(&mut self) -> u32 {
-        self.operations.insert(Purpose::Accept { accepted: VecDeque::new(), error: None })
+        self.operations.insert(Purpose::Accept {
+            accepted: VecDeque::new(),
+            error: None,
+        })
     }
 
     /// Takes an accepted socket, or arms the multishot accept and notes who waits for it.
-    pub(crate) fn accept_next(&mut self, id: u32, fd: types::Fd, waker: &Waker) -> Option<Accepted> {
+    pub(crate) fn accept_next(
+        &mut self,
+        id: u32,
+        fd: types::Fd,
+        waker: &Waker,
+    ) -> Option<Accepted> {
         let operation = self.operations.get(id);
         let Purpose::Accept { accepted, error } = &mut operation.purpose else {
             return Some(Err(libc::EINVAL));
@@ -84,7 +106,9 @@ impl Ring {
         operation.in_kernel = true;
         self.discarded.extend(replaced);
         if arm {
-            let entry = opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build();
+            let entry = opcode::AcceptMulti::new(fd)
+                .flags(libc::SOCK_CLOEXEC)
+                .build();
             self.push_tracked(entry, kind::OPERATION, id);
         }
         None
@@ -95,7 +119,11 @@ impl Ring {
         let fd = types::Fd(socket.as_raw_fd());
         let address = Box::new(address);
         let (pointer, len) = (address.as_ptr(), address.len());
-        let id = self.operations.insert(Purpose::Connect { socket, address, result: None });
+        let id = self.operations.insert(Purpose::Connect {
+            socket,
+            address,
+            result: None,
+        });
         self.operations.get(id).in_kernel = true;
         let entry = opcode::Connect::new(fd, pointer.cast(), len).build();
         self.push_tracked(entry, kind::OPERATION, id);
@@ -105,9 +133,17 @@ impl Ring {
     /// The connected socket, or the error; `None` while the kernel is at it.
     pub(crate) fn connect_result(&mut self, id: u32, waker: &Waker) -> Option<io::Result<OwnedFd>> {
         let operation = self.operations.get(id);
-        if let Purpose::Connect { result: Some(_), .. } = operation.purpose {
+        if let Purpose::Connect {
+            result: Some(_), ..
+        } = operation.purpose
+        {
             let operation = self.operations.remove(id)?;
-            let Purpose::Connect { socket, result: Some(result), address } = operation.purpose else {
+            let Purpose::Connect {
+                socket,
+                result: Some(result),
+                address,
+            } = operation.purpose
+            else {
                 return None;
             };
             drop(address);
@@ -124,7 +160,9 @@ impl Ring {
     pub(crate) fn watch_eventfd(&mut self, eventfd: types::Fd) {
         let id = self.operations.insert(Purpose::Eventfd);
         self.operations.get(id).in_kernel = true;
-        let entry = opcode::PollAdd::new(eventfd, libc::POLLIN as u32).multi(true).build();
+        let entry = opcode::PollAdd::new(eventfd, libc::POLLIN as u32)
+            .multi(true)
+            .build();
         self.push_tracked(entry, kind::OPERATION, id);
     }
 
@@ -136,7 +174,11 @@ impl Ring {
         operation.abandoned = true;
         if operation.in_kernel {
             let data = user_data(kind::OPERATION, id);
-            self.push(&opcode::AsyncCancel::new(data).build().user_data(kind::UNTRACKED));
+            self.push(
+                &opcode::AsyncCancel::new(data)
+                    .build()
+                    .user_data(kind::UNTRACKED),
+            );
         } else {
             self.operations.remove(id);
         }
@@ -160,7 +202,9 @@ impl Ring {
                     *error = Some(-result);
                 }
             }
-            Purpose::Connect { result: outcome, .. } => *outcome = Some(result),
+            Purpose::Connect {
+                result: outcome, ..
+            } => *outcome = Some(result),
             Purpose::Eventfd => {
                 if let Some(waker) = &self.mail_waker {
                     waker.wake_by_ref();

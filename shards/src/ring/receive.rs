@@ -56,6 +56,7 @@ impl Ring {
             Some(0) => (Received::End, None),
             Some(error) => (Received::Failed(error), None),
             None => {
+                self.slots[id as usize].paused = false;
                 self.arm(id);
                 (Received::Nothing, self.set_owner(id, waker))
             }
@@ -128,16 +129,10 @@ impl Ring {
         }
     }
 
-    /// Receives nothing until [`Ring::resume`]; what is on its way is kept.
+    /// Receives nothing until the next demand; what is on its way is kept.
     pub(crate) fn pause(&mut self, id: u32) {
         self.slots[id as usize].paused = true;
         self.cancel_receive(id);
-    }
-
-    /// Ends a pause.
-    pub(crate) fn resume(&mut self, id: u32) {
-        self.slots[id as usize].paused = false;
-        self.arm(id);
     }
 
     /// True if received bytes wait to be taken.
@@ -214,7 +209,11 @@ impl Ring {
             self.receive_ended(id, result);
             return;
         }
-        slot.run = if len == BUFFER_BYTES { slot.run.saturating_add(1) } else { 0 };
+        slot.run = if len == BUFFER_BYTES {
+            slot.run.saturating_add(1)
+        } else {
+            0
+        };
         if slot.run >= FULL_RUN && !slot.bulk {
             slot.bulk = true;
             slot.run = 0;
@@ -233,7 +232,11 @@ impl Ring {
             return;
         }
         let slot = &mut self.slots[id as usize];
-        slot.run = if len < BULK_LOW_BYTES { slot.run.saturating_add(1) } else { 0 };
+        slot.run = if len < BULK_LOW_BYTES {
+            slot.run.saturating_add(1)
+        } else {
+            0
+        };
         if slot.run >= SMALL_RUN {
             slot.bulk = false;
             slot.run = 0;
@@ -272,7 +275,9 @@ impl Ring {
             if self.buffers.free_count() == 0 {
                 return;
             }
-            let Some(id) = self.starved.pop_front() else { return };
+            let Some(id) = self.starved.pop_front() else {
+                return;
+            };
             let slot = &mut self.slots[id as usize];
             if slot.receive == Receive::Starved {
                 slot.receive = Receive::Idle;

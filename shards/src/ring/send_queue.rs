@@ -86,7 +86,12 @@ impl SendQueue {
     pub(crate) fn new() -> Box<Self> {
         // SAFETY: `msghdr` is a plain C structure for which all zeroes is the empty message.
         let header = unsafe { std::mem::zeroed() };
-        Box::new(Self { pieces: VecDeque::new(), in_flight: 0, vector: Vec::new(), header })
+        Box::new(Self {
+            pieces: VecDeque::new(),
+            in_flight: 0,
+            vector: Vec::new(),
+            header,
+        })
     }
 
     pub(crate) fn push(&mut self, piece: Piece) {
@@ -103,7 +108,10 @@ impl SendQueue {
 
     /// Forgets what has not been given to the kernel; returns the number of bytes forgotten.
     pub(crate) fn discard_unsent(&mut self) -> usize {
-        self.pieces.drain(self.in_flight..).map(|piece| piece.len()).sum()
+        self.pieces
+            .drain(self.in_flight..)
+            .map(|piece| piece.len())
+            .sum()
     }
 
     /// The one send that covers as many queued pieces as fit. `None` when empty or in flight.
@@ -122,7 +130,10 @@ impl SendQueue {
         for piece in self.pieces.iter().take(self.in_flight) {
             let bytes = piece.bytes();
             let iov_base = bytes.as_ptr().cast_mut().cast();
-            self.vector.push(libc::iovec { iov_base, iov_len: bytes.len() });
+            self.vector.push(libc::iovec {
+                iov_base,
+                iov_len: bytes.len(),
+            });
         }
         self.header.msg_iov = self.vector.as_mut_ptr();
         self.header.msg_iovlen = self.vector.len();
@@ -150,7 +161,11 @@ mod tests {
     use super::*;
 
     fn left(queue: &SendQueue) -> Vec<u8> {
-        queue.pieces.iter().flat_map(|piece| piece.bytes().to_vec()).collect()
+        queue
+            .pieces
+            .iter()
+            .flat_map(|piece| piece.bytes().to_vec())
+            .collect()
     }
 
     #[test]
@@ -162,7 +177,10 @@ mod tests {
             queue.push(Rc::<[u8]>::from(&text[3..4]).into());
             queue.push(text[4..].to_vec().into());
             assert!(queue.submission(types::Fd(0)).is_some());
-            assert!(queue.submission(types::Fd(0)).is_none(), "one send in flight per socket");
+            assert!(
+                queue.submission(types::Fd(0)).is_none(),
+                "one send in flight per socket"
+            );
             queue.sent(sent);
             assert_eq!(left(&queue), &text[sent..]);
         }

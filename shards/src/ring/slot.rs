@@ -112,9 +112,4 @@ impl Slot {
     pub(super) fn is_receiving(&self) -> bool {
         matches!(self.receive, Receive::Multishot | Receive::Region)
     }
-
-    /// True if a send is in the kernel.
-    pub(super) fn is_sending(&self) -> bool {
-        self.send.as_ref().is_some_and(|queue| queue.is_in_flight())
-    }
 }

@@ -43,13 +43,18 @@ impl Ring {
         self.now = Instant::now();
         if let Err(error) = outcome {
             let expected = [libc::ETIME, libc::EINTR, libc::EBUSY, libc::EAGAIN];
-            let known = error.raw_os_error().is_some_and(|code| expected.contains(&code));
+            let known = error
+                .raw_os_error()
+                .is_some_and(|code| expected.contains(&code));
             assert!(known, "the shard's io_uring failed: {error}");
         }
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let timer = self.timers.first_key_value().map(|((deadline, _), _)| *deadline);
+        let timer = self
+            .timers
+            .first_key_value()
+            .map(|((deadline, _), _)| *deadline);
         let linger = self.lingering.front().map(|(deadline, _, _)| *deadline);
         timer.into_iter().chain(linger).min()
     }
@@ -127,9 +132,11 @@ impl Ring {
     /// Cancels everything and waits, briefly, until the kernel holds nothing. Returns success.
     fn drain(&mut self) -> bool {
         let limit = Instant::now() + SHUT_DOWN_MAX;
-        let all = types::CancelBuilder::any().all();
         while self.in_kernel > 0 && Instant::now() < limit {
-            let entry = opcode::AsyncCancel2::new(all).build().user_data(kind::UNTRACKED);
+            let all = types::CancelBuilder::any().all();
+            let entry = opcode::AsyncCancel2::new(all)
+                .build()
+                .user_data(kind::UNTRACKED);
             self.push(&entry);
             self.enter(Some(Instant::now() + Duration::from_millis(50)));
             self.reap();
