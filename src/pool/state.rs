@@ -1,0 +1,385 @@
+//! The servers of one pool on one shard: who has one, who waits, what to open and close.
+//!
+//! **Owns:** the idle stack, the queue of waiters, the count of what is lent and opening.
+//! **Does not own:** sockets, tasks, wakers' meaning (`S` is a server, `W` wakes a waiter), time
+//! (passed in).
+//!
+//! ```text
+//!                    checkout                      checkin
+//!   idle ──────────────────────────────▶ lent ──────────────────▶ first waiter, else idle
+//!     ▲                                   │
+//!     │ opened, nobody waits              │ discard
+//!   opening ◀── a waiter and a permit ────┴──▶ gone (its permit is free)
+//! ```
+//!
+//! **Invariants**
+//! 1. `idle + granted + lent + opening <= permits`, except after the permits were reduced.
+//! 2. A server is in exactly one place.
+//! 3. Waiters are served in the order in which they came; nobody overtakes the queue.
+//! 4. A granted server whose waiter has gone is given to the next one.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::error::CheckoutError;
+
+/// What bounds a pool on this shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Server connections that this shard may hold.
+    pub permits: usize,
+    /// Connections that are opened even if nobody waits.
+    pub servers_min: usize,
+    /// Connections that may be opening at once.
+    pub opening_max: usize,
+    /// Lend the longest idle server first, instead of the last used.
+    pub round_robin: bool,
+    /// Close a server that nobody has used for this long; zero = never.
+    pub idle_timeout: Duration,
+}
+
+/// Names one wait. Stale tickets find nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    index: u32,
+    round: u32,
+}
+
+/// How a wait stands.
+#[derive(Debug)]
+enum Wait<S, W> {
+    Free,
+    Queued(W),
+    Granted(S),
+    Failed(Rc<CheckoutError>),
+}
+
+#[derive(Debug)]
+struct Waiter<S, W> {
+    round: u32,
+    since: Instant,
+    deadline: Instant,
+    wait: Wait<S, W>,
+}
+
+/// An idle server.
+#[derive(Debug)]
+struct Idle<S> {
+    server: S,
+    since: Instant,
+    expires: Option<Instant>,
+}
+
+/// One pool's servers on one shard.
+#[derive(Debug)]
+pub struct PoolState<S, W> {
+    limits: Limits,
+    idle: VecDeque<Idle<S>>,
+    lent: usize,
+    opening: usize,
+    waiters: Vec<Waiter<S, W>>,
+    free: Vec<u32>,
+    queue: VecDeque<Ticket>,
+    queued: usize,
+    /// No opening before this time: the last one failed.
+    rest_until: Option<Instant>,
+}
+
+impl<S, W> PoolState<S, W> {
+    /// An empty pool.
+    pub const fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            idle: VecDeque::new(),
+            lent: 0,
+            opening: 0,
+            waiters: Vec::new(),
+            free: Vec::new(),
+            queue: VecDeque::new(),
+            queued: 0,
+            rest_until: None,
+        }
+    }
+
+    /// Servers that exist or are being opened.
+    pub fn held(&self) -> usize {
+        self.idle.len() + self.lent + self.opening
+    }
+
+    /// Servers that nobody uses.
+    pub fn idle_count(&self) -> usize {
+        self.idle.len()
+    }
+
+    /// Servers that somebody uses, or has been granted.
+    pub const fn lent_count(&self) -> usize {
+        self.lent
+    }
+
+    /// Clients that wait for a server.
+    pub const fn waiting_count(&self) -> usize {
+        self.queued
+    }
+
+    /// Takes an idle server, unless others have waited for one before.
+    pub fn checkout(&mut self) -> Option<(S, Instant)> {
+        if self.queued > 0 {
+            return None;
+        }
+        let idle = if self.limits.round_robin {
+            self.idle.pop_front()
+        } else {
+            self.idle.pop_back()
+        }?;
+        self.lent += 1;
+        Some((idle.server, idle.since))
+    }
+
+    /// Joins the queue until `deadline`.
+    pub fn wait(&mut self, waker: W, now: Instant, deadline: Instant) -> Ticket {
+        let wait = Wait::Queued(waker);
+        let ticket = if let Some(index) = self.free.pop() {
+            let waiter = &mut self.waiters[index as usize];
+            let round = waiter.round.wrapping_add(1);
+            *waiter = Waiter { round, since: now, deadline, wait };
+            Ticket { index, round }
+        } else {
+            self.waiters.push(Waiter { round: 0, since: now, deadline, wait });
+            Ticket { index: (self.waiters.len() - 1) as u32, round: 0 }
+        };
+        self.queue.push_back(ticket);
+        self.queued += 1;
+        ticket
+    }
+
+    fn waiter(&mut self, ticket: Ticket) -> Option<&mut Waiter<S, W>> {
+        let waiter = self.waiters.get_mut(ticket.index as usize)?;
+        (waiter.round == ticket.round).then_some(waiter)
+    }
+
+    /// The end of a wait, if it has come. The ticket is void then.
+    pub fn collect(&mut self, ticket: Ticket) -> Option<Result<S, Rc<CheckoutError>>> {
+        let waiter = self.waiter(ticket)?;
+        match std::mem::replace(&mut waiter.wait, Wait::Free) {
+            Wait::Queued(waker) => {
+                waiter.wait = Wait::Queued(waker);
+                return None;
+            }
+            Wait::Free => return None,
+            Wait::Granted(server) => {
+                self.free.push(ticket.index);
+                Some(Ok(server))
+            }
+            Wait::Failed(error) => {
+                self.free.push(ticket.index);
+                Some(Err(error))
+            }
+        }
+    }
+
+    /// Replaces the waker of a wait; gives back the one to be dropped.
+    pub fn rewake(&mut self, ticket: Ticket, waker: W) -> Option<W> {
+        let waiter = self.waiter(ticket)?;
+        match &mut waiter.wait {
+            Wait::Queued(old) => Some(std::mem::replace(old, waker)),
+            Wait::Free | Wait::Granted(_) | Wait::Failed(_) => Some(waker),
+        }
+    }
+
+    /// Gives up a wait. A server that was granted meanwhile comes back, to be checked in.
+    #[must_use = "a granted server is to be checked in"]
+    pub fn cancel(&mut self, ticket: Ticket) -> (Option<S>, Option<W>) {
+        let Some(waiter) = self.waiter(ticket) else { return (None, None) };
+        let wait = std::mem::replace(&mut waiter.wait, Wait::Free);
+        let was_queued = matches!(wait, Wait::Queued(_));
+        if !matches!(wait, Wait::Free) {
+            waiter.round = waiter.round.wrapping_add(1);
+            self.free.push(ticket.index);
+        }
+        if was_queued {
+            self.queued -= 1;
+            self.drop_stale();
+        }
+        match wait {
+            Wait::Granted(server) => (Some(server), None),
+            Wait::Queued(waker) => (None, Some(waker)),
+            Wait::Free | Wait::Failed(_) => (None, None),
+        }
+    }
+
+    /// Removes tickets of ended waits when they are the larger part of the queue.
+    fn drop_stale(&mut self) {
+        if self.queue.len() > 2 * self.queued + 16 {
+            let waiters = &self.waiters;
+            self.queue.retain(|ticket| {
+                let waiter = &waiters[ticket.index as usize];
+                waiter.round == ticket.round && matches!(waiter.wait, Wait::Queued(_))
+            });
+        }
+    }
+
+    /// The first who waits, taken out of the queue with `wait` as the end of the wait.
+    fn end_first_wait(&mut self, wait: Wait<S, W>) -> Result<W, Wait<S, W>> {
+        while let Some(ticket) = self.queue.pop_front() {
+            let Some(waiter) = self.waiter(ticket) else { continue };
+            if !matches!(waiter.wait, Wait::Queued(_)) {
+                continue;
+            }
+            let Wait::Queued(waker) = std::mem::replace(&mut waiter.wait, wait) else {
+                unreachable!("matched above")
+            };
+            self.queued -= 1;
+            return Ok(waker);
+        }
+        Err(wait)
+    }
+
+    /// Takes back a lent server that is fit for the next client. Gives the waker of the waiter who
+    /// now has it, if any.
+    pub fn checkin(&mut self, server: S, now: Instant, expires: Option<Instant>) -> Option<W> {
+        match self.end_first_wait(Wait::Granted(server)) {
+            Ok(waker) => Some(waker),
+            Err(Wait::Granted(server)) => {
+                self.lent -= 1;
+                self.idle.push_back(Idle { server, since: now, expires });
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// A lent server has been closed.
+    pub fn discard(&mut self) {
+        self.lent -= 1;
+    }
+
+    /// True if this shard holds more servers than it may: the next checkin should close instead.
+    pub fn is_over(&self) -> bool {
+        self.held() > self.limits.permits
+    }
+
+    /// How many connections to start opening now. They count as opening from this call on.
+    pub fn openings(&mut self, now: Instant) -> usize {
+        if self.rest_until.is_some_and(|until| until > now) {
+            return 0;
+        }
+        let free = self.limits.permits.saturating_sub(self.held());
+        let may = self.limits.opening_max.saturating_sub(self.opening);
+        let missing = self.limits.servers_min.saturating_sub(self.held());
+        let wanted = self.queued.saturating_sub(self.opening).max(missing);
+        let count = wanted.min(free).min(may);
+        self.opening += count;
+        count
+    }
+
+    /// An opening has succeeded: as a checkin of a server that was lent.
+    pub fn opened(&mut self, server: S, now: Instant, expires: Option<Instant>) -> Option<W> {
+        self.opening -= 1;
+        self.lent += 1;
+        self.rest_until = None;
+        self.checkin(server, now, expires)
+    }
+
+    /// An opening has failed. If no server is left that could serve them, everybody who waits gets
+    /// the error, and their wakers are returned. The next opening starts after `rest`.
+    pub fn open_failed(
+        &mut self,
+        error: &Rc<CheckoutError>,
+        now: Instant,
+        rest: Duration,
+    ) -> Vec<W> {
+        self.opening -= 1;
+        self.rest_until = Some(now + rest);
+        let mut wakers = Vec::new();
+        if self.idle.is_empty() && self.lent == 0 {
+            while let Ok(waker) = self.end_first_wait(Wait::Failed(Rc::clone(error))) {
+                wakers.push(waker);
+            }
+        }
+        wakers
+    }
+
+    /// Ends the waits whose deadline has passed; the wakers of those who waited.
+    pub fn expire(&mut self, now: Instant, error: &Rc<CheckoutError>) -> Vec<W> {
+        let mut wakers = Vec::new();
+        while let Some(&first) = self.queue.front() {
+            let due = match self.waiter(first) {
+                Some(waiter) if matches!(waiter.wait, Wait::Queued(_)) => waiter.deadline <= now,
+                _ => {
+                    self.queue.pop_front();
+                    continue;
+                }
+            };
+            if !due {
+                break;
+            }
+            wakers.extend(self.end_first_wait(Wait::Failed(Rc::clone(error))));
+        }
+        wakers
+    }
+
+    /// When [`Self::expire`] or [`Self::openings`] has something to do next.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let first = self.queue.iter().find_map(|ticket| {
+            let waiter = self.waiters.get(ticket.index as usize)?;
+            let waits = waiter.round == ticket.round && matches!(waiter.wait, Wait::Queued(_));
+            waits.then_some(waiter.deadline)
+        });
+        let rest = self.rest_until.filter(|_| self.queued > 0);
+        first.into_iter().chain(rest).min()
+    }
+
+    /// How long the first in the queue has waited.
+    pub fn longest_wait(&self, now: Instant) -> Duration {
+        let waits = self.queue.iter().filter_map(|ticket| {
+            let waiter = self.waiters.get(ticket.index as usize)?;
+            let waits = waiter.round == ticket.round && matches!(waiter.wait, Wait::Queued(_));
+            waits.then(|| now.saturating_duration_since(waiter.since))
+        });
+        waits.max().unwrap_or_default()
+    }
+
+    /// Takes out idle servers that have been idle or alive for too long, oldest first, at most
+    /// `count`.
+    pub fn retire(&mut self, now: Instant, count: usize) -> Vec<S> {
+        let mut retired = Vec::new();
+        let mut position = 0;
+        while position < self.idle.len() && retired.len() < count {
+            let idle = &self.idle[position];
+            let limit = self.limits.idle_timeout;
+            let unused = !limit.is_zero() && now.saturating_duration_since(idle.since) >= limit;
+            let spare = self.held() > self.limits.servers_min;
+            if idle.expires.is_some_and(|at| at <= now) || (unused && spare) || self.is_over() {
+                retired.extend(self.idle.remove(position).map(|idle| idle.server));
+            } else {
+                position += 1;
+            }
+        }
+        retired
+    }
+
+    /// Takes out the idle server that `is_it` recognises.
+    pub fn remove_idle(&mut self, is_it: impl Fn(&S) -> bool) -> Option<S> {
+        let position = self.idle.iter().position(|idle| is_it(&idle.server))?;
+        self.idle.remove(position).map(|idle| idle.server)
+    }
+
+    /// Puts a server that [`Self::remove_idle`] took out back in its place as the coldest.
+    pub fn put_back(&mut self, server: S, since: Instant, expires: Option<Instant>) {
+        self.idle.push_front(Idle { server, since, expires });
+    }
+
+    /// Takes out all idle servers.
+    pub fn drain_idle(&mut self) -> Vec<S> {
+        self.idle.drain(..).map(|idle| idle.server).collect()
+    }
+
+    /// Changes the limits.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+}
+
+#[cfg(test)]
+mod tests;

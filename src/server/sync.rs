@@ -1,0 +1,270 @@
+//! Which replies a server still owes, and to whom.
+//!
+//! **Owns:** the queue of requests sent to one server and not yet answered.
+//! **Does not own:** bytes, sockets, what to do with a reply.
+//!
+//! PostgreSQL answers in order, so one FIFO tells for every reply whose it is: the client's, or the
+//! pooler's own (a `SET` before the client's query, a reset after it), which no client may see.
+//!
+//! ```text
+//!   request sent          reply that ends it
+//!   Parse                 1
+//!   Bind                  2
+//!   Close                 3
+//!   Describe (statement)  t, then T or n
+//!   Describe (portal)     T or n
+//!   Execute               C, I or s      (G: the server reads COPY data until CopyDone or CopyFail)
+//!   Query, FunctionCall   Z              (an E before it changes nothing)
+//!   Sync                  Z
+//!
+//!   E while the first is an extended request ──▶ the server skips everything up to Sync
+//! ```
+//!
+//! **Invariants**
+//! 1. A reply that does not fit the queue makes the connection *out of step*, for good: it must be
+//!    closed, and nothing further may be forwarded from it.
+//! 2. The server may be lent again only if nothing is owed and the last reply was `ReadyForQuery`.
+//!
+//! Source: PostgreSQL documentation, `protocol-flow.html`, "Extended Query", "COPY Operations".
+
+use std::collections::VecDeque;
+
+/// Whose request it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// The client's: the reply is forwarded.
+    Client,
+    /// The pooler's own: the reply is kept from the client.
+    Pooler,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Request {
+    Parse,
+    Bind,
+    Close,
+    DescribeStatement,
+    /// Also the second half of a statement's description.
+    DescribePortal,
+    Execute,
+    Query,
+    Sync,
+    /// Not answered; marks where COPY data ends among pipelined requests.
+    CopyEnd,
+}
+
+impl Request {
+    const fn is_extended(self) -> bool {
+        !matches!(self, Self::Query | Self::Sync | Self::CopyEnd)
+    }
+}
+
+/// What a reply means for the one who reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Reply {
+    /// It answers a request of this owner.
+    Of(Owner),
+    /// It belongs to no request: a notice, a notification, a parameter.
+    Unasked,
+    /// It fits no request: the connection is out of step.
+    OutOfStep,
+}
+
+/// Requests sent to one server and not yet answered.
+#[derive(Debug, Default)]
+pub struct Sync {
+    owed: VecDeque<(Request, Owner)>,
+    /// After an error: the server ignores everything up to the next Sync.
+    skipping: bool,
+    /// The server reads COPY data from the client.
+    copying_in: bool,
+    out_of_step: bool,
+    /// Requests of the extended protocol have been sent since the last Sync or Query.
+    unsynced: bool,
+}
+
+impl Sync {
+    /// True if every request has been answered, up to a `ReadyForQuery`.
+    pub fn is_settled(&self) -> bool {
+        self.owed.is_empty() && !self.unsynced && !self.copying_in && !self.out_of_step
+    }
+
+    /// True if the connection can no longer be understood.
+    pub const fn is_out_of_step(&self) -> bool {
+        self.out_of_step
+    }
+
+    /// True if the next reply belongs to the pooler.
+    pub fn is_pooler_next(&self) -> bool {
+        self.owed.front().is_some_and(|(_, owner)| *owner == Owner::Pooler)
+    }
+
+    /// Notes a request that has been sent. `describes_statement` tells the two kinds of Describe
+    /// apart. Tags that are never answered are ignored.
+    pub fn sent(&mut self, tag: u8, describes_statement: bool, owner: Owner) {
+        let request = match tag {
+            b'Q' | b'F' => Request::Query,
+            b'S' => Request::Sync,
+            b'P' => Request::Parse,
+            b'B' => Request::Bind,
+            b'C' => Request::Close,
+            b'D' if describes_statement => Request::DescribeStatement,
+            b'D' => Request::DescribePortal,
+            b'E' => Request::Execute,
+            b'c' | b'f' => return self.copy_ended(owner),
+            _ => return,
+        };
+        if self.copying_in {
+            // The server ignores Sync while it reads COPY data; anything else ends the COPY with
+            // an error, after which the server does not tell how it goes on.
+            self.out_of_step |= request != Request::Sync;
+            return;
+        }
+        if self.skipping && request != Request::Sync {
+            return;
+        }
+        self.skipping = false;
+        self.unsynced = request.is_extended();
+        self.owed.push_back((request, owner));
+    }
+
+    fn copy_ended(&mut self, owner: Owner) {
+        if self.copying_in {
+            self.copying_in = false;
+        } else if !self.owed.is_empty() {
+            self.owed.push_back((Request::CopyEnd, owner));
+        }
+    }
+
+    /// Notes a reply by its tag and tells whose it is. Replies of several messages (rows, COPY
+    /// data) are noted for each message.
+    pub fn received(&mut self, tag: u8) -> Reply {
+        let reply = match tag {
+            b'N' | b'A' | b'S' => Reply::Unasked,
+            b'E' => self.error(),
+            b'Z' => self.ready(),
+            b'G' => self.copy_in(),
+            b'1' => self.end_of(Request::Parse),
+            b'2' => self.end_of(Request::Bind),
+            b'3' => self.end_of(Request::Close),
+            b't' => self.statement_described(),
+            b'T' | b'n' => self.described(),
+            b'C' | b'I' | b's' => self.completed(),
+            b'D' | b'd' | b'c' | b'H' | b'V' | b'W' => self.part_of_answer(),
+            _ => Reply::OutOfStep,
+        };
+        self.out_of_step |= reply == Reply::OutOfStep;
+        reply
+    }
+
+    fn front(&mut self) -> Option<(Request, Owner)> {
+        while let Some((Request::CopyEnd, _)) = self.owed.front() {
+            self.owed.pop_front();
+        }
+        self.owed.front().copied()
+    }
+
+    fn end_of(&mut self, expected: Request) -> Reply {
+        match self.front() {
+            Some((request, owner)) if request == expected => {
+                self.owed.pop_front();
+                Reply::Of(owner)
+            }
+            _ => Reply::OutOfStep,
+        }
+    }
+
+    fn statement_described(&mut self) -> Reply {
+        match self.front() {
+            Some((Request::DescribeStatement, owner)) => {
+                self.owed[0] = (Request::DescribePortal, owner);
+                Reply::Of(owner)
+            }
+            _ => Reply::OutOfStep,
+        }
+    }
+
+    fn described(&mut self) -> Reply {
+        match self.front() {
+            Some((Request::Query, owner)) => Reply::Of(owner),
+            _ => self.end_of(Request::DescribePortal),
+        }
+    }
+
+    fn completed(&mut self) -> Reply {
+        self.copying_in = false;
+        match self.front() {
+            Some((Request::Query, owner)) => Reply::Of(owner),
+            _ => self.end_of(Request::Execute),
+        }
+    }
+
+    fn part_of_answer(&mut self) -> Reply {
+        match self.front() {
+            Some((Request::Query | Request::Execute, owner)) => Reply::Of(owner),
+            _ => Reply::OutOfStep,
+        }
+    }
+
+    /// The server now reads COPY data. Under the extended protocol it ignores a Sync that it finds
+    /// among them.
+    fn copy_in(&mut self) -> Reply {
+        let Some((request @ (Request::Query | Request::Execute), owner)) = self.front() else {
+            return Reply::OutOfStep;
+        };
+        self.copying_in = true;
+        while let Some((next, _)) = self.owed.get(1) {
+            match next {
+                Request::CopyEnd => self.copying_in = false,
+                Request::Sync => {}
+                _ => self.out_of_step = true,
+            }
+            if self.out_of_step {
+                break;
+            }
+            self.owed.remove(1);
+            if !self.copying_in {
+                break;
+            }
+        }
+        if request == Request::Execute {
+            self.unsynced = !self.owed.iter().any(|(request, _)| *request == Request::Sync);
+        }
+        Reply::Of(owner)
+    }
+
+    fn error(&mut self) -> Reply {
+        self.copying_in = false;
+        let Some((request, owner)) = self.front() else {
+            // An error that nobody caused: the server is saying farewell.
+            return Reply::Unasked;
+        };
+        if request.is_extended() {
+            while let Some((request, _)) = self.owed.front() {
+                if *request == Request::Sync {
+                    break;
+                }
+                self.owed.pop_front();
+            }
+            self.skipping = self.owed.is_empty();
+        }
+        Reply::Of(owner)
+    }
+
+    fn ready(&mut self) -> Reply {
+        self.copying_in = false;
+        match self.front() {
+            Some((Request::Query | Request::Sync, owner)) => {
+                self.owed.pop_front();
+                // Marks of COPY data that no COPY has asked for.
+                self.front();
+                Reply::Of(owner)
+            }
+            _ => Reply::OutOfStep,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+use super::*;
+
+/// Sends the requests (`d` for a statement's Describe is written `s`).
+fn with_sent(requests: &str) -> Sync {
+    let mut sync = Sync::default();
+    send(&mut sync, requests);
+    sync
+}
+
+fn send(sync: &mut Sync, requests: &str) {
+    for tag in requests.bytes() {
+        match tag {
+            b's' => sync.sent(b'D', true, Owner::Client),
+            tag => sync.sent(tag, false, Owner::Client),
+        }
+    }
+}
+
+fn receive(sync: &mut Sync, replies: &str) {
+    for tag in replies.bytes() {
+        let reply = sync.received(tag);
+        assert_ne!(reply, Reply::OutOfStep, "'{}' of {replies}", tag as char);
+    }
+}
+
+#[track_caller]
+fn settles(requests: &str, replies: &str) {
+    let mut sync = with_sent(requests);
+    for (at, tag) in replies.bytes().enumerate() {
+        assert!(!sync.is_settled(), "{requests}: settled before reply {at}");
+        assert_ne!(sync.received(tag), Reply::OutOfStep, "{requests}: reply {at} of {replies}");
+    }
+    assert!(sync.is_settled(), "{requests} / {replies}: {sync:?}");
+}
+
+#[test]
+fn ordinary_conversations_settle_at_their_last_reply() {
+    settles("Q", "TDDCZ");
+    settles("Q", "IZ");
+    settles("Q", "TDCNTDDCZ");
+    settles("Q", "EZ");
+    settles("Q", "TDEZ");
+    settles("PBDES", "12TDCZ");
+    settles("PsBES", "1tn2CZ");
+    settles("PsBDES", "1tT2TDDsZ");
+    settles("CS", "3Z");
+    settles("F", "VZ");
+    settles("F", "EZ");
+    settles("S", "Z");
+    settles("QQQ", "TDCZEZTDCZ");
+    settles("PBESPBES", "12CZ12CZ");
+    settles("PBES", "1NA2SCZ");
+}
+
+#[test]
+fn an_error_skips_to_the_next_sync() {
+    settles("PBESPBES", "EZ12CZ");
+    settles("PBDEPBDES", "12TEZ");
+    settles("PBES", "12CEZ");
+    let mut sync = with_sent("PB");
+    receive(&mut sync, "E");
+    assert!(!sync.is_settled(), "the server waits for Sync");
+    send(&mut sync, "EPQ");
+    assert!(!sync.is_settled());
+    send(&mut sync, "S");
+    receive(&mut sync, "Z");
+    assert!(sync.is_settled());
+    send(&mut sync, "Q");
+    receive(&mut sync, "CZ");
+    assert!(sync.is_settled());
+}
+
+#[test]
+fn a_flush_answers_without_settling() {
+    let mut sync = with_sent("PsH");
+    receive(&mut sync, "1tT");
+    assert!(!sync.is_settled(), "no ReadyForQuery yet");
+    send(&mut sync, "BES");
+    receive(&mut sync, "2DCZ");
+    assert!(sync.is_settled());
+}
+
+#[test]
+fn copy_in_ends_with_copy_done_and_swallows_sync_before_it() {
+    let mut sync = with_sent("Q");
+    receive(&mut sync, "G");
+    send(&mut sync, "ddd");
+    assert!(!sync.is_settled());
+    send(&mut sync, "c");
+    receive(&mut sync, "CZ");
+    assert!(sync.is_settled());
+
+    // Extended: the Sync behind Execute is read as part of the COPY.
+    let mut sync = with_sent("PBES");
+    receive(&mut sync, "12G");
+    send(&mut sync, "ddcS");
+    receive(&mut sync, "CZ");
+    assert!(sync.is_settled());
+
+    // All of it pipelined before the server said anything.
+    settles("PBESddcS", "12GCZ");
+    settles("PBEddcS", "12GCZ");
+    settles("QddcQ", "GCZCZ");
+    settles("Qddf", "GEZ");
+    settles("PBEfS", "12GEZ");
+}
+
+#[test]
+fn an_error_in_mid_copy_leaves_the_rest_of_the_data_without_meaning() {
+    let mut sync = with_sent("Q");
+    receive(&mut sync, "G");
+    send(&mut sync, "dd");
+    receive(&mut sync, "EZ");
+    assert!(sync.is_settled());
+    send(&mut sync, "ddc");
+    assert!(sync.is_settled(), "CopyDone after the end of the COPY is not a request");
+    settles("QdcQdc", "GEZGCZ");
+    settles("Qc", "CZ");
+}
+
+#[test]
+fn copy_out_and_several_statements_settle() {
+    settles("Q", "HddcCZ");
+    settles("PBES", "12HddcCZ");
+    settles("Qddcddc", "GCGCZ");
+}
+
+#[test]
+fn replies_that_nobody_asked_for_put_the_connection_out_of_step() {
+    for (requests, replies) in
+        [("", "Z"), ("", "D"), ("Q", "1"), ("P", "2"), ("BES", "2C3"), ("Q", "ZZ"), ("S", "C")]
+    {
+        let mut sync = with_sent(requests);
+        let last = replies.bytes().map(|tag| sync.received(tag)).last();
+        assert_eq!(last, Some(Reply::OutOfStep), "{requests} / {replies}");
+        assert!(sync.is_out_of_step() && !sync.is_settled());
+    }
+}
+
+#[test]
+fn a_request_in_mid_copy_makes_the_connection_unusable() {
+    let mut sync = with_sent("Q");
+    receive(&mut sync, "G");
+    send(&mut sync, "dQ");
+    assert!(sync.is_out_of_step());
+}
+
+#[test]
+fn replies_go_to_the_owner_of_the_request() {
+    let mut sync = Sync::default();
+    sync.sent(b'Q', false, Owner::Pooler);
+    sync.sent(b'Q', false, Owner::Client);
+    assert!(sync.is_pooler_next());
+    assert_eq!(sync.received(b'C'), Reply::Of(Owner::Pooler));
+    assert_eq!(sync.received(b'S'), Reply::Unasked);
+    assert_eq!(sync.received(b'Z'), Reply::Of(Owner::Pooler));
+    assert_eq!(sync.received(b'T'), Reply::Of(Owner::Client));
+}
+
+#[test]
+fn a_farewell_without_a_request_is_no_fault() {
+    let mut sync = Sync::default();
+    assert_eq!(sync.received(b'E'), Reply::Unasked);
+}
