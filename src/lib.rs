@@ -1,1 +1,3 @@
-//! pg_doorman: a PostgreSQL connection pooler.
+//! `pg_doorman`: a PostgreSQL connection pooler.
+
+pub mod protocol;
