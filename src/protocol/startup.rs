@@ -295,7 +295,7 @@ mod tests {
     #[test]
     fn parameters_keep_their_order_and_may_be_empty() {
         let body =
-            "user\0jürgen\0application_name\0\0TimeZone\0UTC\0_pq_.x\01\0options\0-c a=b\0\0";
+            "user\0jürgen\0application_name\0\0TimeZone\0UTC\0_pq_.x\0on\0options\0-c a=b\0\0";
         let message = startup(body.as_bytes()).unwrap();
         assert_eq!(
             (message.user.as_str(), message.database.as_str()),

@@ -109,7 +109,7 @@ mod tests {
     fn tags_can_be_matched_and_unknown_ones_stay_values() {
         let kind = |tag: FrontendTag| match tag {
             FrontendTag::QUERY | FrontendTag::PARSE => "statement",
-            FrontendTag(other) if other == b'!' => "unknown",
+            FrontendTag(b'!') => "unknown",
             _ => "other",
         };
         assert_eq!(kind(FrontendTag(b'P')), "statement");

@@ -96,10 +96,11 @@ proptest! {
     ) {
         let quote = |value: &str| value.chars().flat_map(|c| ['\\', c]).collect::<String>();
         let prefix = if long { "--" } else { "-c " };
-        let options: String = settings
+        let words: Vec<String> = settings
             .iter()
-            .map(|(name, value)| format!("{prefix}{name}={} ", quote(value)))
+            .map(|(name, value)| format!("{prefix}{name}={}", quote(value)))
             .collect();
+        let options = words.join(" ");
         prop_assert_eq!(parse_options(&options), Ok(settings));
     }
 
