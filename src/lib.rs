@@ -1,1 +1,5 @@
-//! pg_doorman: a PostgreSQL connection pooler.
+//! `pg_doorman`: a PostgreSQL connection pooler.
+
+pub mod protocol;
+
+pub mod auth;
