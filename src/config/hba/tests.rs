@@ -1,0 +1,192 @@
+//! Tests of the rule syntax.
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::*;
+
+fn rules(text: &str) -> Vec<HbaRule> {
+    let (rules, notes) = parse_rules(text).unwrap();
+    assert_eq!(notes, [], "{text}");
+    rules
+}
+
+fn rule(text: &str) -> HbaRule {
+    rules(text).pop().unwrap()
+}
+
+fn name(text: &str) -> HbaName {
+    HbaName::Name(text.to_owned())
+}
+
+fn net(text: &str) -> HbaAddress {
+    HbaAddress::Net(IpNet::parse(text).unwrap())
+}
+
+fn note(text: &str) -> String {
+    let (rules, notes) = parse_rules(text).unwrap();
+    assert_eq!(rules, [], "{text}");
+    notes[0].to_string()
+}
+
+#[test]
+fn a_file_gives_its_rules_with_their_lines() {
+    let text = "# heading\n\nlocal all all trust\r\n\thost\tdb\tbob 10.0.0.0/8 md5 # why\n\
+                HOSTSSL all all ::1/128 SCRAM-SHA-256 clientcert=1\n\
+                hostnossl all all all reject";
+    let expected = [
+        HbaRule {
+            line: 3,
+            kind: HbaKind::Local,
+            databases: vec![HbaName::All],
+            users: vec![HbaName::All],
+            address: HbaAddress::None,
+            method: HbaMethod::Trust,
+        },
+        HbaRule {
+            line: 4,
+            kind: HbaKind::Host,
+            databases: vec![name("db")],
+            users: vec![name("bob")],
+            address: net("10.0.0.0/8"),
+            method: HbaMethod::Md5,
+        },
+        HbaRule {
+            line: 5,
+            kind: HbaKind::HostSsl,
+            databases: vec![HbaName::All],
+            users: vec![HbaName::All],
+            address: net("::1/128"),
+            method: HbaMethod::ScramSha256,
+        },
+        HbaRule {
+            line: 6,
+            kind: HbaKind::HostNoSsl,
+            databases: vec![HbaName::All],
+            users: vec![HbaName::All],
+            address: HbaAddress::Any,
+            method: HbaMethod::Reject,
+        },
+    ];
+    assert_eq!(rules(text), expected);
+}
+
+#[test]
+fn name_lists_quotes_and_keywords_are_understood() {
+    let parsed = rule(r#"host a,"b c", sameuser,"sameuser" ALL,"all","q""r#s,t" all trust"#);
+    let databases = [name("a"), name("b c"), HbaName::SameUser, name("sameuser")];
+    assert_eq!(parsed.databases, databases);
+    assert_eq!(parsed.users, [HbaName::All, HbaName::All, name("q\"r#s,t")]);
+    assert_eq!(parsed.address, HbaAddress::Any);
+    assert_eq!(rule("host all sameuser all trust").users, [name("sameuser")]);
+}
+
+#[test]
+fn every_spelling_of_an_address_is_understood() {
+    for (text, address) in [
+        ("10.1.2.3/8", net("10.0.0.0/8")),
+        ("0.0.0.0/0", net("0.0.0.0/0")),
+        ("10.1.2.3", net("10.1.2.3/32")),
+        ("::1", net("::1/128")),
+        ("10.1.2.3 255.255.0.0", net("10.1.0.0/16")),
+        ("fe80::1 ffff::", net("fe80::/16")),
+        ("10.1.2.3 0.0.0.0", net("0.0.0.0/0")),
+        ("all", HbaAddress::Any),
+        ("ALL", HbaAddress::Any),
+        ("samehost", HbaAddress::SameHost),
+        ("samenet", HbaAddress::SameNet),
+    ] {
+        let rule = rule(&format!("host all all {text} md5"));
+        assert_eq!((rule.address, rule.method), (address, HbaMethod::Md5), "{text}");
+    }
+}
+
+#[test]
+fn an_address_that_cannot_be_understood_is_an_error_with_its_line() {
+    for address in [
+        "localhost",
+        ".example.com",
+        "10.0.0.0/33",
+        "10.0.0/8",
+        "10.0.0.0/+8",
+        "10.0.0.0/",
+        "::1/129",
+        "10.0.0.0 255.0.255.0",
+        "10.0.0.0 ffff::",
+        "10.0.0.0/8 255.0.0.0",
+        "10.0.0.0/8,11.0.0.0/8",
+        "trust",
+    ] {
+        let text = format!("host all all all reject\n\nhost all all {address} trust");
+        assert_eq!(parse_rules(&text).unwrap_err().line, 3, "{address}");
+    }
+    let error = parse_rules("host all all 10.0.0.0 255.0.0.0").unwrap_err();
+    assert_eq!(error.to_string(), "line 1: no method after address and mask");
+}
+
+#[test]
+fn every_spelling_of_a_method_is_understood() {
+    for (text, method) in [
+        ("trust", HbaMethod::Trust),
+        ("MD5", HbaMethod::Md5),
+        ("scram-sha-256", HbaMethod::ScramSha256),
+        ("scram_sha_256", HbaMethod::ScramSha256),
+        ("ScramSha256", HbaMethod::ScramSha256),
+        ("reject", HbaMethod::Reject),
+        ("Peer", HbaMethod::Other("Peer".to_owned())),
+    ] {
+        assert_eq!(rule(&format!("local all all {text}")).method, method, "{text}");
+    }
+}
+
+#[test]
+fn lines_without_a_rule_are_skipped_with_a_remark() {
+    let ignored = "; line ignored";
+    assert_eq!(
+        note("\nhostgssenc all all all trust"),
+        format!("line 2: unknown connection type 'hostgssenc'{ignored}")
+    );
+    assert_eq!(note("host all all md5"), format!("line 1: 5 fields expected, 4 found{ignored}"));
+    assert_eq!(note("local all all"), format!("line 1: 4 fields expected, 3 found{ignored}"));
+    assert_eq!(
+        note("host \"all all all md5"),
+        format!("line 1: a double quote is not closed{ignored}")
+    );
+    let (rules, notes) = parse_rules("host all +admins all md5").unwrap();
+    assert_eq!(rules[0].users, [name("+admins")]);
+    assert_eq!(notes[0].reason, "'+admins' is taken as a plain name");
+}
+
+#[test]
+fn networks_contain_exactly_the_addresses_with_their_prefix() {
+    let seed: u64 = rand::random();
+    let mut rng = StdRng::seed_from_u64(seed);
+    for _ in 0..5000 {
+        let prefix: u8 = rng.random_range(0..=32);
+        let bits: u32 = rng.random();
+        let net = IpNet::new(IpAddr::V4(bits.into()), prefix).unwrap();
+        let other = bits ^ rng.random::<u32>().checked_shr(rng.random_range(0..=32)).unwrap_or(0);
+        let expected = (bits ^ other).leading_zeros() >= u32::from(prefix);
+        let other = IpAddr::V4(other.into());
+        assert_eq!(net.contains(other), expected, "{net} {other} seed={seed}");
+        let reparsed = IpNet::parse(&net.to_string());
+        assert_eq!(reparsed, Some(net), "seed={seed}");
+    }
+    let net = IpNet::parse("10.0.0.0/8").unwrap();
+    assert!(net.contains("::ffff:10.1.1.1".parse().unwrap()));
+    assert!(!net.contains("::1".parse().unwrap()));
+    assert!(!IpNet::parse("::/0").unwrap().contains("10.0.0.1".parse().unwrap()));
+    assert!(IpNet::parse("::/0").unwrap().contains("fe80::1".parse().unwrap()));
+}
+
+#[test]
+fn arbitrary_text_never_panics() {
+    let seed: u64 = rand::random();
+    let mut rng = StdRng::seed_from_u64(seed);
+    let words = ["host", "local", "all", "\"", ",", "#", " ", "\n", "10.0.0.0/8", "::", "md5", "é"];
+    for _ in 0..20_000 {
+        let length = rng.random_range(0..14);
+        let text: Vec<&str> = (0..length).map(|_| words[rng.random_range(0..words.len())]).collect();
+        let _ = parse_rules(&text.concat());
+    }
+}

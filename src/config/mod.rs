@@ -1,0 +1,69 @@
+//! Settings: from files on disk to one checked, immutable [`Config`].
+//!
+//! ```text
+//!  main file ─┐ TOML or YAML
+//!  includes ──┴─▶ tables ──merge──▶ one table ──▶ schema ──▶ rules ──▶ Config
+//!                (load, yaml)      (load)        (schema)  (validate)  (checked)
+//! ```
+//!
+//! **Owns:** the file formats, defaults, every rule about a value, the texts of the errors, what a
+//! reload changes.
+//! **Does not own:** when to reload, what to do about a change, key material (only looked at).
+//! **Invariants:** a [`Config`] that exists satisfies every rule; it is plain data without
+//! interior mutability; no error, warning or `Debug` output contains a password or a line of a file.
+//!
+//! Source: TOML 1.0 specification; YAML 1.2 core schema; PostgreSQL manual `auth-pg-hba-conf.html`.
+
+pub mod checked;
+pub mod diff;
+pub mod error;
+pub mod hba;
+pub mod keys;
+mod load;
+pub mod reference;
+pub mod schema;
+pub mod secret;
+pub mod units;
+mod validate;
+mod yaml;
+
+#[cfg(test)]
+mod tests;
+
+pub use checked::{Config, Endpoint, General, PoolConfig, Prometheus, Talos, TlsMode, UserConfig};
+pub use diff::ConfigDiff;
+pub use error::ConfigError;
+pub use schema::PoolMode;
+pub use secret::Secret;
+
+use std::io;
+use std::path::Path;
+
+/// A configuration and what is worth telling the operator about it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    /// The checked settings.
+    pub config: Config,
+    /// One sentence each; nothing here prevents a start.
+    pub warnings: Vec<String>,
+}
+
+/// Reads, merges and checks the configuration file at `path` and the files it includes.
+///
+/// Relative paths, also those inside the files, are relative to the working directory of the
+/// process. Blocks on file IO: call it at start and from the control thread only.
+///
+/// # Errors
+///
+/// [`ConfigError`] for the first fault: an unreadable file, a syntax error, a wrong type or a
+/// value that breaks a rule. The operator must edit the file; retrying does not help.
+pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
+    load::load_with(path, &read_file)
+}
+
+/// How this module reaches files. Everything but [`read_file`] is pure.
+type ReadFile<'a> = &'a dyn Fn(&Path) -> io::Result<Vec<u8>>;
+
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    std::fs::read(path)
+}

@@ -1,0 +1,323 @@
+//! The document exactly as an operator writes it, after includes are merged.
+//!
+//! **Owns:** key names, types and defaults of every key.
+//! **Does not own:** rules between values (`validate`), resolved values (`checked`), the words that
+//! describe a key (`keys`).
+//! **Invariants:** a key that is not listed here is ignored; every field of a struct with defaults
+//! has its default in `Default` and nowhere else.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
+
+use super::secret::Secret;
+use super::units::{ByteSize, ConfigDuration};
+
+/// The whole document.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Document {
+    pub(crate) general: General,
+    pub(crate) pools: BTreeMap<String, Pool>,
+    #[serde(default)]
+    pub(crate) prometheus: Prometheus,
+    #[serde(default)]
+    pub(crate) talos: Option<Talos>,
+    /// Accepted because generated files contain it; the real path wins.
+    #[serde(default, rename = "path")]
+    pub(crate) _path: Option<String>,
+}
+
+/// `[general]`. The two required keys are options here so that the others can share one `Default`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub(crate) struct General {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) backlog: u32,
+    pub(crate) max_connections: u64,
+    pub(crate) tcp_keepalives_idle: u64,
+    pub(crate) tcp_keepalives_interval: u64,
+    pub(crate) tcp_keepalives_count: u32,
+    pub(crate) tcp_so_linger: u64,
+    pub(crate) tcp_no_delay: bool,
+    pub(crate) tcp_user_timeout: u64,
+    pub(crate) unix_socket_buffer_size: ByteSize,
+    pub(crate) unix_socket_dir: Option<PathBuf>,
+    pub(crate) client_login_timeout: ConfigDuration,
+    pub(crate) connect_timeout: ConfigDuration,
+    pub(crate) query_wait_timeout: ConfigDuration,
+    pub(crate) idle_timeout: ConfigDuration,
+    pub(crate) server_lifetime: ConfigDuration,
+    pub(crate) retain_connections_time: ConfigDuration,
+    pub(crate) retain_connections_max: usize,
+    pub(crate) server_idle_check_timeout: ConfigDuration,
+    pub(crate) shutdown_timeout: ConfigDuration,
+    pub(crate) proxy_copy_data_timeout: ConfigDuration,
+    pub(crate) message_size_to_be_stream: ByteSize,
+    pub(crate) max_memory_usage: ByteSize,
+    pub(crate) log_client_connections: bool,
+    pub(crate) log_client_disconnections: bool,
+    pub(crate) syslog_prog_name: Option<String>,
+    pub(crate) worker_threads: usize,
+    pub(crate) worker_cpu_affinity_pinning: bool,
+    pub(crate) worker_stack_size: Option<ByteSize>,
+    pub(crate) max_blocking_threads: Option<usize>,
+    pub(crate) tokio_global_queue_interval: Option<u32>,
+    pub(crate) tokio_event_interval: Option<u32>,
+    pub(crate) server_round_robin: bool,
+    pub(crate) sync_server_parameters: bool,
+    pub(crate) max_concurrent_creates: usize,
+    pub(crate) pooler_check_query: String,
+    pub(crate) pooler_check_query_request_bytes: Option<Vec<u8>>,
+    pub(crate) prepared_statements: bool,
+    pub(crate) prepared_statements_cache_size: usize,
+    pub(crate) client_prepared_statements_cache_size: usize,
+    pub(crate) tls_certificate: Option<PathBuf>,
+    pub(crate) tls_private_key: Option<PathBuf>,
+    pub(crate) tls_ca_cert: Option<PathBuf>,
+    pub(crate) tls_mode: Option<String>,
+    pub(crate) tls_rate_limit_per_second: usize,
+    pub(crate) server_tls: bool,
+    pub(crate) verify_server_certificate: bool,
+    pub(crate) admin_username: Option<String>,
+    pub(crate) admin_password: Option<Secret>,
+    pub(crate) daemon_pid_file: PathBuf,
+    pub(crate) hba: Vec<String>,
+    pub(crate) pg_hba: Option<PgHba>,
+}
+
+impl Default for General {
+    fn default() -> Self {
+        Self {
+            host: "0.0.0.0".to_owned(),
+            port: 5432,
+            backlog: 0,
+            max_connections: 8192,
+            tcp_keepalives_idle: 5,
+            tcp_keepalives_interval: 5,
+            tcp_keepalives_count: 5,
+            tcp_so_linger: 0,
+            tcp_no_delay: true,
+            tcp_user_timeout: 60,
+            unix_socket_buffer_size: ByteSize::from_bytes(1 << 20),
+            unix_socket_dir: None,
+            client_login_timeout: ConfigDuration::from_secs(60),
+            connect_timeout: ConfigDuration::from_secs(3),
+            query_wait_timeout: ConfigDuration::from_secs(5),
+            idle_timeout: ConfigDuration::from_secs(300_000),
+            server_lifetime: ConfigDuration::from_secs(300),
+            retain_connections_time: ConfigDuration::from_secs(30),
+            retain_connections_max: 3,
+            server_idle_check_timeout: ConfigDuration::from_secs(60),
+            shutdown_timeout: ConfigDuration::from_secs(10),
+            proxy_copy_data_timeout: ConfigDuration::from_secs(15),
+            message_size_to_be_stream: ByteSize::from_bytes(1 << 20),
+            max_memory_usage: ByteSize::from_bytes(256 << 20),
+            log_client_connections: false,
+            log_client_disconnections: false,
+            syslog_prog_name: None,
+            worker_threads: 4,
+            worker_cpu_affinity_pinning: false,
+            worker_stack_size: None,
+            max_blocking_threads: None,
+            tokio_global_queue_interval: None,
+            tokio_event_interval: None,
+            server_round_robin: false,
+            sync_server_parameters: false,
+            max_concurrent_creates: 4,
+            pooler_check_query: ";".to_owned(),
+            pooler_check_query_request_bytes: None,
+            prepared_statements: true,
+            prepared_statements_cache_size: 8192,
+            client_prepared_statements_cache_size: 0,
+            tls_certificate: None,
+            tls_private_key: None,
+            tls_ca_cert: None,
+            tls_mode: None,
+            tls_rate_limit_per_second: 0,
+            server_tls: false,
+            verify_server_certificate: false,
+            admin_username: None,
+            admin_password: None,
+            daemon_pid_file: PathBuf::from("/tmp/pg_doorman.pid"),
+            hba: Vec::new(),
+            pg_hba: None,
+        }
+    }
+}
+
+/// When a server connection goes back to the pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum PoolMode {
+    /// At the end of each transaction.
+    #[default]
+    #[serde(rename = "transaction", alias = "Transaction")]
+    Transaction,
+    /// When the client leaves.
+    #[serde(rename = "session", alias = "Session")]
+    Session,
+}
+
+/// `[pools.<name>]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub(crate) struct Pool {
+    pub(crate) pool_mode: PoolMode,
+    pub(crate) server_host: String,
+    pub(crate) server_port: u16,
+    pub(crate) server_database: Option<String>,
+    pub(crate) connect_timeout: Option<ConfigDuration>,
+    pub(crate) idle_timeout: Option<ConfigDuration>,
+    pub(crate) server_lifetime: Option<ConfigDuration>,
+    pub(crate) cleanup_server_connections: bool,
+    pub(crate) log_client_parameter_status_changes: bool,
+    pub(crate) application_name: String,
+    pub(crate) prepared_statements_cache_size: Option<usize>,
+    pub(crate) users: Users,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self {
+            pool_mode: PoolMode::Transaction,
+            server_host: "127.0.0.1".to_owned(),
+            server_port: 5432,
+            server_database: None,
+            connect_timeout: None,
+            idle_timeout: None,
+            server_lifetime: None,
+            cleanup_server_connections: true,
+            log_client_parameter_status_changes: false,
+            application_name: "pg_doorman".to_owned(),
+            prepared_statements_cache_size: None,
+            users: Users::default(),
+        }
+    }
+}
+
+/// One user of a pool.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct User {
+    pub(crate) username: String,
+    pub(crate) password: Secret,
+    pub(crate) pool_size: u32,
+    pub(crate) min_pool_size: Option<u32>,
+    pub(crate) pool_mode: Option<PoolMode>,
+    pub(crate) server_lifetime: Option<ConfigDuration>,
+    pub(crate) server_username: Option<String>,
+    pub(crate) server_password: Option<Secret>,
+    pub(crate) auth_pam_service: Option<String>,
+}
+
+/// `[prometheus]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub(crate) struct Prometheus {
+    pub(crate) enabled: bool,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+impl Default for Prometheus {
+    fn default() -> Self {
+        Self { enabled: false, host: "0.0.0.0".to_owned(), port: 9127 }
+    }
+}
+
+/// `[talos]`.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Talos {
+    pub(crate) keys: Vec<PathBuf>,
+    pub(crate) databases: Vec<String>,
+}
+
+/// The users of a pool: an array of tables, or a table whose keys are numbers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Users(pub(crate) Vec<User>);
+
+impl<'de> Deserialize<'de> for Users {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct UsersVisitor;
+
+        impl<'de> Visitor<'de> for UsersVisitor {
+            type Value = Users;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of users")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Users, A::Error> {
+                let mut users = Vec::new();
+                while let Some(user) = seq.next_element()? {
+                    users.push(user);
+                }
+                Ok(Users(users))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Users, A::Error> {
+                let mut users = Vec::new();
+                while let Some(key) = map.next_key::<String>()? {
+                    if key.parse::<u64>().is_err() {
+                        return Err(A::Error::custom(format!(
+                            "invalid user key '{key}': expected numeric index or use array format"
+                        )));
+                    }
+                    users.push(map.next_value()?);
+                }
+                Ok(Users(users))
+            }
+        }
+
+        deserializer.deserialize_any(UsersVisitor)
+    }
+}
+
+/// `general.pg_hba` before its rules are parsed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum PgHba {
+    Content(String),
+    Path(PathBuf),
+}
+
+impl<'de> Deserialize<'de> for PgHba {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        /// The only table of the file in which an unknown key is an error: a misspelt `path`
+        /// would otherwise mean "no rules".
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Table {
+            path: Option<PathBuf>,
+            content: Option<String>,
+        }
+
+        struct PgHbaVisitor;
+
+        impl<'de> Visitor<'de> for PgHbaVisitor {
+            type Value = PgHba;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("rules, or a table with 'path' or 'content'")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<PgHba, E> {
+                Ok(PgHba::Content(text.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<PgHba, A::Error> {
+                let table = Table::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
+                match (table.content, table.path) {
+                    (Some(content), _) => Ok(PgHba::Content(content)),
+                    (None, Some(path)) => Ok(PgHba::Path(path)),
+                    (None, None) => Err(A::Error::custom(
+                        "expected either 'path' or 'content' field for PgHba",
+                    )),
+                }
+            }
+        }
+
+        deserializer.deserialize_any(PgHbaVisitor)
+    }
+}

@@ -1,0 +1,258 @@
+//! Every rule about values, and the text of every refusal.
+//!
+//! **Owns:** the rules, their order and their texts; parsing of access rules.
+//! **Does not own:** types and defaults (`schema`), the result (`checked`), using key material (`tls`
+//! and `auth` load it again; here a file only has to look like what it should be).
+//! **Invariant:** the first broken rule wins, in the order of [`validate`].
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::path::Path;
+
+use super::ReadFile;
+use super::checked::TlsMode;
+use super::error::{Fault, KeyPath};
+use super::hba::{self, HbaRule, IpNet};
+use super::schema::{Document, General, PgHba, Pool, User};
+
+/// A user whose password begins with this is checked with the public key in the named file.
+const JWT_PUBLIC_KEY: &str = "jwt-pkey-fpath:";
+
+/// What the rules produced besides a verdict.
+pub(super) struct Outcome {
+    pub(super) access: Access,
+    pub(super) warnings: Vec<String>,
+}
+
+/// Who may connect, parsed.
+#[derive(Debug, Default)]
+pub(super) struct Access {
+    pub(super) hba: Vec<IpNet>,
+    pub(super) pg_hba: Option<Vec<HbaRule>>,
+    pub(super) tls_mode: TlsMode,
+}
+
+/// Checks the whole document.
+pub(super) fn validate(document: &Document, read: ReadFile<'_>) -> Result<Outcome, Fault> {
+    let general = &document.general;
+    let mut warnings = Vec::new();
+    required(general)?;
+    talos(document, read)?;
+    tls_rate_limit(general)?;
+    let (hba, pg_hba) = access(general, read, &mut warnings)?;
+    prepared_statements(general)?;
+    let tls_mode = tls(general, read)?;
+    workers(general, &mut warnings)?;
+    prometheus(document)?;
+    for (name, pool) in &document.pools {
+        users(name, pool, read)?;
+    }
+    Ok(Outcome { access: Access { hba, pg_hba, tls_mode }, warnings })
+}
+
+fn general_key(key: &str) -> KeyPath {
+    KeyPath::of(&["general", key])
+}
+
+fn required(general: &General) -> Result<(), Fault> {
+    let missing = |key: &str| {
+        Fault::new(general_key(key), format!("Could not merge config: missing field `{key}`"))
+    };
+    general.admin_username.as_ref().ok_or_else(|| missing("admin_username"))?;
+    general.admin_password.as_ref().ok_or_else(|| missing("admin_password"))?;
+    Ok(())
+}
+
+fn talos(document: &Document, read: ReadFile<'_>) -> Result<(), Fault> {
+    let keys = document.talos.iter().flat_map(|talos| &talos.keys).enumerate();
+    for (index, key) in keys {
+        public_key(key, read).map_err(|reason| {
+            Fault::new(KeyPath::of(&["talos", "keys"]).index(index), reason)
+        })?;
+    }
+    Ok(())
+}
+
+fn public_key(path: &Path, read: ReadFile<'_>) -> Result<(), String> {
+    pem(path, "PUBLIC KEY-----", read).map_err(|reason| format!("JWT public key error: {reason}"))
+}
+
+/// Says why `path` is not a PEM file with a section whose title ends in `title`.
+fn pem(path: &Path, title: &str, read: ReadFile<'_>) -> Result<(), String> {
+    let bytes = read(path).map_err(|cause| format!("cannot read {}: {cause}", path.display()))?;
+    let found = String::from_utf8_lossy(&bytes)
+        .lines()
+        .any(|line| line.starts_with("-----BEGIN ") && line.trim_end().ends_with(title));
+    if !found {
+        let title = title.trim_end_matches('-');
+        return Err(format!("{} has no PEM section \"{title}\"", path.display()));
+    }
+    Ok(())
+}
+
+fn tls_rate_limit(general: &General) -> Result<(), Fault> {
+    let fault = |reason: &str| Err(Fault::new(general_key("tls_rate_limit_per_second"), reason));
+    match general.tls_rate_limit_per_second {
+        0 => Ok(()),
+        1..100 => fault("tls rate limit should be > 100"),
+        limit if limit % 100 != 0 => fault("tls rate limit should be multiple 100"),
+        _ => Ok(()),
+    }
+}
+
+type Lists = (Vec<IpNet>, Option<Vec<HbaRule>>);
+
+fn access(
+    general: &General,
+    read: ReadFile<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<Lists, Fault> {
+    if !general.hba.is_empty() && general.pg_hba.is_some() {
+        return Err(Fault::new(
+            general_key("pg_hba"),
+            "general.hba and general.pg_hba cannot be specified at the same time",
+        ));
+    }
+    let networks = general.hba.iter().enumerate().map(|(index, text)| {
+        IpNet::parse(text).ok_or_else(|| {
+            let reason = format!("'{text}' is not a network: expected a CIDR such as 10.0.0.0/8");
+            Fault::new(general_key("hba").index(index), reason)
+        })
+    });
+    let networks = networks.collect::<Result<Vec<_>, _>>()?;
+    let rules = match &general.pg_hba {
+        None => None,
+        Some(source) => Some(pg_hba(source, read, warnings)?),
+    };
+    Ok((networks, rules))
+}
+
+fn pg_hba(
+    source: &PgHba,
+    read: ReadFile<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<HbaRule>, Fault> {
+    let fault = |reason: String| Fault::new(general_key("pg_hba"), reason);
+    let (text, place) = match source {
+        PgHba::Content(text) => (text.clone(), "general.pg_hba".to_owned()),
+        PgHba::Path(path) => {
+            let failed = |cause: &dyn std::fmt::Display| {
+                fault(format!("failed to read hba file {}: {cause}", path.display()))
+            };
+            let bytes = read(path).map_err(|cause| failed(&cause))?;
+            let text = String::from_utf8(bytes).map_err(|_| failed(&"not valid UTF-8"))?;
+            (text, path.display().to_string())
+        }
+    };
+    let (rules, notes) =
+        hba::parse_rules(&text).map_err(|note| fault(format!("{place}: {note}")))?;
+    warnings.extend(notes.iter().map(|note| format!("{place}: {note}")));
+    Ok(rules)
+}
+
+fn prepared_statements(general: &General) -> Result<(), Fault> {
+    if general.prepared_statements && general.prepared_statements_cache_size == 0 {
+        return Err(Fault::new(
+            general_key("prepared_statements_cache_size"),
+            "The value of prepared_statements_cache should be greater than 0 if \
+             prepared_statements are enabled",
+        ));
+    }
+    Ok(())
+}
+
+fn tls(general: &General, read: ReadFile<'_>) -> Result<TlsMode, Fault> {
+    let fault = |key: &str, reason: String| Err(Fault::new(general_key(key), reason));
+    let pair = (&general.tls_certificate, &general.tls_private_key);
+    match pair {
+        (None, Some(_)) => {
+            let reason = "tls_private_key is set but tls_certificate is not";
+            return fault("tls_private_key", reason.to_owned());
+        }
+        (Some(_), None) => {
+            let reason = "tls_certificate is set but tls_private_key is not";
+            return fault("tls_certificate", reason.to_owned());
+        }
+        (Some(_), Some(_)) | (None, None) => {}
+    }
+    let mode = match general.tls_mode.as_deref() {
+        None | Some("allow") => TlsMode::Allow,
+        Some("disable") => TlsMode::Disable,
+        Some("require") => TlsMode::Require,
+        Some("verify-full") => TlsMode::VerifyFull,
+        Some(other) => return fault("tls_mode", format!("Invalid tls_mode: {other}")),
+    };
+    if mode.is_mandatory() && pair.0.is_none() {
+        let reason = format!("tls_mode is {mode} but tls_certificate or tls_private_key is not");
+        return fault("tls_mode", reason);
+    }
+    if mode == TlsMode::VerifyFull && general.tls_ca_cert.is_none() {
+        let reason = "tls_mode is verify-full but tls_ca_cert is not set";
+        return fault("tls_ca_cert", reason.to_owned());
+    }
+    let files = [
+        ("tls_certificate", &general.tls_certificate, "CERTIFICATE-----"),
+        ("tls_private_key", &general.tls_private_key, "PRIVATE KEY-----"),
+    ];
+    for (key, path, title) in files {
+        if let Some(path) = path
+            && let Err(reason) = pem(path, title, read)
+        {
+            return fault(key, format!("tls is incorrectly configured: {reason}"));
+        }
+    }
+    Ok(mode)
+}
+
+fn workers(general: &General, warnings: &mut Vec<String>) -> Result<(), Fault> {
+    if general.worker_threads == 0 {
+        let reason = "worker_threads should be greater than 0";
+        return Err(Fault::new(general_key("worker_threads"), reason));
+    }
+    if general.max_concurrent_creates == 0 {
+        warnings.push("general.max_concurrent_creates is 0, 1 is used instead".to_owned());
+    }
+    Ok(())
+}
+
+fn prometheus(document: &Document) -> Result<(), Fault> {
+    let prometheus = &document.prometheus;
+    if prometheus.enabled && prometheus.host.parse::<IpAddr>().is_err() {
+        let reason = format!("prometheus.host should be an IP address: '{}'", prometheus.host);
+        return Err(Fault::new(KeyPath::of(&["prometheus", "host"]), reason));
+    }
+    Ok(())
+}
+
+fn users(name: &str, pool: &Pool, read: ReadFile<'_>) -> Result<(), Fault> {
+    let mut seen = HashSet::new();
+    for (index, user) in pool.users.0.iter().enumerate() {
+        let at = KeyPath::of(&["pools", name, "users"]).index(index);
+        if !seen.insert(&user.username) {
+            let reason = format!("duplicate username '{}' in pool users", user.username);
+            return Err(Fault::new(at.key("username"), reason));
+        }
+        check_user(user, &at, read)?;
+    }
+    Ok(())
+}
+
+fn check_user(user: &User, at: &KeyPath, read: ReadFile<'_>) -> Result<(), Fault> {
+    if let Some(path) = user.password.expose().strip_prefix(JWT_PUBLIC_KEY) {
+        public_key(Path::new(path), read)
+            .map_err(|reason| Fault::new(at.key("password"), reason))?;
+    }
+    if user.server_username.is_some() != user.server_password.is_some() {
+        let reason = "both the server_password and server_username must be specified at the same \
+                      time";
+        let key = if user.server_username.is_some() { "server_password" } else { "server_username" };
+        return Err(Fault::new(at.key(key), reason));
+    }
+    let (minimum, size) = (user.min_pool_size.unwrap_or(0), user.pool_size);
+    if minimum > size {
+        let reason =
+            format!("min_pool_size of {minimum} cannot be larger than pool_size of {size}");
+        return Err(Fault::new(at.key("min_pool_size"), reason));
+    }
+    Ok(())
+}
