@@ -1,5 +1,31 @@
 //! `pg_doorman`: a PostgreSQL connection pooler.
+//!
+//! ```text
+//!  F6  app        wiring: command line, control thread, signals, what a shard runs
+//!  F5  session    one client: login, checkout, relay
+//!  F4  pool       the servers of one (database, user) on one shard
+//!  F3  server     one server connection: login, owed replies, settings, reset
+//!  F1  auth       who is who: SCRAM, md5, host-based rules
+//!  F0  protocol   bytes ↔ messages        config   checked settings
+//!  ──────────────────────────────────────────────────────────────────
+//!  shards (a crate of its own): executors, io_uring, sockets, mailboxes
+//! ```
+//!
+//! A module imports only from lower floors; `tests/tidy.rs` checks it. Requests travel up as return
+//! values, configuration travels down as data.
+
+#![forbid(unsafe_code)]
 
 pub mod protocol;
 
+pub mod config;
+
 pub mod auth;
+
+pub mod server;
+
+pub mod pool;
+
+pub mod session;
+
+pub mod app;

@@ -1,0 +1,249 @@
+//! A server connection: its socket and everything known of the session behind it.
+//!
+//! **Owns:** opening it, the account of replies, settings, leftovers, age.
+//! **Does not own:** who uses it (`pool`), forwarding (`session::relay`).
+//!
+//! **Invariant:** [`ServerConnection::is_clean`] is true only if nothing is owed in either direction
+//! and the next client would find the session as PostgreSQL made it, apart from the settings that
+//! [`ServerConnection::applied`] names.
+
+use std::io;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use shards::{Chunk, Stream, connect_tcp, connect_unix};
+
+use crate::config::{Endpoint, Secret};
+use crate::protocol::backend::TransactionStatus;
+use crate::protocol::framer::{BODY_BYTES_MAX, Framer, Interest};
+use crate::protocol::writer;
+
+use super::errands::Errands;
+use super::error::ServerError;
+use super::handshake::{Action, Credentials, Greeting, Handshake};
+use super::parameters::ParameterSet;
+use super::reset::Leftovers;
+use super::sync::{Owner, Sync};
+
+/// Replies whose bodies are looked into.
+static INTEREST: Interest = Interest::of(b"CESZ");
+/// Messages of a login.
+static LOGIN_INTEREST: Interest = Interest::of(b"EKNRSZv");
+/// The largest message that a login may bring, in bytes.
+const LOGIN_BODY_MAX: u32 = 64 * 1024;
+
+/// How a socket to a server is made.
+#[derive(Clone, Debug)]
+pub struct Socket {
+    /// Where the server is.
+    pub endpoint: Endpoint,
+    /// `TCP_NODELAY`.
+    pub no_delay: bool,
+    /// Idle time and interval of keepalive probes.
+    pub keepalive: (Duration, Duration),
+    /// Number of keepalive probes.
+    pub keepalive_count: u32,
+    /// `TCP_USER_TIMEOUT`; zero = the system's default.
+    pub user_timeout: Duration,
+    /// Buffer sizes of Unix sockets in bytes.
+    pub unix_buffer_bytes: usize,
+}
+
+/// How to log in.
+#[derive(Clone, Debug)]
+pub struct Login {
+    /// User and password.
+    pub credentials: Credentials,
+    /// Database on the server.
+    pub database: String,
+    /// The session's `application_name`.
+    pub application_name: String,
+}
+
+/// One session of PostgreSQL.
+#[derive(Debug)]
+pub struct ServerConnection {
+    /// The socket.
+    pub stream: Stream,
+    /// Finds replies in what the server sends.
+    pub framer: Framer,
+    /// What the server owes.
+    pub sync: Sync,
+    /// The status of the last `ReadyForQuery`.
+    pub status: TransactionStatus,
+    /// What clients left behind.
+    pub leftovers: Leftovers,
+    /// The parameters that the server reported at login: its defaults.
+    pub base: Rc<ParameterSet>,
+    /// The settings that were made beyond the defaults.
+    pub applied: Rc<ParameterSet>,
+    /// Process id and secret for cancel requests.
+    pub key: Option<(i32, Box<[u8]>)>,
+    /// Numbers this connection among all of its shard.
+    pub number: u32,
+    /// When it was opened.
+    pub born: Instant,
+    /// When it is to be replaced.
+    pub expires: Option<Instant>,
+}
+
+impl ServerConnection {
+    /// The process id of the session, 0 if the server has told none.
+    pub fn pid(&self) -> i32 {
+        self.key.as_ref().map_or(0, |(pid, _)| *pid)
+    }
+
+    /// Sends a query of the pooler's own; no client sees the reply.
+    pub fn send_own_query(&mut self, text: &str) {
+        let mut out = Vec::with_capacity(text.len() + 6);
+        writer::query(&mut out, text.as_bytes());
+        self.sync.sent(b'Q', false, Owner::Pooler);
+        self.stream.send(out);
+    }
+
+    /// True if nothing is owed in either direction.
+    pub fn is_settled(&self) -> bool {
+        self.sync.is_settled() && self.framer.is_at_boundary() && !self.stream.has_ended()
+    }
+
+    /// True if the next client may use it as it is.
+    pub fn is_clean(&self) -> bool {
+        self.is_settled() && self.status == TransactionStatus::Idle && self.leftovers.is_empty()
+    }
+
+    /// True if its time is over.
+    pub fn has_expired(&self, now: Instant) -> bool {
+        self.expires.is_some_and(|at| at <= now)
+    }
+
+    /// Says good-bye and closes.
+    pub fn close(mut self: Box<Self>) {
+        if self.sync.is_settled() {
+            let mut out = Vec::new();
+            writer::terminate(&mut out);
+            self.stream.send(out);
+        } else {
+            self.stream.abort();
+        }
+    }
+}
+
+/// Reads whole messages during a login.
+struct Reader {
+    framer: Framer,
+    chunk: Option<Chunk>,
+}
+
+impl Reader {
+    /// The next message. Logins are rare, so the body is a copy.
+    async fn next(&mut self, stream: &mut Stream) -> Result<(u8, Vec<u8>), ServerError> {
+        loop {
+            let Some(chunk) = &mut self.chunk else {
+                self.chunk = stream.receive().await.map_err(ServerError::Io)?;
+                if self.chunk.is_none() {
+                    return Err(ServerError::Closed);
+                }
+                continue;
+            };
+            let Some(part) = self.framer.next(chunk)? else {
+                self.chunk = None;
+                continue;
+            };
+            let (tag, is_last, used) = (part.tag, part.is_last, part.len);
+            let body = part.body.map(<[u8]>::to_vec);
+            chunk.advance(used);
+            if is_last {
+                return body.map(|body| (tag, body)).ok_or(ServerError::Unexpected(tag));
+            }
+        }
+    }
+}
+
+/// Opens a connection and logs in. The caller sets the deadline.
+///
+/// # Errors
+///
+/// [`ServerError`].
+pub async fn open(
+    socket: &Socket,
+    login: &Login,
+    nonce: String,
+    errands: &dyn Errands,
+) -> Result<(Stream, Framer, Greeting), ServerError> {
+    let mut stream = socket.connect(errands).await.map_err(ServerError::Connect)?;
+    let mut out = Vec::new();
+    let parameters = [
+        ("user", login.credentials.user.as_str()),
+        ("database", login.database.as_str()),
+        ("application_name", login.application_name.as_str()),
+    ];
+    writer::startup_message(&mut out, 0, parameters);
+    stream.send(out);
+    let mut reader = Reader { framer: Framer::new(&LOGIN_INTEREST, LOGIN_BODY_MAX), chunk: None };
+    let mut handshake = Handshake::new(login.credentials.clone(), nonce);
+    loop {
+        let (tag, body) = reader.next(&mut stream).await?;
+        let (next, action) = handshake.handle(tag, &body)?;
+        handshake = next;
+        match action {
+            Action::Read => {}
+            Action::Send(bytes) => stream.send(bytes),
+            Action::Derive { salt, iterations } => {
+                let password = login.credentials.password.as_ref().map_or("", Secret::expose);
+                let keys = errands.derive_keys(password, &salt, iterations).await;
+                let (next, message) = handshake.provide(keys.map_err(ServerError::Io)?)?;
+                handshake = next;
+                stream.send(message);
+            }
+            Action::Done => break,
+        }
+    }
+    if reader.chunk.is_some_and(|chunk| !chunk.is_empty()) {
+        // Nothing may follow the first ReadyForQuery unasked at this point.
+        return Err(ServerError::Unexpected(b'Z'));
+    }
+    Ok((stream, Framer::new(&INTEREST, BODY_BYTES_MAX), handshake.greeting))
+}
+
+impl Socket {
+    fn prepare_tcp(&self, socket: &shards::Socket) -> io::Result<()> {
+        socket.set_tcp_nodelay(self.no_delay)?;
+        let (idle, interval) = self.keepalive;
+        let keepalive = socket2::TcpKeepalive::new()
+            .with_time(idle)
+            .with_interval(interval)
+            .with_retries(self.keepalive_count);
+        socket.set_tcp_keepalive(&keepalive)?;
+        if !self.user_timeout.is_zero() {
+            socket.set_tcp_user_timeout(Some(self.user_timeout))?;
+        }
+        Ok(())
+    }
+
+    fn prepare_unix(&self, socket: &shards::Socket) -> io::Result<()> {
+        socket.set_send_buffer_size(self.unix_buffer_bytes)?;
+        socket.set_recv_buffer_size(self.unix_buffer_bytes)
+    }
+
+    /// Connects to the endpoint; a name's addresses are tried in turn.
+    async fn connect(&self, errands: &dyn Errands) -> io::Result<Stream> {
+        let (host, port) = match &self.endpoint {
+            Endpoint::Unix { path } => {
+                return connect_unix(path, |socket| self.prepare_unix(socket)).await;
+            }
+            Endpoint::Tcp { host, port } => (host, *port),
+        };
+        let addresses = match host.trim_matches(['[', ']']).parse() {
+            Ok(address) => vec![(address, port).into()],
+            Err(_) => errands.resolve(host, port).await?,
+        };
+        let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
+        for address in addresses {
+            match connect_tcp(address, |socket| self.prepare_tcp(socket)).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+}
