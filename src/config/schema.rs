@@ -223,7 +223,11 @@ pub(crate) struct Prometheus {
 
 impl Default for Prometheus {
     fn default() -> Self {
-        Self { enabled: false, host: "0.0.0.0".to_owned(), port: 9127 }
+        Self {
+            enabled: false,
+            host: "0.0.0.0".to_owned(),
+            port: 9127,
+        }
     }
 }
 
