@@ -1,4 +1,4 @@
-//! pg_doorman: a PostgreSQL connection pooler.
+//! `pg_doorman`: a PostgreSQL connection pooler.
 
 pub mod app;
 pub mod config;

@@ -89,11 +89,8 @@ impl fmt::Display for KeyPath {
                         f.write_str(".")?;
                     }
                     // A pool may be called `a.b`; quotes keep the path readable.
-                    if key.contains('.') {
-                        write!(f, "{key:?}")?
-                    } else {
-                        f.write_str(key)?
-                    }
+                    let quote = if key.contains('.') { "\"" } else { "" };
+                    write!(f, "{quote}{key}{quote}")?;
                 }
             }
         }

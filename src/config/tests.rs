@@ -251,113 +251,114 @@ fn missing_required_keys_are_named() {
     }
 }
 
-/// Each line of `[general]` with the reason and the key of its refusal.
+/// Lines of `[general]` with the reason of their refusal and its key.
+const REFUSALS: &[(&str, &str, &str)] = &[
+    (
+        "tls_rate_limit_per_second = 1",
+        "tls rate limit should be > 100",
+        "tls_rate_limit_per_second",
+    ),
+    (
+        "tls_rate_limit_per_second = 99",
+        "tls rate limit should be > 100",
+        "tls_rate_limit_per_second",
+    ),
+    (
+        "tls_rate_limit_per_second = 150",
+        "tls rate limit should be multiple 100",
+        "tls_rate_limit_per_second",
+    ),
+    (
+        "hba = ['10.0.0.0/8']\npg_hba = ''",
+        "general.hba and general.pg_hba cannot be specified at the same time",
+        "pg_hba",
+    ),
+    (
+        "hba = ['::1/128', 'x']",
+        "'x' is not a network: expected a CIDR such as 10.0.0.0/8",
+        "hba[1]",
+    ),
+    (
+        "pg_hba = \"#\\nhost all all x md5\"",
+        "general.pg_hba: line 2: 'x' is not an address",
+        "pg_hba",
+    ),
+    (
+        "pg_hba.path = 'bad-rules'",
+        "bad-rules: line 2: 'nowhere' is not an address",
+        "pg_hba",
+    ),
+    (
+        "pg_hba.path = 'none'",
+        "failed to read hba file none: no such file",
+        "pg_hba",
+    ),
+    (
+        "pg_hba.path = 'junk'",
+        "failed to read hba file junk: not valid UTF-8",
+        "pg_hba",
+    ),
+    (
+        "prepared_statements_cache_size = 0",
+        "The value of prepared_statements_cache should be greater than 0 if prepared_statements are \
+ enabled",
+        "prepared_statements_cache_size",
+    ),
+    (
+        "tls_private_key = 'key.pem'",
+        "tls_private_key is set but tls_certificate is not",
+        "tls_private_key",
+    ),
+    (
+        "tls_certificate = 'cert.pem'",
+        "tls_certificate is set but tls_private_key is not",
+        "tls_certificate",
+    ),
+    (
+        "tls_mode = 'prefer'",
+        "Invalid tls_mode: prefer",
+        "tls_mode",
+    ),
+    (
+        "tls_mode = 'Require'",
+        "Invalid tls_mode: Require",
+        "tls_mode",
+    ),
+    (
+        "tls_mode = 'require'",
+        "tls_mode is require but tls_certificate or tls_private_key is not",
+        "tls_mode",
+    ),
+    (
+        "tls_mode = 'verify-full'",
+        "tls_mode is verify-full but tls_certificate or tls_private_key is not",
+        "tls_mode",
+    ),
+    (
+        "tls_mode = 'verify-full'\ntls_certificate = 'cert.pem'\ntls_private_key = 'key.pem'",
+        "tls_mode is verify-full but tls_ca_cert is not set",
+        "tls_ca_cert",
+    ),
+    (
+        "tls_certificate = 'none'\ntls_private_key = 'key.pem'",
+        "tls is incorrectly configured: cannot read none: no such file",
+        "tls_certificate",
+    ),
+    (
+        "tls_certificate = 'cert.pem'\ntls_private_key = 'junk'",
+        "tls is incorrectly configured: junk has no PEM section \"PRIVATE KEY\"",
+        "tls_private_key",
+    ),
+    (
+        "worker_threads = 0",
+        "worker_threads should be greater than 0",
+        "worker_threads",
+    ),
+];
+
 #[test]
 fn rules_about_general_have_their_messages() {
-    let prepared = "The value of prepared_statements_cache should be greater than 0 if \
-                    prepared_statements are enabled";
-    for (lines, reason, key) in [
-        (
-            "tls_rate_limit_per_second = 1",
-            "tls rate limit should be > 100",
-            "tls_rate_limit_per_second",
-        ),
-        (
-            "tls_rate_limit_per_second = 99",
-            "tls rate limit should be > 100",
-            "tls_rate_limit_per_second",
-        ),
-        (
-            "tls_rate_limit_per_second = 150",
-            "tls rate limit should be multiple 100",
-            "tls_rate_limit_per_second",
-        ),
-        (
-            "hba = ['10.0.0.0/8']\npg_hba = ''",
-            "general.hba and general.pg_hba cannot be specified at the same time",
-            "pg_hba",
-        ),
-        (
-            "hba = ['::1/128', 'x']",
-            "'x' is not a network: expected a CIDR such as 10.0.0.0/8",
-            "hba[1]",
-        ),
-        (
-            "pg_hba = \"#\\nhost all all x md5\"",
-            "general.pg_hba: line 2: 'x' is not an address",
-            "pg_hba",
-        ),
-        (
-            "pg_hba.path = 'bad-rules'",
-            "bad-rules: line 2: 'nowhere' is not an address",
-            "pg_hba",
-        ),
-        (
-            "pg_hba.path = 'none'",
-            "failed to read hba file none: no such file",
-            "pg_hba",
-        ),
-        (
-            "pg_hba.path = 'junk'",
-            "failed to read hba file junk: not valid UTF-8",
-            "pg_hba",
-        ),
-        (
-            "prepared_statements_cache_size = 0",
-            prepared,
-            "prepared_statements_cache_size",
-        ),
-        (
-            "tls_private_key = 'key.pem'",
-            "tls_private_key is set but tls_certificate is not",
-            "tls_private_key",
-        ),
-        (
-            "tls_certificate = 'cert.pem'",
-            "tls_certificate is set but tls_private_key is not",
-            "tls_certificate",
-        ),
-        (
-            "tls_mode = 'prefer'",
-            "Invalid tls_mode: prefer",
-            "tls_mode",
-        ),
-        (
-            "tls_mode = 'Require'",
-            "Invalid tls_mode: Require",
-            "tls_mode",
-        ),
-        (
-            "tls_mode = 'require'",
-            "tls_mode is require but tls_certificate or tls_private_key is not",
-            "tls_mode",
-        ),
-        (
-            "tls_mode = 'verify-full'",
-            "tls_mode is verify-full but tls_certificate or tls_private_key is not",
-            "tls_mode",
-        ),
-        (
-            "tls_mode = 'verify-full'\ntls_certificate = 'cert.pem'\ntls_private_key = 'key.pem'",
-            "tls_mode is verify-full but tls_ca_cert is not set",
-            "tls_ca_cert",
-        ),
-        (
-            "tls_certificate = 'none'\ntls_private_key = 'key.pem'",
-            "tls is incorrectly configured: cannot read none: no such file",
-            "tls_certificate",
-        ),
-        (
-            "tls_certificate = 'cert.pem'\ntls_private_key = 'junk'",
-            "tls is incorrectly configured: junk has no PEM section \"PRIVATE KEY\"",
-            "tls_private_key",
-        ),
-        (
-            "worker_threads = 0",
-            "worker_threads should be greater than 0",
-            "worker_threads",
-        ),
-    ] {
+    for (lines, reason, key) in REFUSALS {
         let error = error(&format!("{GENERAL}{lines}\n[pools]"));
         assert!(
             error.starts_with(&format!("Configuration error: {reason}")),

@@ -9,6 +9,7 @@
 //! Source: YAML 1.2 core schema, with the rule that digits after a leading zero are a string.
 
 use std::collections::HashMap;
+use std::num::ParseIntError;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, StrInput, Tag};
 use toml::{Table, Value};
@@ -205,15 +206,15 @@ fn resolve(text: &str, span: &Span) -> Result<Option<Value>, YamlError> {
         "-.inf" | "-.Inf" | "-.INF" => Value::Float(f64::NEG_INFINITY),
         ".nan" | ".NaN" | ".NAN" => Value::Float(f64::NAN),
         _ => match integer(text) {
-            Some(Some(value)) => Value::Integer(value),
-            Some(None) => return Err(fault(span, "integer out of range")),
+            Some(Ok(value)) => Value::Integer(value),
+            Some(Err(_)) => return Err(fault(span, "integer out of range")),
             None => float(text).map_or_else(|| Value::String(text.to_owned()), Value::Float),
         },
     }))
 }
 
-/// `None`: not an integer. `Some(None)`: an integer that does not fit.
-fn integer(text: &str) -> Option<Option<i64>> {
+/// `None`: not an integer. An error: an integer that does not fit.
+fn integer(text: &str) -> Option<Result<i64, ParseIntError>> {
     let (sign, digits) = match text.as_bytes() {
         [b'+', ..] => ("", &text[1..]),
         [b'-', ..] => ("-", &text[1..]),
@@ -229,7 +230,7 @@ fn integer(text: &str) -> Option<Option<i64>> {
     if digits.is_empty() || !digits.chars().all(|c| c.is_digit(radix)) {
         return None;
     }
-    Some(i64::from_str_radix(&format!("{sign}{digits}"), radix).ok())
+    Some(i64::from_str_radix(&format!("{sign}{digits}"), radix))
 }
 
 fn float(text: &str) -> Option<f64> {
@@ -348,11 +349,13 @@ mod tests {
     fn depth_and_expansion_are_bounded() {
         let deep = format!("a: {}{}", "[".repeat(200), "]".repeat(200));
         assert_eq!(reason(&deep).1, "YAML collections are nested too deeply");
-        let mut laughs = "l0: &l0 [x]\n".to_owned();
-        for level in 1..12 {
+        let line = |level: usize| {
             let previous = vec![format!("*l{}", level - 1); 10].join(", ");
-            laughs += &format!("l{level}: &l{level} [{previous}]\n");
-        }
+            format!("l{level}: &l{level} [{previous}]\n")
+        };
+        let laughs: String = std::iter::once("l0: &l0 [x]\n".to_owned())
+            .chain((1..12).map(line))
+            .collect();
         assert_eq!(reason(&laughs).1, "too many values in the YAML document");
     }
 }

@@ -5,7 +5,7 @@
 //! **Invariant:** what [`reference_toml`] returns loads without warnings and without changing a
 //! default.
 
-use super::keys::{KEYS, Key, Section, keys_of};
+use crate::config::keys::{KEYS, Key, Section, keys_of};
 
 const WIDTH: usize = 96;
 
@@ -20,7 +20,7 @@ const INTRODUCTION: &str = "\
 
 /// The commented reference configuration, TOML.
 pub fn reference_toml() -> String {
-    let mut text = INTRODUCTION.to_owned();
+    let mut lines = Vec::new();
     for (header, section, optional) in [
         ("[include]", Section::Include, false),
         ("[general]", Section::General, false),
@@ -30,34 +30,38 @@ pub fn reference_toml() -> String {
         ("[[pools.exampledb.users]]", Section::User, false),
     ] {
         let mark = if optional { "# " } else { "" };
-        text += &format!("\n{mark}{header}\n");
+        lines.extend([String::new(), format!("{mark}{header}")]);
         let mut group = "";
+        // The users have a table of their own.
         for key in keys_of(section).filter(|key| key.name != "users") {
             if section == Section::General && key.group != group {
                 group = key.group;
-                text += &format!("\n# --- {group} ---\n");
+                lines.extend([String::new(), format!("# --- {group} ---")]);
             }
-            text += &entry(key, mark);
+            lines.extend(entry(key, mark));
         }
     }
-    text
+    format!("{INTRODUCTION}{}\n", lines.join("\n"))
 }
 
-fn entry(key: &Key, mark: &str) -> String {
+fn entry(key: &Key, mark: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
     let meaning = key.meaning.replace('`', "");
-    let mut text = "\n".to_owned();
-    for line in wrap(&meaning, WIDTH - 2) {
-        text += &format!("# {line}\n");
-    }
+    lines.extend(
+        wrap(&meaning, WIDTH - 2)
+            .iter()
+            .map(|line| format!("# {line}")),
+    );
     let (mark, value) = match (key.has_default_value(), key.default) {
         (true, value) => (mark, value),
         (false, "required") => (mark, key.example),
         (false, words) => {
-            text += &format!("# Default: {words}.\n");
+            lines.push(format!("# Default: {words}."));
             ("# ", key.example)
         }
     };
-    text + &format!("{mark}{} = {value}\n", key.name)
+    lines.push(format!("{mark}{} = {value}", key.name));
+    lines
 }
 
 fn wrap(text: &str, width: usize) -> Vec<String> {
@@ -83,26 +87,17 @@ impl Key {
 
 /// The Markdown table of one group of keys.
 pub fn markdown_table(group: &str) -> String {
-    let mut text = "| Key | Type | Default | Meaning | Takes effect |\n".to_owned();
-    text += "|---|---|---|---|---|\n";
-    for key in KEYS.iter().filter(|key| key.group == group) {
-        let default = match key.has_default_value() {
-            true => format!("`{}`", key.default),
-            false => key.default.to_owned(),
-        };
-        let Key {
-            name,
-            kind,
-            meaning,
-            effect,
-            ..
-        } = key;
-        text += &format!(
-            "| `{name}` | {kind} | {default} | {meaning} | {} |\n",
-            effect.text()
-        );
-    }
-    text
+    let rows = KEYS.iter().filter(|key| key.group == group).map(|key| {
+        let quote = if key.has_default_value() { "`" } else { "" };
+        let default = format!("{quote}{}{quote}", key.default);
+        let effect = key.effect.text();
+        format!(
+            "| `{}` | {} | {default} | {} | {effect} |\n",
+            key.name, key.kind, key.meaning
+        )
+    });
+    let head = "| Key | Type | Default | Meaning | Takes effect |\n|---|---|---|---|---|\n";
+    std::iter::once(head.to_owned()).chain(rows).collect()
 }
 
 #[cfg(test)]

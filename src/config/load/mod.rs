@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use super::error::{ConfigError, Fault, KeyPath, Step};
-use super::schema::Document;
-use super::{Loaded, ReadFile, checked, keys, validate, yaml};
+use crate::config::error::{ConfigError, Fault, KeyPath, Step};
+use crate::config::schema::Document;
+use crate::config::{Loaded, ReadFile, checked, keys, validate, yaml};
 
 /// One file as it was written.
 struct Part {

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::checked::{Config, General, PoolConfig, UserConfig};
+use crate::config::checked::{Config, General, PoolConfig, UserConfig};
 
 /// One real pool: a database as clients name it, and a user.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
