@@ -1,6 +1,6 @@
 //! Why a configuration was refused.
 //!
-//! **Owns:** [`ConfigError`], and [`KeyPath`], the place of a value in the merged document.
+//! **Owns:** [`ConfigError`], and `KeyPath`, the place of a value in the merged document.
 //! **Does not own:** the texts of the rules (`validate`).
 //! **Invariant:** an error names a file, a key and a reason, never the value of a secret.
 
