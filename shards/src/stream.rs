@@ -88,6 +88,25 @@ impl Stream {
         self.ring.borrow_mut().pop_ready(self.id)
     }
 
+    /// Puts bytes of one's own into a chunk, for code that handles received ones.
+    pub fn chunk_of(&self, bytes: Vec<u8>) -> Chunk {
+        self.ring.borrow().chunk_of(bytes)
+    }
+
+    /// Notes whom to wake when the peer ends the stream; ready when it has, or the connection has
+    /// failed.
+    pub fn poll_ended(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let mut ring = self.ring.borrow_mut();
+        if ring.has_ended(self.id) {
+            return Poll::Ready(());
+        }
+        ring.arm(self.id);
+        let replaced = ring.set_owner(self.id, context.waker());
+        drop(ring);
+        drop(replaced);
+        Poll::Pending
+    }
+
     /// True if bytes have arrived that nobody has taken.
     pub fn has_received(&self) -> bool {
         self.ring.borrow().has_ready(self.id)

@@ -15,7 +15,7 @@ use super::hba::{HbaRule, IpNet};
 use super::schema::{self, Document, PoolMode};
 use super::secret::Secret;
 use super::units::{ByteSize, ConfigDuration};
-use super::validate::Access;
+use super::validate::Resolved;
 
 /// Everything a configuration says.
 #[derive(Clone, Debug, PartialEq)]
@@ -225,9 +225,14 @@ impl Endpoint {
     /// PostgreSQL's convention: a host that begins with `/` is the directory of the socket.
     fn new(host: &str, port: u16) -> Self {
         if host.starts_with('/') {
-            return Self::Unix { path: Path::new(host).join(format!(".s.PGSQL.{port}")) };
+            return Self::Unix {
+                path: Path::new(host).join(format!(".s.PGSQL.{port}")),
+            };
         }
-        Self::Tcp { host: host.to_owned(), port }
+        Self::Tcp {
+            host: host.to_owned(),
+            port,
+        }
     }
 }
 
@@ -284,20 +289,34 @@ pub struct Talos {
 }
 
 /// Resolves a document that passed `validate`.
-pub(super) fn build(path: &Path, document: Document, access: Access) -> Config {
-    let Document { general, pools, prometheus, talos, _path } = document;
-    let schema::Prometheus { enabled, host, port } = prometheus;
-    let general = build_general(general, access);
+pub(super) fn build(path: &Path, document: Document, resolved: Resolved) -> Config {
+    let Document {
+        general,
+        pools,
+        prometheus,
+        talos,
+        _path,
+    } = document;
+    let schema::Prometheus {
+        enabled,
+        host,
+        port,
+    } = prometheus;
+    let general = build_general(general, resolved);
     Config {
         path: path.to_owned(),
         pools: build_pools(pools, &general),
         general,
-        prometheus: Prometheus { enabled, host, port },
+        prometheus: Prometheus {
+            enabled,
+            host,
+            port,
+        },
         talos: talos.map(|schema::Talos { keys, databases }| Talos { keys, databases }),
     }
 }
 
-fn build_general(raw: schema::General, access: Access) -> General {
+fn build_general(raw: schema::General, resolved: Resolved) -> General {
     General {
         host: raw.host,
         port: raw.port,
@@ -343,16 +362,15 @@ fn build_general(raw: schema::General, access: Access) -> General {
         tls_certificate: raw.tls_certificate,
         tls_private_key: raw.tls_private_key,
         tls_ca_cert: raw.tls_ca_cert,
-        tls_mode: access.tls_mode,
+        tls_mode: resolved.tls_mode,
         tls_rate_limit_per_second: raw.tls_rate_limit_per_second,
         server_tls: raw.server_tls,
         verify_server_certificate: raw.verify_server_certificate,
-        // Both were checked to be present.
-        admin_username: raw.admin_username.unwrap_or_default(),
-        admin_password: raw.admin_password.unwrap_or_else(|| Secret::new("")),
+        admin_username: resolved.admin_username,
+        admin_password: resolved.admin_password,
         daemon_pid_file: raw.daemon_pid_file,
-        hba: access.hba,
-        pg_hba: access.pg_hba,
+        hba: resolved.hba,
+        pg_hba: resolved.pg_hba,
     }
 }
 
@@ -370,7 +388,12 @@ fn build_pools(pools: BTreeMap<String, schema::Pool>, general: &General) -> Vec<
         prepared_statements_cache_size: raw
             .prepared_statements_cache_size
             .unwrap_or(general.prepared_statements_cache_size),
-        users: raw.users.0.into_iter().map(|user| build_user(user, raw.pool_mode)).collect(),
+        users: raw
+            .users
+            .0
+            .into_iter()
+            .map(|user| build_user(user, raw.pool_mode))
+            .collect(),
         name,
     };
     pools.into_iter().map(build).collect()

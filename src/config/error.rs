@@ -1,6 +1,6 @@
 //! Why a configuration was refused.
 //!
-//! **Owns:** [`ConfigError`], and [`KeyPath`], the place of a value in the merged document.
+//! **Owns:** [`ConfigError`], and `KeyPath`, the place of a value in the merged document.
 //! **Does not own:** the texts of the rules (`validate`).
 //! **Invariant:** an error names a file, a key and a reason, never the value of a secret.
 
@@ -47,7 +47,11 @@ pub(crate) struct KeyPath(Vec<Step>);
 
 impl KeyPath {
     pub(crate) fn of(keys: &[&str]) -> Self {
-        Self(keys.iter().map(|key| Step::Key((*key).to_owned())).collect())
+        Self(
+            keys.iter()
+                .map(|key| Step::Key((*key).to_owned()))
+                .collect(),
+        )
     }
 
     pub(crate) fn key(&self, key: &str) -> Self {
@@ -85,7 +89,8 @@ impl fmt::Display for KeyPath {
                         f.write_str(".")?;
                     }
                     // A pool may be called `a.b`; quotes keep the path readable.
-                    if key.contains('.') { write!(f, "{key:?}")? } else { f.write_str(key)? }
+                    let quote = if key.contains('.') { "\"" } else { "" };
+                    write!(f, "{quote}{key}{quote}")?;
                 }
             }
         }
@@ -102,7 +107,10 @@ pub(crate) struct Fault {
 
 impl Fault {
     pub(crate) fn new(path: KeyPath, reason: impl Into<String>) -> Self {
-        Self { path, reason: reason.into() }
+        Self {
+            path,
+            reason: reason.into(),
+        }
     }
 }
 
@@ -112,15 +120,23 @@ mod tests {
 
     #[test]
     fn display_names_reason_key_and_file() {
-        let path = KeyPath::of(&["pools", "a.b", "users"]).index(2).key("pool_size");
-        let error =
-            ConfigError { file: "x.toml".into(), key: path.to_string(), reason: "bad".into() };
+        let path = KeyPath::of(&["pools", "a.b", "users"])
+            .index(2)
+            .key("pool_size");
+        let error = ConfigError {
+            file: "x.toml".into(),
+            key: path.to_string(),
+            reason: "bad".into(),
+        };
         let text = error.to_string();
         assert_eq!(
             text,
             "Configuration error: bad (pools.\"a.b\".users[2].pool_size in x.toml)"
         );
-        let error = ConfigError { key: String::new(), ..error };
+        let error = ConfigError {
+            key: String::new(),
+            ..error
+        };
         assert_eq!(error.to_string(), "Configuration error: bad (x.toml)");
     }
 }

@@ -11,6 +11,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use super::secret::Secret;
@@ -164,6 +165,10 @@ pub enum PoolMode {
 /// `[pools.<name>]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
+#[expect(
+    clippy::struct_field_names,
+    reason = "`pool_mode` is the name of the key"
+)]
 pub(crate) struct Pool {
     pub(crate) pool_mode: PoolMode,
     pub(crate) server_host: String,
@@ -223,7 +228,11 @@ pub(crate) struct Prometheus {
 
 impl Default for Prometheus {
     fn default() -> Self {
-        Self { enabled: false, host: "0.0.0.0".to_owned(), port: 9127 }
+        Self {
+            enabled: false,
+            host: "0.0.0.0".to_owned(),
+            port: 9127,
+        }
     }
 }
 
@@ -240,38 +249,38 @@ pub(crate) struct Users(pub(crate) Vec<User>);
 
 impl<'de> Deserialize<'de> for Users {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct UsersVisitor;
-
-        impl<'de> Visitor<'de> for UsersVisitor {
-            type Value = Users;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list of users")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Users, A::Error> {
-                let mut users = Vec::new();
-                while let Some(user) = seq.next_element()? {
-                    users.push(user);
-                }
-                Ok(Users(users))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Users, A::Error> {
-                let mut users = Vec::new();
-                while let Some(key) = map.next_key::<String>()? {
-                    if key.parse::<u64>().is_err() {
-                        return Err(A::Error::custom(format!(
-                            "invalid user key '{key}': expected numeric index or use array format"
-                        )));
-                    }
-                    users.push(map.next_value()?);
-                }
-                Ok(Users(users))
-            }
-        }
-
         deserializer.deserialize_any(UsersVisitor)
+    }
+}
+
+struct UsersVisitor;
+
+impl<'de> Visitor<'de> for UsersVisitor {
+    type Value = Users;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of users")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Users, A::Error> {
+        let mut users = Vec::new();
+        while let Some(user) = seq.next_element()? {
+            users.push(user);
+        }
+        Ok(Users(users))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Users, A::Error> {
+        let mut users = Vec::new();
+        while let Some(key) = map.next_key::<String>()? {
+            if key.parse::<u64>().is_err() {
+                return Err(A::Error::custom(format!(
+                    "invalid user key '{key}': expected numeric index or use array format"
+                )));
+            }
+            users.push(map.next_value()?);
+        }
+        Ok(Users(users))
     }
 }
 
@@ -284,40 +293,40 @@ pub(crate) enum PgHba {
 
 impl<'de> Deserialize<'de> for PgHba {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        /// The only table of the file in which an unknown key is an error: a misspelt `path`
-        /// would otherwise mean "no rules".
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Table {
-            path: Option<PathBuf>,
-            content: Option<String>,
-        }
-
-        struct PgHbaVisitor;
-
-        impl<'de> Visitor<'de> for PgHbaVisitor {
-            type Value = PgHba;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("rules, or a table with 'path' or 'content'")
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<PgHba, E> {
-                Ok(PgHba::Content(text.to_owned()))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<PgHba, A::Error> {
-                let table = Table::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
-                match (table.content, table.path) {
-                    (Some(content), _) => Ok(PgHba::Content(content)),
-                    (None, Some(path)) => Ok(PgHba::Path(path)),
-                    (None, None) => Err(A::Error::custom(
-                        "expected either 'path' or 'content' field for PgHba",
-                    )),
-                }
-            }
-        }
-
         deserializer.deserialize_any(PgHbaVisitor)
+    }
+}
+
+/// The only table of the file in which an unknown key is an error: a misspelt `path` would
+/// otherwise mean "no rules".
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PgHbaTable {
+    path: Option<PathBuf>,
+    content: Option<String>,
+}
+
+struct PgHbaVisitor;
+
+impl<'de> Visitor<'de> for PgHbaVisitor {
+    type Value = PgHba;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("rules, or a table with 'path' or 'content'")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<PgHba, E> {
+        Ok(PgHba::Content(text.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<PgHba, A::Error> {
+        let table = PgHbaTable::deserialize(MapAccessDeserializer::new(map))?;
+        match (table.content, table.path) {
+            (Some(content), _) => Ok(PgHba::Content(content)),
+            (None, Some(path)) => Ok(PgHba::Path(path)),
+            (None, None) => Err(A::Error::custom(
+                "expected either 'path' or 'content' field for PgHba",
+            )),
+        }
     }
 }

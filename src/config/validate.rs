@@ -14,19 +14,22 @@ use super::checked::TlsMode;
 use super::error::{Fault, KeyPath};
 use super::hba::{self, HbaRule, IpNet};
 use super::schema::{Document, General, PgHba, Pool, User};
+use super::secret::Secret;
 
 /// A user whose password begins with this is checked with the public key in the named file.
 const JWT_PUBLIC_KEY: &str = "jwt-pkey-fpath:";
 
 /// What the rules produced besides a verdict.
 pub(super) struct Outcome {
-    pub(super) access: Access,
+    pub(super) resolved: Resolved,
     pub(super) warnings: Vec<String>,
 }
 
-/// Who may connect, parsed.
-#[derive(Debug, Default)]
-pub(super) struct Access {
+/// Settings of `[general]` whose checking gives them a better type.
+#[derive(Debug)]
+pub(super) struct Resolved {
+    pub(super) admin_username: String,
+    pub(super) admin_password: Secret,
     pub(super) hba: Vec<IpNet>,
     pub(super) pg_hba: Option<Vec<HbaRule>>,
     pub(super) tls_mode: TlsMode,
@@ -36,7 +39,7 @@ pub(super) struct Access {
 pub(super) fn validate(document: &Document, read: ReadFile<'_>) -> Result<Outcome, Fault> {
     let general = &document.general;
     let mut warnings = Vec::new();
-    required(general)?;
+    let (admin_username, admin_password) = admin(general)?;
     talos(document, read)?;
     tls_rate_limit(general)?;
     let (hba, pg_hba) = access(general, read, &mut warnings)?;
@@ -47,28 +50,47 @@ pub(super) fn validate(document: &Document, read: ReadFile<'_>) -> Result<Outcom
     for (name, pool) in &document.pools {
         users(name, pool, read)?;
     }
-    Ok(Outcome { access: Access { hba, pg_hba, tls_mode }, warnings })
+    let resolved = Resolved {
+        admin_username,
+        admin_password,
+        hba,
+        pg_hba,
+        tls_mode,
+    };
+    Ok(Outcome { resolved, warnings })
 }
 
 fn general_key(key: &str) -> KeyPath {
     KeyPath::of(&["general", key])
 }
 
-fn required(general: &General) -> Result<(), Fault> {
+fn admin(general: &General) -> Result<(String, Secret), Fault> {
     let missing = |key: &str| {
-        Fault::new(general_key(key), format!("Could not merge config: missing field `{key}`"))
+        Fault::new(
+            general_key(key),
+            format!("Could not merge config: missing field `{key}`"),
+        )
     };
-    general.admin_username.as_ref().ok_or_else(|| missing("admin_username"))?;
-    general.admin_password.as_ref().ok_or_else(|| missing("admin_password"))?;
-    Ok(())
+    let username = general
+        .admin_username
+        .clone()
+        .ok_or_else(|| missing("admin_username"))?;
+    let password = general
+        .admin_password
+        .clone()
+        .ok_or_else(|| missing("admin_password"))?;
+    Ok((username, password))
 }
 
 fn talos(document: &Document, read: ReadFile<'_>) -> Result<(), Fault> {
-    let keys = document.talos.iter().flat_map(|talos| &talos.keys).enumerate();
+    let keys = document
+        .talos
+        .iter()
+        .flat_map(|talos| &talos.keys)
+        .enumerate();
     for (index, key) in keys {
-        public_key(key, read).map_err(|reason| {
-            Fault::new(KeyPath::of(&["talos", "keys"]).index(index), reason)
-        })?;
+        public_key(key, read)
+            .map_err(|reason| Fault::new(KeyPath::of(&["talos", "keys"]).index(index), reason))?;
     }
     Ok(())
 }
@@ -137,7 +159,10 @@ fn pg_hba(
         PgHba::Content(text) => (text.clone(), "general.pg_hba".to_owned()),
         PgHba::Path(path) => {
             let failed = |cause: &dyn std::fmt::Display| {
-                fault(format!("failed to read hba file {}: {cause}", path.display()))
+                fault(format!(
+                    "failed to read hba file {}: {cause}",
+                    path.display()
+                ))
             };
             let bytes = read(path).map_err(|cause| failed(&cause))?;
             let text = String::from_utf8(bytes).map_err(|_| failed(&"not valid UTF-8"))?;
@@ -191,8 +216,16 @@ fn tls(general: &General, read: ReadFile<'_>) -> Result<TlsMode, Fault> {
         return fault("tls_ca_cert", reason.to_owned());
     }
     let files = [
-        ("tls_certificate", &general.tls_certificate, "CERTIFICATE-----"),
-        ("tls_private_key", &general.tls_private_key, "PRIVATE KEY-----"),
+        (
+            "tls_certificate",
+            &general.tls_certificate,
+            "CERTIFICATE-----",
+        ),
+        (
+            "tls_private_key",
+            &general.tls_private_key,
+            "PRIVATE KEY-----",
+        ),
     ];
     for (key, path, title) in files {
         if let Some(path) = path
@@ -218,7 +251,10 @@ fn workers(general: &General, warnings: &mut Vec<String>) -> Result<(), Fault> {
 fn prometheus(document: &Document) -> Result<(), Fault> {
     let prometheus = &document.prometheus;
     if prometheus.enabled && prometheus.host.parse::<IpAddr>().is_err() {
-        let reason = format!("prometheus.host should be an IP address: '{}'", prometheus.host);
+        let reason = format!(
+            "prometheus.host should be an IP address: '{}'",
+            prometheus.host
+        );
         return Err(Fault::new(KeyPath::of(&["prometheus", "host"]), reason));
     }
     Ok(())
@@ -245,7 +281,11 @@ fn check_user(user: &User, at: &KeyPath, read: ReadFile<'_>) -> Result<(), Fault
     if user.server_username.is_some() != user.server_password.is_some() {
         let reason = "both the server_password and server_username must be specified at the same \
                       time";
-        let key = if user.server_username.is_some() { "server_password" } else { "server_username" };
+        let key = if user.server_username.is_some() {
+            "server_password"
+        } else {
+            "server_username"
+        };
         return Err(Fault::new(at.key(key), reason));
     }
     let (minimum, size) = (user.min_pool_size.unwrap_or(0), user.pool_size);

@@ -9,6 +9,7 @@
 //! Source: YAML 1.2 core schema, with the rule that digits after a leading zero are a string.
 
 use std::collections::HashMap;
+use std::num::ParseIntError;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, StrInput, Tag};
 use toml::{Table, Value};
@@ -32,8 +33,11 @@ pub(super) struct YamlError {
 ///
 /// Entries whose value is null are left out, as if the key were absent. Keys become strings.
 pub(super) fn parse(text: &str) -> Result<Table, YamlError> {
-    let mut composer =
-        Composer { events: Parser::new_from_str(text), anchors: HashMap::new(), values_count: 0 };
+    let mut composer = Composer {
+        events: Parser::new_from_str(text),
+        anchors: HashMap::new(),
+        values_count: 0,
+    };
     let mut root = None;
     loop {
         let (event, span) = composer.next()?;
@@ -54,7 +58,10 @@ pub(super) fn parse(text: &str) -> Result<Table, YamlError> {
 }
 
 fn fault(span: &Span, reason: impl Into<String>) -> YamlError {
-    YamlError { line: span.start.line(), reason: reason.into() }
+    YamlError {
+        line: span.start.line(),
+        reason: reason.into(),
+    }
 }
 
 struct Composer<'a> {
@@ -112,7 +119,8 @@ impl<'a> Composer<'a> {
             _ => return Err(fault(span, "invalid YAML: unexpected end")),
         };
         if anchor > 0 {
-            self.anchors.insert(anchor, (value.clone(), self.values_count - before));
+            self.anchors
+                .insert(anchor, (value.clone(), self.values_count - before));
         }
         Ok(value)
     }
@@ -176,7 +184,13 @@ fn scalar(
             if found == tag.suffix {
                 return Ok(value);
             }
-            Err(fault(span, format!("the value does not have the type of its tag !!{}", tag.suffix)))
+            Err(fault(
+                span,
+                format!(
+                    "the value does not have the type of its tag !!{}",
+                    tag.suffix
+                ),
+            ))
         }
         Some(_) => Err(fault(span, "YAML tags are not supported here")),
     }
@@ -192,15 +206,15 @@ fn resolve(text: &str, span: &Span) -> Result<Option<Value>, YamlError> {
         "-.inf" | "-.Inf" | "-.INF" => Value::Float(f64::NEG_INFINITY),
         ".nan" | ".NaN" | ".NAN" => Value::Float(f64::NAN),
         _ => match integer(text) {
-            Some(Some(value)) => Value::Integer(value),
-            Some(None) => return Err(fault(span, "integer out of range")),
+            Some(Ok(value)) => Value::Integer(value),
+            Some(Err(_)) => return Err(fault(span, "integer out of range")),
             None => float(text).map_or_else(|| Value::String(text.to_owned()), Value::Float),
         },
     }))
 }
 
-/// `None`: not an integer. `Some(None)`: an integer that does not fit.
-fn integer(text: &str) -> Option<Option<i64>> {
+/// `None`: not an integer. An error: an integer that does not fit.
+fn integer(text: &str) -> Option<Result<i64, ParseIntError>> {
     let (sign, digits) = match text.as_bytes() {
         [b'+', ..] => ("", &text[1..]),
         [b'-', ..] => ("-", &text[1..]),
@@ -216,7 +230,7 @@ fn integer(text: &str) -> Option<Option<i64>> {
     if digits.is_empty() || !digits.chars().all(|c| c.is_digit(radix)) {
         return None;
     }
-    Some(i64::from_str_radix(&format!("{sign}{digits}"), radix).ok())
+    Some(i64::from_str_radix(&format!("{sign}{digits}"), radix))
 }
 
 fn float(text: &str) -> Option<f64> {
@@ -249,8 +263,13 @@ mod tests {
 
     #[test]
     fn words_and_doubtful_numbers_stay_strings() {
-        let words = ["yes", "on", "y", "off", "0123", "00", "1_000", "12:30", "5s", "nan", "inf"];
-        for word in words.into_iter().chain(["infinity", "2001-01-01", "-0123", "md5ab", "0xZ"]) {
+        let words = [
+            "yes", "on", "y", "off", "0123", "00", "1_000", "12:30", "5s", "nan", "inf",
+        ];
+        for word in words
+            .into_iter()
+            .chain(["infinity", "2001-01-01", "-0123", "md5ab", "0xZ"])
+        {
             assert_eq!(value(word), Value::String(word.to_owned()), "{word}");
         }
         for quoted in ["'5'", "\"5\"", "!!str 5", "! 5"] {
@@ -292,29 +311,51 @@ mod tests {
 
     #[test]
     fn faults_name_the_line_and_not_its_text() {
-        for text in ["a: 1\nb: sec: ret", "a: 1\nb: @secret", "a: 1\nb: \"secret", "a: 1\nb: !x secret"] {
+        for text in [
+            "a: 1\nb: sec: ret",
+            "a: 1\nb: @secret",
+            "a: 1\nb: \"secret",
+            "a: 1\nb: !x secret",
+        ] {
             let (line, reason) = reason(text);
             assert_eq!(line, 2, "{text}");
             assert!(!reason.contains("sec"), "{reason}");
         }
-        assert_eq!(reason("a: 1\nb: 2\na: 3"), (3, "duplicate key 'a'".to_owned()));
-        assert_eq!(reason("a: 1\n---\nb: 2").1, "more than one YAML document in the file");
+        assert_eq!(
+            reason("a: 1\nb: 2\na: 3"),
+            (3, "duplicate key 'a'".to_owned())
+        );
+        assert_eq!(
+            reason("a: 1\n---\nb: 2").1,
+            "more than one YAML document in the file"
+        );
         assert_eq!(reason("- 1").1, "expected a mapping at the top level");
         assert_eq!(reason("a: 18446744073709551615").1, "integer out of range");
-        assert_eq!(reason("a: !!int x").1, "the value does not have the type of its tag !!int");
-        assert_eq!(reason("[a]: 1").1, "a YAML key must be a single word or string");
-        assert_eq!(reason("a: &x [*x]").1, "an alias refers to a value that contains it");
+        assert_eq!(
+            reason("a: !!int x").1,
+            "the value does not have the type of its tag !!int"
+        );
+        assert_eq!(
+            reason("[a]: 1").1,
+            "a YAML key must be a single word or string"
+        );
+        assert_eq!(
+            reason("a: &x [*x]").1,
+            "an alias refers to a value that contains it"
+        );
     }
 
     #[test]
     fn depth_and_expansion_are_bounded() {
         let deep = format!("a: {}{}", "[".repeat(200), "]".repeat(200));
         assert_eq!(reason(&deep).1, "YAML collections are nested too deeply");
-        let mut laughs = "l0: &l0 [x]\n".to_owned();
-        for level in 1..12 {
+        let line = |level: usize| {
             let previous = vec![format!("*l{}", level - 1); 10].join(", ");
-            laughs += &format!("l{level}: &l{level} [{previous}]\n");
-        }
+            format!("l{level}: &l{level} [{previous}]\n")
+        };
+        let laughs: String = std::iter::once("l0: &l0 [x]\n".to_owned())
+            .chain((1..12).map(line))
+            .collect();
         assert_eq!(reason(&laughs).1, "too many values in the YAML document");
     }
 }

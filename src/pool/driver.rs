@@ -123,7 +123,8 @@ pub struct Pool {
     pub(super) host: Rc<Host>,
     pub(super) state: RefCell<PoolState<Box<ServerConnection>, Waker>>,
     base: RefCell<Option<Rc<ParameterSet>>>,
-    closed: Cell<bool>,
+    /// Not configured any more: servers are closed after each use.
+    retired: Cell<bool>,
 }
 
 /// The outcome of asking for a server.
@@ -139,7 +140,7 @@ impl Pool {
     pub fn new(key: PoolKey, settings: Settings, host: Rc<Host>) -> Rc<Self> {
         let state = RefCell::new(PoolState::new(settings.limits));
         let base = RefCell::default();
-        Rc::new(Self { key, settings, host, state, base, closed: Cell::new(false) })
+        Rc::new(Self { key, settings, host, state, base, retired: Cell::new(false) })
     }
 
     /// The parameters that servers of this pool report, once one has been opened.
@@ -220,7 +221,8 @@ impl Pool {
     /// Lends a clean server to whoever waits, or keeps it idle.
     pub(super) fn check_in(self: &Rc<Self>, mut server: Box<ServerConnection>) {
         let now = shards::now();
-        let is_over = self.closed.get() || self.state.borrow().is_over();
+        let is_unwanted = self.retired.get() && self.state.borrow().waiting_count() == 0;
+        let is_over = is_unwanted || self.state.borrow().is_over();
         if is_over || server.has_expired(now) {
             self.discard(server);
             return;
@@ -247,9 +249,6 @@ impl Pool {
 
     /// Starts opening connections if somebody waits, or the minimum is not reached.
     pub fn open_more(self: &Rc<Self>) {
-        if self.closed.get() {
-            return;
-        }
         let count = self.state.borrow_mut().openings(shards::now());
         for _ in 0..count {
             spawn(open_one(Rc::clone(self)));
@@ -311,19 +310,15 @@ impl Pool {
         closed
     }
 
-    /// Ends the pool: idle connections close now, lent ones when they come back.
-    pub fn close(self: &Rc<Self>) {
-        self.closed.set(true);
+    /// The pool is no longer configured: idle connections close now, lent ones when they come back.
+    /// Clients that logged in before go on being served.
+    pub fn retire_for_good(self: &Rc<Self>) {
+        self.retired.set(true);
         let idle = self.state.borrow_mut().drain_idle();
         for server in idle {
             self.host.free_number(server.number);
             server.close();
         }
-    }
-
-    /// Opens the pool again for clients that logged in before it was closed.
-    pub fn serve_until_dropped(&self) {
-        self.closed.set(false);
     }
 
     /// Connections that exist or are being opened, lent ones, and waiting clients.

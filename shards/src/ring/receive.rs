@@ -79,6 +79,12 @@ impl Ring {
         Some(self.buffers.filled_earlier(buffer, usize::from(len)))
     }
 
+    /// Bytes of one's own as a chunk.
+    pub(crate) fn chunk_of(&self, bytes: Vec<u8>) -> Chunk {
+        let len = bytes.len();
+        self.buffers.adopt_region(bytes.into_boxed_slice(), len)
+    }
+
     fn push_ready(&mut self, id: u32, buffer: u16, len: usize) {
         self.ready[usize::from(buffer)] = (NO_BUFFER, len as u16);
         self.buffers.note_filled(buffer);

@@ -78,7 +78,10 @@ fn name_lists_quotes_and_keywords_are_understood() {
     assert_eq!(parsed.databases, databases);
     assert_eq!(parsed.users, [HbaName::All, HbaName::All, name("q\"r#s,t")]);
     assert_eq!(parsed.address, HbaAddress::Any);
-    assert_eq!(rule("host all sameuser all trust").users, [name("sameuser")]);
+    assert_eq!(
+        rule("host all sameuser all trust").users,
+        [name("sameuser")]
+    );
 }
 
 #[test]
@@ -97,7 +100,11 @@ fn every_spelling_of_an_address_is_understood() {
         ("samenet", HbaAddress::SameNet),
     ] {
         let rule = rule(&format!("host all all {text} md5"));
-        assert_eq!((rule.address, rule.method), (address, HbaMethod::Md5), "{text}");
+        assert_eq!(
+            (rule.address, rule.method),
+            (address, HbaMethod::Md5),
+            "{text}"
+        );
     }
 }
 
@@ -121,7 +128,10 @@ fn an_address_that_cannot_be_understood_is_an_error_with_its_line() {
         assert_eq!(parse_rules(&text).unwrap_err().line, 3, "{address}");
     }
     let error = parse_rules("host all all 10.0.0.0 255.0.0.0").unwrap_err();
-    assert_eq!(error.to_string(), "line 1: no method after address and mask");
+    assert_eq!(
+        error.to_string(),
+        "line 1: no method after address and mask"
+    );
 }
 
 #[test]
@@ -135,7 +145,11 @@ fn every_spelling_of_a_method_is_understood() {
         ("reject", HbaMethod::Reject),
         ("Peer", HbaMethod::Other("Peer".to_owned())),
     ] {
-        assert_eq!(rule(&format!("local all all {text}")).method, method, "{text}");
+        assert_eq!(
+            rule(&format!("local all all {text}")).method,
+            method,
+            "{text}"
+        );
     }
 }
 
@@ -146,8 +160,14 @@ fn lines_without_a_rule_are_skipped_with_a_remark() {
         note("\nhostgssenc all all all trust"),
         format!("line 2: unknown connection type 'hostgssenc'{ignored}")
     );
-    assert_eq!(note("host all all md5"), format!("line 1: 5 fields expected, 4 found{ignored}"));
-    assert_eq!(note("local all all"), format!("line 1: 4 fields expected, 3 found{ignored}"));
+    assert_eq!(
+        note("host all all md5"),
+        format!("line 1: 5 fields expected, 4 found{ignored}")
+    );
+    assert_eq!(
+        note("local all all"),
+        format!("line 1: 4 fields expected, 3 found{ignored}")
+    );
     assert_eq!(
         note("host \"all all all md5"),
         format!("line 1: a double quote is not closed{ignored}")
@@ -165,7 +185,11 @@ fn networks_contain_exactly_the_addresses_with_their_prefix() {
         let prefix: u8 = rng.random_range(0..=32);
         let bits: u32 = rng.random();
         let net = IpNet::new(IpAddr::V4(bits.into()), prefix).unwrap();
-        let other = bits ^ rng.random::<u32>().checked_shr(rng.random_range(0..=32)).unwrap_or(0);
+        let other = bits
+            ^ rng
+                .random::<u32>()
+                .checked_shr(rng.random_range(0..=32))
+                .unwrap_or(0);
         let expected = (bits ^ other).leading_zeros() >= u32::from(prefix);
         let other = IpAddr::V4(other.into());
         assert_eq!(net.contains(other), expected, "{net} {other} seed={seed}");
@@ -175,18 +199,41 @@ fn networks_contain_exactly_the_addresses_with_their_prefix() {
     let net = IpNet::parse("10.0.0.0/8").unwrap();
     assert!(net.contains("::ffff:10.1.1.1".parse().unwrap()));
     assert!(!net.contains("::1".parse().unwrap()));
-    assert!(!IpNet::parse("::/0").unwrap().contains("10.0.0.1".parse().unwrap()));
-    assert!(IpNet::parse("::/0").unwrap().contains("fe80::1".parse().unwrap()));
+    assert!(
+        !IpNet::parse("::/0")
+            .unwrap()
+            .contains("10.0.0.1".parse().unwrap())
+    );
+    assert!(
+        IpNet::parse("::/0")
+            .unwrap()
+            .contains("fe80::1".parse().unwrap())
+    );
 }
 
 #[test]
 fn arbitrary_text_never_panics() {
     let seed: u64 = rand::random();
     let mut rng = StdRng::seed_from_u64(seed);
-    let words = ["host", "local", "all", "\"", ",", "#", " ", "\n", "10.0.0.0/8", "::", "md5", "é"];
+    let words = [
+        "host",
+        "local",
+        "all",
+        "\"",
+        ",",
+        "#",
+        " ",
+        "\n",
+        "10.0.0.0/8",
+        "::",
+        "md5",
+        "é",
+    ];
     for _ in 0..20_000 {
         let length = rng.random_range(0..14);
-        let text: Vec<&str> = (0..length).map(|_| words[rng.random_range(0..words.len())]).collect();
+        let text: Vec<&str> = (0..length)
+            .map(|_| words[rng.random_range(0..words.len())])
+            .collect();
         let _ = parse_rules(&text.concat());
     }
 }

@@ -99,7 +99,10 @@ pub struct IpNet {
 impl IpNet {
     /// The network of the first `prefix` bits of `addr`; `None` if that is more bits than it has.
     pub fn new(addr: IpAddr, prefix: u8) -> Option<Self> {
-        (prefix <= bits_of(addr)).then(|| Self { addr: mask(addr, prefix), prefix })
+        (prefix <= bits_of(addr)).then(|| Self {
+            addr: mask(addr, prefix),
+            prefix,
+        })
     }
 
     /// Reads `address/prefix`, or a single address.
@@ -144,9 +147,8 @@ impl IpNet {
     ///
     /// A listener on `::` sees IPv4 clients as `::ffff:a.b.c.d`; they match IPv4 blocks too.
     pub fn contains(&self, ip: IpAddr) -> bool {
-        let same = |ip: IpAddr| {
-            ip.is_ipv4() == self.addr.is_ipv4() && mask(ip, self.prefix) == self.addr
-        };
+        let same =
+            |ip: IpAddr| ip.is_ipv4() == self.addr.is_ipv4() && mask(ip, self.prefix) == self.addr;
         same(ip) || same(ip.to_canonical())
     }
 }
@@ -169,11 +171,15 @@ fn mask(addr: IpAddr, prefix: u8) -> IpAddr {
     let prefix = u32::from(prefix);
     match addr {
         IpAddr::V4(v4) => {
-            let mask = u32::MAX.checked_shl(32_u32.saturating_sub(prefix)).unwrap_or(0);
+            let mask = u32::MAX
+                .checked_shl(32_u32.saturating_sub(prefix))
+                .unwrap_or(0);
             IpAddr::V4((v4.to_bits() & mask).into())
         }
         IpAddr::V6(v6) => {
-            let mask = u128::MAX.checked_shl(128_u32.saturating_sub(prefix)).unwrap_or(0);
+            let mask = u128::MAX
+                .checked_shl(128_u32.saturating_sub(prefix))
+                .unwrap_or(0);
             IpAddr::V6((v6.to_bits() & mask).into())
         }
     }
@@ -205,7 +211,10 @@ pub fn parse_rules(text: &str) -> Result<(Vec<HbaRule>, Vec<HbaNote>), HbaNote> 
     let mut rules = Vec::new();
     let mut notes = Vec::new();
     for (index, line) in text.lines().enumerate() {
-        let at = |reason: String| HbaNote { line: index + 1, reason };
+        let at = |reason: String| HbaNote {
+            line: index + 1,
+            reason,
+        };
         match parse_line(line, index + 1, &mut notes) {
             Ok(rule) => rules.extend(rule),
             Err(LineFault::Address(reason)) => return Err(at(reason)),
@@ -232,18 +241,29 @@ fn parse_line(
     let Some((first, rest)) = fields.split_first() else {
         return Ok(None);
     };
-    let kind_text = first.iter().map(|token| token.text.as_str()).collect::<Vec<_>>().join(",");
+    let kind_text = first
+        .iter()
+        .map(|token| token.text.as_str())
+        .collect::<Vec<_>>()
+        .join(",");
     let kind = match kind_text.to_ascii_lowercase().as_str() {
         "local" => HbaKind::Local,
         "host" => HbaKind::Host,
         "hostssl" => HbaKind::HostSsl,
         "hostnossl" => HbaKind::HostNoSsl,
-        _ => return Err(LineFault::NoRule(format!("unknown connection type '{kind_text}'"))),
+        _ => {
+            return Err(LineFault::NoRule(format!(
+                "unknown connection type '{kind_text}'"
+            )));
+        }
     };
     let wanted = if kind == HbaKind::Local { 3 } else { 4 };
     if rest.len() < wanted {
         let found = rest.len() + 1;
-        return Err(LineFault::NoRule(format!("{} fields expected, {found} found", wanted + 1)));
+        return Err(LineFault::NoRule(format!(
+            "{} fields expected, {found} found",
+            wanted + 1
+        )));
     }
     let (address, method) = if kind == HbaKind::Local {
         (HbaAddress::None, &rest[2])
@@ -254,14 +274,29 @@ fn parse_line(
     let users = names(&rest[1], false);
     for name in databases.iter().chain(&users) {
         if let HbaName::Name(name) = name
-            && (name.starts_with(['+', '/', '@']) || matches!(name.as_str(), "samerole" | "samegroup"))
+            && (name.starts_with(['+', '/', '@'])
+                || matches!(name.as_str(), "samerole" | "samegroup"))
         {
             let reason = format!("'{name}' is taken as a plain name");
-            notes.push(HbaNote { line: number, reason });
+            notes.push(HbaNote {
+                line: number,
+                reason,
+            });
         }
     }
-    let method = method.iter().map(|token| token.text.as_str()).collect::<Vec<_>>().join(",");
-    Ok(Some(HbaRule { line: number, kind, databases, users, address, method: parse_method(method) }))
+    let method = method
+        .iter()
+        .map(|token| token.text.as_str())
+        .collect::<Vec<_>>()
+        .join(",");
+    Ok(Some(HbaRule {
+        line: number,
+        kind,
+        databases,
+        users,
+        address,
+        method: parse_method(method),
+    }))
 }
 
 fn names(field: &[Token], database: bool) -> Vec<HbaName> {
@@ -280,7 +315,9 @@ fn address(fields: &[Vec<Token>]) -> Result<(HbaAddress, &Vec<Token>), LineFault
         return Err(LineFault::NoRule("no method".to_owned()));
     };
     let [token] = address.as_slice() else {
-        return Err(LineFault::Address("a rule has one address, not a list".to_owned()));
+        return Err(LineFault::Address(
+            "a rule has one address, not a list".to_owned(),
+        ));
     };
     let text = token.text.as_str();
     let keyword = text.to_ascii_lowercase();
@@ -297,12 +334,17 @@ fn address(fields: &[Vec<Token>]) -> Result<(HbaAddress, &Vec<Token>), LineFault
     let invalid = |what: &str| LineFault::Address(what.to_owned());
     match (text.parse::<IpAddr>(), mask) {
         (Ok(addr), Some(mask)) => {
-            let net = IpNet::with_mask(addr, mask)
-                .ok_or_else(|| LineFault::Address(format!("'{mask}' is not a mask for '{addr}'")))?;
-            let method = rest.first().ok_or_else(|| invalid("no method after address and mask"))?;
+            let net = IpNet::with_mask(addr, mask).ok_or_else(|| {
+                LineFault::Address(format!("'{mask}' is not a mask for '{addr}'"))
+            })?;
+            let method = rest
+                .first()
+                .ok_or_else(|| invalid("no method after address and mask"))?;
             Ok((HbaAddress::Net(net), method))
         }
-        (Err(_), Some(_)) => Err(invalid("a separate mask follows something that is not an IP")),
+        (Err(_), Some(_)) => Err(invalid(
+            "a separate mask follows something that is not an IP",
+        )),
         (_, None) => match IpNet::parse(text) {
             Some(net) => Ok((HbaAddress::Net(net), next)),
             None => Err(LineFault::Address(format!(
@@ -351,7 +393,10 @@ fn fields(line: &str) -> Result<Vec<Vec<Token>>, LineFault> {
 }
 
 fn token(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<Token, LineFault> {
-    let mut token = Token { text: String::new(), quoted: false };
+    let mut token = Token {
+        text: String::new(),
+        quoted: false,
+    };
     let mut in_quotes = false;
     while let Some(c) =
         chars.next_if(|c| in_quotes || !(c.is_whitespace() || matches!(c, ',' | '#')))

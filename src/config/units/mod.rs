@@ -73,7 +73,9 @@ trait Unit: Sized {
             return Err(UnitError(format!("invalid number in {name}: '{text}'")));
         };
         let value = value.checked_mul(factor);
-        value.map(Self::from_base).ok_or_else(|| UnitError(format!("{name} too large: '{text}'")))
+        value
+            .map(Self::from_base)
+            .ok_or_else(|| UnitError(format!("{name} too large: '{text}'")))
     }
 
     fn write(value: u64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -87,8 +89,13 @@ trait Unit: Sized {
 
 impl Unit for ConfigDuration {
     const NAME: &'static str = "duration";
-    const SUFFIXES: &'static [(&'static str, u64)] =
-        &[("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+    const SUFFIXES: &'static [(&'static str, u64)] = &[
+        ("d", 86_400_000),
+        ("h", 3_600_000),
+        ("m", 60_000),
+        ("s", 1000),
+        ("ms", 1),
+    ];
     const SPELLED: &'static str = "ms, s, m, h, d";
 
     fn from_base(value: u64) -> Self {
@@ -191,7 +198,12 @@ impl<U: Unit> Visitor<'_> for UnitVisitor<U> {
     type Value = U;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a {}: a number or a string with suffix ({})", U::NAME, U::SPELLED)
+        write!(
+            f,
+            "a {}: a number or a string with suffix ({})",
+            U::NAME,
+            U::SPELLED
+        )
     }
 
     fn visit_u64<E: Error>(self, value: u64) -> Result<U, E> {
@@ -200,7 +212,9 @@ impl<U: Unit> Visitor<'_> for UnitVisitor<U> {
 
     fn visit_i64<E: Error>(self, value: i64) -> Result<U, E> {
         let value = u64::try_from(value);
-        value.map(U::from_base).map_err(|_| E::custom(format!("{} cannot be negative", U::NAME)))
+        value
+            .map(U::from_base)
+            .map_err(|_| E::custom(format!("{} cannot be negative", U::NAME)))
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<U, E> {

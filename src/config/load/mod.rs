@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use super::error::{ConfigError, Fault, KeyPath, Step};
-use super::schema::Document;
-use super::{Loaded, ReadFile, checked, keys, validate, yaml};
+use crate::config::error::{ConfigError, Fault, KeyPath, Step};
+use crate::config::schema::Document;
+use crate::config::{Loaded, ReadFile, checked, keys, validate, yaml};
 
 /// One file as it was written.
 struct Part {
@@ -26,27 +26,48 @@ struct Part {
 pub(super) fn load_with(path: &Path, read: ReadFile<'_>) -> Result<Loaded, ConfigError> {
     let main = read_table(path, read)?;
     let mut merged = main.clone();
-    let mut parts = vec![Part { file: path.to_owned(), table: Value::Table(main) }];
+    let mut parts = vec![Part {
+        file: path.to_owned(),
+        table: Value::Table(main),
+    }];
     for file in included_files(&merged).map_err(|fault| locate(fault, &parts))? {
         let table = read_table(&file, read)?;
         merge_tables(&mut merged, &table, &KeyPath::default()).map_err(|fault| ConfigError {
-            reason: format!("Could not merge config file {}: {}", file.display(), fault.reason),
+            reason: format!(
+                "Could not merge config file {}: {}",
+                file.display(),
+                fault.reason
+            ),
             key: fault.path.to_string(),
             file: file.clone(),
         })?;
-        parts.push(Part { file, table: Value::Table(table) });
+        parts.push(Part {
+            file,
+            table: Value::Table(table),
+        });
     }
     let mut warnings = keys::unknown_keys(&merged);
     let document = typed(merged).map_err(|fault| locate(fault, &parts))?;
     let outcome = validate::validate(&document, read).map_err(|fault| locate(fault, &parts))?;
     warnings.extend(outcome.warnings);
-    Ok(Loaded { config: checked::build(path, document, outcome.access), warnings })
+    Ok(Loaded {
+        config: checked::build(path, document, outcome.resolved),
+        warnings,
+    })
 }
 
 fn read_table(path: &Path, read: ReadFile<'_>) -> Result<Table, ConfigError> {
-    let error = |key: String, reason: String| ConfigError { file: path.to_owned(), key, reason };
-    let bytes = read(path)
-        .map_err(|cause| error(String::new(), format!("Could not read config file: {cause}")))?;
+    let error = |key: String, reason: String| ConfigError {
+        file: path.to_owned(),
+        key,
+        reason,
+    };
+    let bytes = read(path).map_err(|cause| {
+        error(
+            String::new(),
+            format!("Could not read config file: {cause}"),
+        )
+    })?;
     let text = String::from_utf8(bytes)
         .map_err(|_| error(String::new(), "the file is not valid UTF-8".to_owned()))?;
     if is_yaml(path) {
@@ -55,8 +76,15 @@ fn read_table(path: &Path, read: ReadFile<'_>) -> Result<Table, ConfigError> {
     }
     text.parse::<Table>().map_err(|fault| {
         let offset = fault.span().map_or(0, |span| span.start);
-        let line = 1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count();
-        error(format!("line {line}"), format!("invalid TOML: {}", first_line(fault.message())))
+        let line = 1 + text
+            .bytes()
+            .take(offset)
+            .filter(|byte| *byte == b'\n')
+            .count();
+        error(
+            format!("line {line}"),
+            format!("invalid TOML: {}", first_line(fault.message())),
+        )
     })
 }
 
@@ -139,20 +167,29 @@ fn merge_values(into: &mut Value, from: &Value, at: &KeyPath) -> Result<(), Faul
         }
         (into, from) => {
             let (expected, found) = (into.type_str(), from.type_str());
-            Err(Fault::new(at.clone(), format!("{at}: expected {expected}, found {found}")))
+            Err(Fault::new(
+                at.clone(),
+                format!("{at}: expected {expected}, found {found}"),
+            ))
         }
     }
 }
 
 fn locate(fault: Fault, parts: &[Part]) -> ConfigError {
     let file = owner(&fault.path, parts).to_owned();
-    ConfigError { file, key: fault.path.to_string(), reason: fault.reason }
+    ConfigError {
+        file,
+        key: fault.path.to_string(),
+        reason: fault.reason,
+    }
 }
 
 /// The file that set the value at `path`, or the nearest part of it that exists.
 fn owner<'a>(path: &KeyPath, parts: &'a [Part]) -> &'a Path {
-    let mut candidates: Vec<(&Path, &Value)> =
-        parts.iter().map(|part| (part.file.as_path(), &part.table)).collect();
+    let mut candidates: Vec<(&Path, &Value)> = parts
+        .iter()
+        .map(|part| (part.file.as_path(), &part.table))
+        .collect();
     for step in path.steps() {
         let narrowed: Vec<_> = match step {
             Step::Key(key) => candidates

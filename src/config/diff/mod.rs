@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::checked::{Config, General, PoolConfig, UserConfig};
+use crate::config::checked::{Config, General, PoolConfig, UserConfig};
 
 /// One real pool: a database as clients name it, and a user.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,7 +55,9 @@ impl ConfigDiff {
             };
             list.push(key.clone());
         }
-        let removed = old_pools.into_keys().filter(|key| !new_pools.contains_key(key));
+        let removed = old_pools
+            .into_keys()
+            .filter(|key| !new_pools.contains_key(key));
         diff.removed = removed.collect();
         diff
     }
@@ -75,7 +77,11 @@ fn pools_of(config: &Config) -> BTreeMap<PoolUser, Settings<'_>> {
         user: user.username.clone(),
     };
     let users = |pool| move |user| (key(pool, user), (pool, user));
-    config.pools.iter().flat_map(|pool| pool.users.iter().map(users(pool))).collect()
+    config
+        .pools
+        .iter()
+        .flat_map(|pool| pool.users.iter().map(users(pool)))
+        .collect()
 }
 
 /// Equal apart from the other users of the pool.
@@ -138,8 +144,14 @@ fn restart_keys(old: &Config, new: &Config) -> Vec<&'static str> {
         ("prometheus.host", before.host != after.host),
         ("prometheus.port", before.port != after.port),
     ];
-    let prometheus = prometheus.into_iter().filter_map(|(key, changed)| changed.then_some(key));
-    RESTART_KEYS.iter().filter_map(changed).chain(prometheus).collect()
+    let prometheus = prometheus
+        .into_iter()
+        .filter_map(|(key, changed)| changed.then_some(key));
+    RESTART_KEYS
+        .iter()
+        .filter_map(changed)
+        .chain(prometheus)
+        .collect()
 }
 
 #[cfg(test)]

@@ -1,0 +1,527 @@
+//! Every key of the file in words: the source of the reference documents and of the remarks about
+//! unknown keys.
+//!
+//! **Owns:** description, documented default and time of effect of each key; the list of keys that
+//! newer files may contain.
+//! **Does not own:** what is parsed (`schema`); tests prove that both name the same keys and defaults.
+//! **Invariant:** one row for each key, in the order of the documents.
+
+use toml::{Table, Value};
+
+/// One key of the configuration file.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// The table it stands in.
+    pub section: Section,
+    /// Heading in the documents.
+    pub group: &'static str,
+    /// The key as written in the file.
+    pub name: &'static str,
+    /// The type in words.
+    pub kind: &'static str,
+    /// A TOML value, or words such as `required`.
+    pub default: &'static str,
+    /// A TOML value to show when `default` is words.
+    pub example: &'static str,
+    /// When a changed value is used.
+    pub effect: Effect,
+    /// What it does.
+    pub meaning: &'static str,
+}
+
+/// A table of the configuration file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Section {
+    /// `[general]`.
+    General,
+    /// `[include]`.
+    Include,
+    /// `[pools.<name>]`.
+    Pool,
+    /// `[prometheus]`.
+    Prometheus,
+    /// `[talos]`.
+    Talos,
+    /// `[[pools.<name>.users]]`.
+    User,
+}
+
+impl Section {
+    /// The table as the documents call it.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::General => "general",
+            Self::Include => "include",
+            Self::Pool => "pools.<name>",
+            Self::Prometheus => "prometheus",
+            Self::Talos => "talos",
+            Self::User => "pools.<name>.users",
+        }
+    }
+}
+
+/// When a changed value is used after a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// From the next use on.
+    AtOnce,
+    /// Never: accepted for the sake of existing files.
+    Ignored,
+    /// By clients that connect later.
+    NewClients,
+    /// By client and server connections opened later.
+    NewConnections,
+    /// By server connections opened later.
+    NewServers,
+    /// By pools that are built later.
+    PoolRebuild,
+    /// After a restart or binary upgrade.
+    Restart,
+}
+
+impl Effect {
+    /// As the documents say it.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::AtOnce => "at once",
+            Self::Ignored => "no effect",
+            Self::NewClients => "new clients",
+            Self::NewConnections => "new connections",
+            Self::NewServers => "new servers",
+            Self::PoolRebuild => "rebuilt pools",
+            Self::Restart => "restart",
+        }
+    }
+}
+
+/// Rows of the form `name: "type" = "default" or "example", effect, "meaning";`.
+macro_rules! keys {
+    ($([$section:ident, $group:literal]
+        $($name:ident: $kind:literal = $default:literal $(or $example:literal)?, $effect:ident,
+          $meaning:literal;)*)*) => {
+        &[$($(Key {
+            section: Section::$section,
+            group: $group,
+            name: stringify!($name),
+            kind: $kind,
+            default: $default,
+            example: concat!($($example)?),
+            effect: Effect::$effect,
+            meaning: $meaning,
+        },)*)*]
+    };
+}
+
+/// All keys.
+pub static KEYS: &[Key] = keys! {
+[Include, "Include"]
+    files: "array of paths" = "[]", AtOnce,
+        "Further files, TOML or YAML, merged into this one in their order: tables merge, arrays are concatenated, the later of two scalars wins. Paths are relative to the working directory. Not recursive.";
+
+[General, "Network"]
+    host: "string" = "\"0.0.0.0\"", Restart,
+        "Listen address: an IP (IPv6 in brackets) or a name, of which the first address is used.";
+    port: "integer" = "5432", Restart,
+        "Listen port.";
+    unix_socket_dir: "path" = "not set" or "\"/var/run/pg_doorman\"", Restart,
+        "Directory for a Unix-domain listening socket `.s.PGSQL.<port>`.";
+    backlog: "integer" = "0", Restart,
+        "Length of the accept queue. 0 = `max_connections`.";
+    max_connections: "integer" = "8192", AtOnce,
+        "Most clients at the same time; further ones are refused with an error.";
+    tcp_keepalives_idle: "seconds" = "5", NewConnections,
+        "Idle time before the first TCP keepalive probe, for clients and servers.";
+    tcp_keepalives_interval: "seconds" = "5", NewConnections,
+        "Time between TCP keepalive probes.";
+    tcp_keepalives_count: "integer" = "5", NewConnections,
+        "Unanswered keepalive probes after which a connection is dead.";
+    tcp_so_linger: "seconds" = "0", NewConnections,
+        "Time a closed socket may take to send what is left. 0 = close sends a reset.";
+    tcp_no_delay: "bool" = "true", NewConnections,
+        "Send small packets at once (TCP_NODELAY).";
+    tcp_user_timeout: "seconds" = "60", NewConnections,
+        "Time sent bytes may stay unacknowledged (TCP_USER_TIMEOUT). 0 = the system's default.";
+    unix_socket_buffer_size: "size" = "\"1MB\"", NewServers,
+        "Kernel buffers, each direction, of connections to servers on Unix-domain sockets.";
+
+[General, "Timeouts"]
+    client_login_timeout: "duration" = "\"60s\"", NewClients,
+        "Time from accept to the end of authentication. 0 = off.";
+    connect_timeout: "duration" = "\"3s\"", PoolRebuild,
+        "Time to open a server connection, authentication included.";
+    query_wait_timeout: "duration" = "\"5s\"", PoolRebuild,
+        "Time a client waits for a free server connection before it gets an error.";
+    idle_timeout: "duration" = "\"300000s\"", PoolRebuild,
+        "Server connections unused for this long are closed. 0 = off.";
+    server_lifetime: "duration" = "\"5m\"", PoolRebuild,
+        "Age at which server connections are closed, varied by up to 20 % for each. 0 = off.";
+    retain_connections_time: "duration" = "\"30s\"", Restart,
+        "Period of the task that closes idle and old server connections. 0 = off.";
+    retain_connections_max: "integer" = "3", Restart,
+        "Most idle server connections this task closes in one run. 0 = no limit.";
+    server_idle_check_timeout: "duration" = "\"60s\"", PoolRebuild,
+        "Server connections idle for longer are tested with an empty query before use. 0 = off.";
+    shutdown_timeout: "duration" = "\"10s\"", Restart,
+        "Time a graceful shutdown may take.";
+    proxy_copy_data_timeout: "duration" = "\"15s\"", AtOnce,
+        "Time to relay one message that is streamed to a client.";
+
+[General, "Memory and message sizes"]
+    message_size_to_be_stream: "size" = "\"1MB\"", NewServers,
+        "Longer messages from servers are relayed in chunks instead of whole. 0 = never.";
+    max_memory_usage: "size" = "\"256MB\"", NewClients,
+        "Most bytes of client messages being read at the same time; a message above that is refused.";
+
+[General, "Logging"]
+    log_client_connections: "bool" = "false", AtOnce,
+        "Log when clients connect and when they leave.";
+    log_client_disconnections: "bool" = "false", Ignored,
+        "Accepted for existing files; `log_client_connections` covers both.";
+    syslog_prog_name: "string" = "not set" or "\"pg_doorman\"", Restart,
+        "Log to the local syslog under this name instead of standard output.";
+
+[General, "Workers"]
+    worker_threads: "integer" = "4", Restart,
+        "Number of shards, each a thread with its own clients and servers. At least 1.";
+    worker_cpu_affinity_pinning: "bool" = "false", Restart,
+        "Pin each shard to one of the allowed CPUs.";
+    worker_stack_size: "size" = "not set" or "\"8MB\"", Restart,
+        "Stack of a shard's thread.";
+    max_blocking_threads: "integer" = "not set" or "512", Ignored,
+        "Accepted for existing files.";
+    tokio_global_queue_interval: "integer" = "not set" or "5", Ignored,
+        "Accepted for existing files.";
+    tokio_event_interval: "integer" = "not set" or "1", Ignored,
+        "Accepted for existing files.";
+
+[General, "Pool behaviour"]
+    server_round_robin: "bool" = "false", PoolRebuild,
+        "Use the server connection that has been idle longest instead of the last used one.";
+    sync_server_parameters: "bool" = "false", PoolRebuild,
+        "Bring the server's parameters in line with the client's when it gets a server connection.";
+    max_concurrent_creates: "integer" = "4", PoolRebuild,
+        "Server connections of one pool being opened at the same time. 0 counts as 1.";
+    pooler_check_query: "string" = "\";\"", NewClients,
+        "A simple query with this text is answered without a server.";
+    pooler_check_query_request_bytes: "array of bytes" = "not set" or "[81, 0, 0, 0, 6, 59, 0]", NewClients,
+        "The complete message to look for instead of the one made from `pooler_check_query`.";
+    prepared_statements: "bool" = "true", PoolRebuild,
+        "Rename prepared statements so that they work in transaction mode.";
+    prepared_statements_cache_size: "integer" = "8192", PoolRebuild,
+        "Statements remembered for each pool and for each server connection. More than 0 if `prepared_statements` is on.";
+    client_prepared_statements_cache_size: "integer" = "0", NewClients,
+        "Statements remembered for each client. 0 = no limit.";
+
+[General, "TLS"]
+    tls_certificate: "path" = "not set" or "\"/etc/pg_doorman/server.crt\"", Restart,
+        "Certificate chain for clients, PEM. TLS is offered if this is set.";
+    tls_private_key: "path" = "not set" or "\"/etc/pg_doorman/server.key\"", Restart,
+        "Private key of `tls_certificate`, PEM.";
+    tls_ca_cert: "path" = "not set" or "\"/etc/pg_doorman/ca.crt\"", Restart,
+        "Authority that signs client certificates, PEM. Needed for `verify-full`.";
+    tls_mode: "string" = "not set" or "\"allow\"", Restart,
+        "`allow` (as when not set): plain and TLS clients; `disable`: no TLS; `require`: TLS only; `verify-full`: TLS with a client certificate only.";
+    tls_rate_limit_per_second: "integer" = "0", Restart,
+        "Most TLS handshakes a second, a multiple of 100; others wait. 0 = no limit.";
+    server_tls: "bool" = "false", NewServers,
+        "Ask servers on TCP for TLS.";
+    verify_server_certificate: "bool" = "false", NewServers,
+        "Verify the certificate of servers; only together with `server_tls`.";
+
+[General, "Admin console and daemon"]
+    admin_username: "string" = "required" or "\"admin\"", AtOnce,
+        "User of the admin console (databases `pgdoorman` and `pgbouncer`).";
+    admin_password: "string" = "required" or "\"change-me\"", AtOnce,
+        "Password of the admin console.";
+    daemon_pid_file: "path" = "\"/tmp/pg_doorman.pid\"", Restart,
+        "Where `--daemon` writes its process id.";
+
+[General, "Access control"]
+    hba: "array of networks" = "[]", AtOnce,
+        "Networks clients may come from. Empty = everywhere. Not together with `pg_hba`.";
+    pg_hba: "string or table" = "not set" or "{ path = \"/etc/pg_doorman/pg_hba.conf\" }", AtOnce,
+        "Rules in the syntax of PostgreSQL's `pg_hba.conf`: the text itself, `{ content = \"…\" }` or `{ path = \"…\" }`.";
+
+[Prometheus, "Prometheus"]
+    enabled: "bool" = "false", Restart,
+        "Serve metrics over HTTP at `/metrics`.";
+    host: "IP address" = "\"0.0.0.0\"", Restart,
+        "Address of the metrics listener.";
+    port: "integer" = "9127", Restart,
+        "Port of the metrics listener.";
+
+[Talos, "Talos"]
+    keys: "array of paths" = "required" or "[\"/etc/pg_doorman/talos/key1.pem\"]", AtOnce,
+        "RSA public keys, PEM. The file name without its extension is the key id in tokens.";
+    databases: "array of strings" = "required" or "[\"exampledb\"]", AtOnce,
+        "Resource names accepted in tokens.";
+
+[Pool, "Pools"]
+    pool_mode: "string" = "\"transaction\"", PoolRebuild,
+        "`transaction`: a server connection is lent for one transaction; `session`: until the client leaves.";
+    server_host: "string" = "\"127.0.0.1\"", PoolRebuild,
+        "IP or name of the server, resolved at each connect, or the directory of its Unix-domain socket if it begins with `/`.";
+    server_port: "integer" = "5432", PoolRebuild,
+        "Port of the server.";
+    server_database: "string" = "the pool's name" or "\"exampledb\"", PoolRebuild,
+        "Name of the database on the server.";
+    application_name: "string" = "\"pg_doorman\"", PoolRebuild,
+        "`application_name` of the server connections.";
+    connect_timeout: "duration" = "as general" or "\"3s\"", PoolRebuild,
+        "Overrides the general key for this pool.";
+    idle_timeout: "duration" = "as general" or "\"10m\"", PoolRebuild,
+        "Overrides the general key for this pool. 0 = off.";
+    server_lifetime: "duration" = "as general" or "\"5m\"", PoolRebuild,
+        "Overrides the general key for this pool. 0 = off.";
+    cleanup_server_connections: "bool" = "true", PoolRebuild,
+        "Reset a server connection whose state a client changed before the next client gets it.";
+    log_client_parameter_status_changes: "bool" = "false", PoolRebuild,
+        "Log parameter changes that servers report while they serve a client.";
+    prepared_statements_cache_size: "integer" = "as general" or "8192", PoolRebuild,
+        "Overrides the general key for this pool. 0 = prepared statements are not renamed.";
+    users: "array of tables" = "[]", PoolRebuild,
+        "The users of this pool. A table with numbers as keys is accepted as well.";
+
+[User, "Users"]
+    username: "string" = "required" or "\"app_user\"", PoolRebuild,
+        "Name clients log in with; unique in its pool.";
+    password: "string" = "required" or "\"md5dd9a0f26a4302744db881776a09bbfad\"", PoolRebuild,
+        "What clients must prove: a SCRAM-SHA-256 verifier or md5 hash as in `pg_authid`, `jwt-pkey-fpath:<path>` for tokens signed with that key, or empty if only `trust` rules apply.";
+    pool_size: "integer" = "required" or "40", PoolRebuild,
+        "Most server connections of this user to this database.";
+    min_pool_size: "integer" = "0", PoolRebuild,
+        "Server connections kept open; at most `pool_size`.";
+    pool_mode: "string" = "as pool" or "\"transaction\"", PoolRebuild,
+        "Overrides the pool's mode for this user.";
+    server_lifetime: "duration" = "as pool" or "\"5m\"", PoolRebuild,
+        "Overrides the pool's value for this user. 0 = off.";
+    server_username: "string" = "as username" or "\"app_user\"", PoolRebuild,
+        "Name on the server. Only together with `server_password`.";
+    server_password: "string" = "not set" or "\"change-me\"", PoolRebuild,
+        "Password on the server, or `jwt-priv-key-fpath:<path>` to sign a token with that key. Only together with `server_username`.";
+    auth_pam_service: "string" = "not set" or "\"pg_doorman\"", PoolRebuild,
+        "Authenticate this user with this PAM service; `password` is then not compared.";
+};
+
+/// Keys of newer files. They are accepted and do nothing here.
+const NEWER_KEYS: &[(Section, &[&str])] = &[
+    (
+        Section::General,
+        &[
+            "client_anonymous_prepared_cache_size",
+            "fallback_connect_timeout",
+            "fallback_cooldown",
+            "fallback_lifetime",
+            "patroni_api_timeout",
+            "patroni_api_urls",
+            "query_interner_anon_idle_ttl_seconds",
+            "query_interner_gc_interval_seconds",
+            "scaling_cooldown_sleep",
+            "scaling_fast_retries",
+            "scaling_max_parallel_creates",
+            "scaling_warm_pool_ratio",
+            "server_prepared_statements_cache_size",
+            "server_tls_ca_cert",
+            "server_tls_certificate",
+            "server_tls_mode",
+            "server_tls_private_key",
+            "startup_parameters",
+            "tcp_socket_buffer_size",
+            "unix_socket_mode",
+        ],
+    ),
+    (
+        Section::Pool,
+        &[
+            "auth_query",
+            "fallback_connect_timeout",
+            "fallback_cooldown",
+            "fallback_lifetime",
+            "max_db_connections",
+            "min_connection_lifetime",
+            "min_guaranteed_pool_size",
+            "patroni_api_timeout",
+            "patroni_api_urls",
+            "reserve_pool_size",
+            "reserve_pool_timeout",
+            "scaling_cooldown_sleep",
+            "scaling_fast_retries",
+            "scaling_max_parallel_creates",
+            "scaling_warm_pool_ratio",
+            "server_prepared_statements_cache_size",
+            "server_tls_ca_cert",
+            "server_tls_certificate",
+            "server_tls_mode",
+            "server_tls_private_key",
+            "startup_parameters",
+        ],
+    ),
+];
+
+/// Tables and keys at the top level.
+const TOP_LEVEL: &[&str] = &["general", "pools", "prometheus", "talos", "include", "path"];
+
+/// The keys of one table.
+pub fn keys_of(section: Section) -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().filter(move |key| key.section == section)
+}
+
+/// One remark for each key of `document` that is not used.
+pub(super) fn unknown_keys(document: &Table) -> Vec<String> {
+    let mut remarks = Vec::new();
+    for key in document
+        .keys()
+        .filter(|key| !TOP_LEVEL.contains(&key.as_str()))
+    {
+        remarks.push(match key.as_str() {
+            "web" => "table `web` has no effect in this version".to_owned(),
+            _ => remark(key, "at the top level", TOP_LEVEL.iter().copied()),
+        });
+    }
+    let tables = [
+        (Section::General, "general"),
+        (Section::Prometheus, "prometheus"),
+        (Section::Talos, "talos"),
+        (Section::Include, "include"),
+    ];
+    for (section, name) in tables {
+        check_table(section, name, document.get(name), &mut remarks);
+    }
+    for (name, pool) in document
+        .get("pools")
+        .and_then(Value::as_table)
+        .into_iter()
+        .flatten()
+    {
+        let place = format!("pools.{name}");
+        check_table(Section::Pool, &place, Some(pool), &mut remarks);
+        let place = format!("{place}.users");
+        match pool.get("users") {
+            Some(Value::Array(users)) => {
+                for user in users {
+                    check_table(Section::User, &place, Some(user), &mut remarks);
+                }
+            }
+            Some(Value::Table(users)) => {
+                for user in users.values() {
+                    check_table(Section::User, &place, Some(user), &mut remarks);
+                }
+            }
+            _ => {}
+        }
+    }
+    remarks
+}
+
+fn check_table(section: Section, place: &str, table: Option<&Value>, remarks: &mut Vec<String>) {
+    let known = |name: &str| keys_of(section).any(|key| key.name == name);
+    let newer = NEWER_KEYS
+        .iter()
+        .find(|(of, _)| *of == section)
+        .map_or(&[][..], |(_, keys)| keys);
+    let keys = table
+        .and_then(Value::as_table)
+        .into_iter()
+        .flat_map(Table::keys);
+    for name in keys.filter(|name| !known(name)) {
+        let elsewhere = KEYS.iter().find(|key| key.name == name.as_str());
+        remarks.push(if newer.contains(&name.as_str()) {
+            format!("key `{name}` in {place} has no effect in this version")
+        } else if let Some(key) = elsewhere {
+            let title = key.section.title();
+            format!("unknown key `{name}` in {place}: it belongs into {title}")
+        } else {
+            remark(
+                name,
+                &format!("in {place}"),
+                keys_of(section).map(|key| key.name),
+            )
+        });
+    }
+}
+
+fn remark(name: &str, place: &str, known: impl Iterator<Item = &'static str>) -> String {
+    let nearest = known.map(|known| (distance(name, known), known)).min();
+    match nearest {
+        // Two fifths: close enough for typing errors and near synonyms, far from coincidence.
+        Some((distance, known)) if distance * 5 <= name.len() * 2 => {
+            format!("unknown key `{name}` {place}: did you mean `{known}`?")
+        }
+        _ => format!("unknown key `{name}` {place}"),
+    }
+}
+
+/// Insertions, deletions and replacements of bytes between two names (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, a_byte) in a.bytes().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        for (cell, b_byte) in row.iter_mut().skip(1).zip(b.bytes()) {
+            let replaced = diagonal + usize::from(a_byte != b_byte);
+            diagonal = *cell;
+            left = replaced.min(diagonal + 1).min(left + 1);
+            *cell = left;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distance_counts_edits() {
+        for (a, b, expected) in [
+            ("", "", 0),
+            ("", "abc", 3),
+            ("abc", "", 3),
+            ("abc", "abc", 0),
+            ("abc", "abd", 1),
+            ("kitten", "sitting", 3),
+            ("pool_siez", "pool_size", 2),
+        ] {
+            assert_eq!(distance(a, b), expected, "{a} {b}");
+            assert_eq!(distance(b, a), expected, "{b} {a}");
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_reported_with_the_nearest_known_one() {
+        let document = toml::toml! {
+            genral = 1
+            [general]
+            prot = 1
+            pool_mode = "session"
+            tls_ca_file = "x"
+            zzz = 1
+            server_tls_mode = "allow"
+            [web]
+            enabled = true
+            [pools.db]
+            max_db_connections = 1
+            server_hots = "x"
+            users = [{ user_name = "x", username = "y" }]
+            [pools.old.users."0"]
+            passwd = "x"
+        };
+        let expected = [
+            "unknown key `genral` at the top level: did you mean `general`?",
+            "table `web` has no effect in this version",
+            "unknown key `pool_mode` in general: it belongs into pools.<name>",
+            "unknown key `prot` in general",
+            "key `server_tls_mode` in general has no effect in this version",
+            "unknown key `tls_ca_file` in general: did you mean `tls_ca_cert`?",
+            "unknown key `zzz` in general",
+            "key `max_db_connections` in pools.db has no effect in this version",
+            "unknown key `server_hots` in pools.db: did you mean `server_host`?",
+            "unknown key `user_name` in pools.db.users: did you mean `username`?",
+            "unknown key `passwd` in pools.old.users: did you mean `password`?",
+        ];
+        assert_eq!(unknown_keys(&document), expected);
+    }
+}

@@ -1,0 +1,177 @@
+//! Who may use which pool: the configuration as one shard sees it.
+//!
+//! **Owns:** the map from (database, user) to a pool and a stored password, and its change by a
+//! reload.
+//! **Does not own:** reading files (`config`), the pools' servers (`pool`).
+//!
+//! **Invariant:** a directory never changes; a reload makes a new one, which takes over the pools
+//! whose settings are the same.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::auth::StoredPassword;
+use crate::config::{Config, PoolConfig, UserConfig};
+use crate::pool::{Host, Limits, Pool, PoolKey, Settings, permits};
+use crate::server::handshake::Credentials;
+use crate::server::{Login, Socket};
+
+/// A user of a pool.
+pub struct Tenant {
+    /// What the user must prove.
+    pub stored: StoredPassword,
+    /// The user's servers on this shard.
+    pub pool: Rc<Pool>,
+    made_of: (PoolConfig, UserConfig),
+}
+
+/// All pools of a shard, and the general settings.
+pub struct Directory {
+    /// The configuration.
+    pub config: Arc<Config>,
+    tenants: HashMap<String, HashMap<String, Rc<Tenant>>>,
+}
+
+impl Directory {
+    /// The directory of shard `index` of `count`. Pools of `before` whose settings have not changed
+    /// are taken over with their servers; the others of `before` are closed.
+    pub fn new(
+        config: Arc<Config>,
+        (index, count): (usize, usize),
+        host: &Rc<Host>,
+        before: Option<&Self>,
+    ) -> Self {
+        let mut tenants: HashMap<String, HashMap<String, Rc<Tenant>>> = HashMap::new();
+        for pool in &config.pools {
+            let users = tenants.entry(pool.name.clone()).or_default();
+            for user in &pool.users {
+                let tenant = before
+                    .and_then(|before| before.unchanged(pool, user, &config))
+                    .unwrap_or_else(|| new_tenant(&config, pool, user, (index, count), host));
+                users.insert(user.username.clone(), tenant);
+            }
+        }
+        let directory = Self { config, tenants };
+        if let Some(before) = before {
+            for tenant in before.tenants() {
+                let kept = directory
+                    .tenant(&tenant.pool.key.database, &tenant.pool.key.user)
+                    .is_some_and(|now| Rc::ptr_eq(&now.pool, &tenant.pool));
+                if !kept {
+                    tenant.pool.retire_for_good();
+                }
+            }
+        }
+        directory
+    }
+
+    /// The user `user` of database `database`.
+    pub fn tenant(&self, database: &str, user: &str) -> Option<&Rc<Tenant>> {
+        self.tenants.get(database)?.get(user)
+    }
+
+    /// All users of all databases.
+    pub fn tenants(&self) -> impl Iterator<Item = &Rc<Tenant>> {
+        self.tenants.values().flat_map(HashMap::values)
+    }
+
+    fn unchanged(
+        &self,
+        pool: &PoolConfig,
+        user: &UserConfig,
+        config: &Config,
+    ) -> Option<Rc<Tenant>> {
+        let tenant = self.tenant(&pool.name, &user.username)?;
+        let (old_pool, old_user) = &tenant.made_of;
+        let alone = |pool: &PoolConfig| PoolConfig { users: Vec::new(), ..pool.clone() };
+        let same = alone(old_pool) == alone(pool)
+            && old_user == user
+            && pool_settings(&self.config) == pool_settings(config);
+        same.then(|| Rc::clone(tenant))
+    }
+}
+
+/// The general settings that pools are made of.
+fn pool_settings(config: &Config) -> impl PartialEq + use<> {
+    let general = &config.general;
+    (
+        (
+            general.connect_timeout,
+            general.query_wait_timeout,
+            general.idle_timeout,
+            general.server_lifetime,
+            general.server_idle_check_timeout,
+            general.server_round_robin,
+            general.max_concurrent_creates,
+        ),
+        (
+            general.tcp_keepalives_idle,
+            general.tcp_keepalives_interval,
+            general.tcp_keepalives_count,
+            general.tcp_no_delay,
+            general.tcp_user_timeout,
+            general.unix_socket_buffer_size,
+        ),
+    )
+}
+
+fn new_tenant(
+    config: &Config,
+    pool: &PoolConfig,
+    user: &UserConfig,
+    (index, count): (usize, usize),
+    host: &Rc<Host>,
+) -> Rc<Tenant> {
+    let key = PoolKey {
+        database: pool.name.as_str().into(),
+        user: user.username.as_str().into(),
+    };
+    let home = permits::home(&pool.name, &user.username, count);
+    let part = |whole: u32| permits::part(whole as usize, index, count, home);
+    let general = &config.general;
+    let limits = Limits {
+        permits: part(user.pool_size),
+        servers_min: part(user.min_pool_size),
+        opening_max: general.max_concurrent_creates.max(1),
+        round_robin: general.server_round_robin,
+        idle_timeout: pool.idle_timeout.unwrap_or(general.idle_timeout),
+    };
+    let lifetime = user.server_lifetime.or(pool.server_lifetime);
+    let settings = Settings {
+        mode: user.pool_mode,
+        socket: socket(config, pool),
+        login: Login {
+            credentials: Credentials {
+                user: user.server_username.clone(),
+                password: user.server_password.clone(),
+            },
+            database: pool.server_database.clone(),
+            application_name: pool.application_name.clone(),
+        },
+        limits,
+        connect_timeout: pool.connect_timeout.unwrap_or(general.connect_timeout),
+        query_wait_timeout: general.query_wait_timeout,
+        server_lifetime: lifetime.unwrap_or(general.server_lifetime),
+        idle_check_timeout: general.server_idle_check_timeout,
+        cleanup: pool.cleanup_server_connections,
+    };
+    let alone = PoolConfig { users: Vec::new(), ..pool.clone() };
+    Rc::new(Tenant {
+        stored: StoredPassword::parse(user.password.expose()),
+        pool: Pool::new(key, settings, Rc::clone(host)),
+        made_of: (alone, user.clone()),
+    })
+}
+
+fn socket(config: &Config, pool: &PoolConfig) -> Socket {
+    let general = &config.general;
+    Socket {
+        endpoint: pool.server.clone(),
+        no_delay: general.tcp_no_delay,
+        keepalive: (general.tcp_keepalives_idle, general.tcp_keepalives_interval),
+        keepalive_count: general.tcp_keepalives_count,
+        user_timeout: general.tcp_user_timeout,
+        unix_buffer_bytes: usize::try_from(general.unix_socket_buffer_size).unwrap_or(usize::MAX),
+    }
+}

@@ -1,0 +1,24 @@
+//! One client, from accept to close.
+//!
+//! **Owns:** login, the client's settings, when a server is needed and when it is given back,
+//! forwarding in both directions.
+//! **Does not own:** the servers (`pool`), the shard's listeners and mailboxes (`app`).
+//!
+//! ```text
+//!   login ──▶ Idle ──message that needs a server──▶ Waiting ──▶ Preparing ──▶ Serving
+//!              ▲                                       └────────────────────▶    │
+//!              └────────────── nothing owed, no transaction (transaction mode) ──┘
+//! ```
+
+pub mod budget;
+pub mod client;
+pub mod directory;
+pub mod login;
+pub mod registry;
+pub mod relay;
+pub mod report;
+pub mod shard;
+pub mod startup;
+
+pub use directory::{Directory, Tenant};
+pub use shard::Shard;

@@ -1,0 +1,71 @@
+//! What all sessions of a shard share.
+//!
+//! **Owns:** the current directory of pools, the registry, the process-wide counters' handles.
+//! **Does not own:** listeners and mailboxes (`app::shard_main`).
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::pool::Host;
+
+use super::budget::Budget;
+use super::directory::Directory;
+use super::registry::Registry;
+
+/// Open client connections of the process.
+#[derive(Clone, Debug, Default)]
+pub struct Connections(Arc<AtomicU64>);
+
+/// One open client connection. Ends when dropped.
+#[derive(Debug)]
+pub struct Connection(Connections);
+
+impl Connections {
+    /// Counts one more; `Err` if there are more than `limit` with it.
+    ///
+    /// # Errors
+    ///
+    /// The connection, which counts until it is dropped.
+    pub fn open(&self, limit: u64) -> Result<Connection, Connection> {
+        let before = self.0.fetch_add(1, Ordering::Relaxed);
+        let connection = Connection(self.clone());
+        if before < limit { Ok(connection) } else { Err(connection) }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What all sessions of a shard share.
+pub struct Shard {
+    /// Number of this shard.
+    pub index: usize,
+    /// Number of shards.
+    pub count: usize,
+    /// Counts this process among those that handed clients on to each other.
+    pub generation: u8,
+    /// The pools and general settings as of the last reload.
+    pub directory: RefCell<Rc<Directory>>,
+    /// The sessions of this shard.
+    pub registry: Rc<Registry>,
+    /// What all pools share.
+    pub host: Rc<Host>,
+    /// Open client connections of the process.
+    pub connections: Connections,
+    /// Memory claimed by incomplete messages, in the process.
+    pub budget: Budget,
+    /// Makes the salts of users who do not exist.
+    pub mock_secret: [u8; 32],
+}
+
+impl Shard {
+    /// The pools and settings at this moment.
+    pub fn directory(&self) -> Rc<Directory> {
+        Rc::clone(&self.directory.borrow())
+    }
+}
