@@ -4,7 +4,7 @@
 //! password's form into a login method.
 //! **Does not own:** the syntax of rule files (`config`), performing the method (`scram`, `md5`).
 //! **Invariants:** a rule whose method is neither wanted nor `trust` nor `reject` is passed over; a
-//! client that no rule matches is not let in; only PAM and unknown forms are always asked.
+//! client that no rule lets in cannot find out which users exist.
 //!
 //! The rules are walked twice for each login, wanting `md5` and wanting `scram-sha-256`. This
 //! differs from PostgreSQL, where the first rule that matches the connection decides:

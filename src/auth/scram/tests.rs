@@ -6,6 +6,8 @@
 //!
 //! Source of the vector: RFC 7677, section 3.
 
+use std::sync::LazyLock;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -21,13 +23,18 @@ const CLIENT_FINAL: &[u8] = b"c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIl
     p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
 const SERVER_FINAL: &[u8] = b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=";
 
-fn verifier(password: &str) -> ScramVerifier {
-    let keys = derive_keys(password, SALT, 4096).unwrap();
-    ScramVerifier::from_keys(&keys, SALT, 4096).unwrap()
+/// The keys of the vector's password, derived once: the derivation is slow without optimisation.
+fn keys() -> ScramKeys {
+    static KEYS: LazyLock<ScramKeys> = LazyLock::new(|| derive_keys("pencil", SALT, 4096).unwrap());
+    KEYS.clone()
+}
+
+fn verifier() -> ScramVerifier {
+    ScramVerifier::from_keys(&keys(), SALT, 4096).unwrap()
 }
 
 fn await_final() -> ScramServerAwaitFinal {
-    let server = ScramServer::new(verifier("pencil"));
+    let server = ScramServer::new(verifier());
     server
         .handle_first(b"SCRAM-SHA-256", CLIENT_FIRST, SERVER_NONCE)
         .unwrap()
@@ -48,7 +55,7 @@ fn exchange(server: ScramServer, password: &str) -> Result<(), ScramError> {
 
 #[test]
 fn the_server_follows_the_published_vector() {
-    let server = ScramServer::new(verifier("pencil"));
+    let server = ScramServer::new(verifier());
     let (server, answer) = server
         .handle_first(b"SCRAM-SHA-256", CLIENT_FIRST, SERVER_NONCE)
         .unwrap();
@@ -65,7 +72,7 @@ fn the_client_follows_the_published_vector() {
     assert_eq!(first, CLIENT_FIRST);
     let need = client.handle_server_first(SERVER_FIRST).unwrap();
     assert_eq!((need.salt.as_slice(), need.iterations), (SALT, 4096));
-    let (client, proof) = need.provide(derive_keys("pencil", SALT, 4096).unwrap());
+    let (client, proof) = need.provide(keys());
     assert_eq!(proof, CLIENT_FINAL);
     client.handle_server_final(SERVER_FINAL).unwrap();
 }
@@ -133,7 +140,7 @@ fn an_unknown_user_gets_the_same_salt_each_time_and_is_refused() {
 #[test]
 fn first_messages_are_judged_by_the_grammar() {
     let first = |message: &[u8]| {
-        let server = ScramServer::new(verifier("pencil"));
+        let server = ScramServer::new(verifier());
         server
             .handle_first(b"SCRAM-SHA-256", message, SERVER_NONCE)
             .map(|_| ())
@@ -178,10 +185,10 @@ fn first_messages_are_judged_by_the_grammar() {
     });
     assert_eq!(first(b"n,,m=x,n=u,r=x"), extension);
     assert_eq!(first(b"n,,n=u,r=x,m=x"), extension);
-    let server = ScramServer::new(verifier("pencil"));
+    let server = ScramServer::new(verifier());
     let refused = server.handle_first(b"SCRAM-SHA-256-PLUS", CLIENT_FIRST, SERVER_NONCE);
     assert_eq!(refused.unwrap_err(), ScramError::UnknownMechanism);
-    let server = ScramServer::new(verifier("pencil"));
+    let server = ScramServer::new(verifier());
     let refused = server.handle_first(b"SCRAM-SHA-256", CLIENT_FIRST, "a,b");
     assert_eq!(refused.unwrap_err(), ScramError::UnusableNonce);
 }
@@ -258,7 +265,7 @@ fn the_client_refuses_a_server_that_cheats() {
 
     let last = |message: &[u8]| {
         let need = client().handle_server_first(SERVER_FIRST).unwrap();
-        let (client, _) = need.provide(derive_keys("pencil", SALT, 4096).unwrap());
+        let (client, _) = need.provide(keys());
         client.handle_server_final(message).unwrap_err()
     };
     let reason = "invalid-proof".to_owned();
@@ -277,7 +284,7 @@ fn the_client_refuses_a_server_that_cheats() {
 
 #[test]
 fn secrets_are_read_strictly() {
-    let good = verifier("pencil").to_secret_text();
+    let good = verifier().to_secret_text();
     assert!(ScramVerifier::parse(&good).is_ok());
     for cut in 0..good.len() {
         assert!(ScramVerifier::parse(&good[..cut]).is_err(), "cut at {cut}");
