@@ -51,16 +51,23 @@ impl Client {
         self.read_answer(buffer)
     }
 
-    /// Runs one query through the unnamed statement and portal and returns the bytes of the answer.
+    /// Parses a query as `statement` (empty for the unnamed one), runs it through the unnamed
+    /// portal, and returns the bytes of the answer.
     ///
     /// # Errors
     /// The connection is lost or the server reports an error.
-    pub(crate) fn extended(&mut self, sql: &str, buffer: &mut [u8]) -> Result<u64> {
+    pub(crate) fn extended(
+        &mut self,
+        statement: &str,
+        sql: &str,
+        buffer: &mut [u8],
+    ) -> Result<u64> {
+        let (statement, sql) = (statement.as_bytes(), sql.as_bytes());
         let messages = [
-            // Statement name, query, no parameter types.
-            message(b'P', &[b"\0", sql.as_bytes(), b"\0\0\0"].concat()),
+            // Statement, query, no parameter types.
+            message(b'P', &[statement, b"\0", sql, b"\0\0\0"].concat()),
             // Portal, statement; no formats, no values, no result formats.
-            message(b'B', b"\0\0\0\0\0\0\0\0"),
+            message(b'B', &[b"\0", statement, b"\0\0\0\0\0\0\0"].concat()),
             message(b'D', b"P\0"),
             // Portal, all rows.
             message(b'E', b"\0\0\0\0\0"),
@@ -199,6 +206,9 @@ impl Answer {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
     use super::*;
 
     fn login() -> Vec<u8> {
@@ -220,6 +230,33 @@ mod tests {
             answer.feed(&bytes[cut..]).expect("second part");
             assert!(answer.is_complete);
         }
+    }
+
+    #[test]
+    fn named_statement_is_parsed_bound_and_executed() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client");
+            let mut query = vec![0; 41];
+            stream.read_exact(&mut query).expect("startup packet");
+            stream.write_all(&login()).expect("answer");
+            query = vec![0; 54];
+            stream.read_exact(&mut query).expect("query");
+            stream.write_all(&message(b'Z', b"I")).expect("answer");
+            stream.read_to_end(&mut query).expect("goodbye");
+            query
+        });
+        let mut buffer = [0; 64];
+        let mut client = Client::connect(address, &mut buffer).expect("logged in");
+        client
+            .extended("s", "select 1", &mut buffer)
+            .expect("an answer");
+        client.terminate().expect("open until now");
+        let expected = b"P\0\0\0\x11s\0select 1\0\0\0\
+            B\0\0\0\x0d\0s\0\0\0\0\0\0\0\
+            D\0\0\0\x06P\0E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04X\0\0\0\x04";
+        assert_eq!(server.join().expect("no panic"), expected);
     }
 
     #[test]

@@ -34,18 +34,22 @@ pub(crate) fn raise_file_limit() -> Result<()> {
 }
 
 /// Memory of idle clients. `start` starts the target anew: clients that have never run a query
-/// and clients that have are measured on fresh processes.
+/// and clients that have are measured on fresh processes. The latter have run a simple query and
+/// `statement` of the extended protocol, which is named where the target can do that.
 ///
 /// # Errors
 /// The target does not take so many clients, or the user interrupts.
-pub(crate) fn measure_memory(start: impl Fn() -> Result<Pooler>) -> Result<Figures> {
+pub(crate) fn measure_memory(
+    start: impl Fn() -> Result<Pooler>,
+    statement: &str,
+) -> Result<Figures> {
     let mut figures = Figures::new();
-    for (metric, has_queried) in [
-        (Metric::KibPerIdleClient, false),
-        (Metric::KibPerUsedClient, true),
+    for (metric, queried) in [
+        (Metric::KibPerIdleClient, None),
+        (Metric::KibPerUsedClient, Some(statement)),
     ] {
         let pooler = start()?;
-        let readings = read_steps(&pooler, has_queried)?;
+        let readings = read_steps(&pooler, queried)?;
         let at = |step: u32| {
             let index = STEPS.iter().position(|&clients| clients == step);
             index
@@ -55,7 +59,7 @@ pub(crate) fn measure_memory(start: impl Fn() -> Result<Pooler>) -> Result<Figur
         };
         let clients = f64::from(SLOPE.1 - SLOPE.0);
         figures.insert(metric, (at(SLOPE.1) - at(SLOPE.0)) / clients);
-        if !has_queried {
+        if queried.is_none() {
             figures.insert(Metric::KibWithoutClients, at(0));
         }
     }
@@ -63,7 +67,7 @@ pub(crate) fn measure_memory(start: impl Fn() -> Result<Pooler>) -> Result<Figur
 }
 
 /// Private memory of the pooler at each step, in KiB.
-fn read_steps(pooler: &Pooler, has_queried: bool) -> Result<Vec<f64>> {
+fn read_steps(pooler: &Pooler, queried: Option<&str>) -> Result<Vec<f64>> {
     let mut buffer = vec![0; 4096];
     let mut clients: Vec<Client> = Vec::new();
     let mut readings = Vec::new();
@@ -73,9 +77,9 @@ fn read_steps(pooler: &Pooler, has_queried: bool) -> Result<Vec<f64>> {
             let number = clients.len() + 1;
             let mut client = Client::connect(pooler.address, &mut buffer)
                 .with_context(|| format!("idle client {number}"))?;
-            if has_queried {
+            if let Some(statement) = queried {
                 client.simple("select 1", &mut buffer)?;
-                client.extended("select 1", &mut buffer)?;
+                client.extended(statement, "select 1", &mut buffer)?;
             }
             clients.push(client);
         }

@@ -15,7 +15,9 @@ use crate::report::{Results, ScenarioResult};
 use crate::scenario::Unit;
 use crate::statistics::Summary;
 
-const PANEL_WIDTH: u32 = 420;
+const PANEL_WIDTH_MIN: u32 = 420;
+/// Room for the name of a target below its bar.
+const BAR_WIDTH: u32 = 105;
 const HEIGHT: u32 = 380;
 /// Colours that stay apart for colour-blind readers.
 const COLOURS: [RGBColor; 8] = [
@@ -58,7 +60,8 @@ fn draw(
     metrics: &[Metric],
     path: &Path,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let size = (PANEL_WIDTH * metrics.len() as u32, HEIGHT);
+    let panel = PANEL_WIDTH_MIN.max(80 + BAR_WIDTH * scenario.cells.len() as u32);
+    let size = (panel * metrics.len() as u32, HEIGHT);
     let root = SVGBackend::new(path, size).into_drawing_area();
     root.fill(&WHITE)?;
     let title = format!("{}: {}", scenario.name, scenario.description);
@@ -107,7 +110,7 @@ fn draw_panel(
         .x_labels(bars.len() * 2 + 1)
         .x_label_formatter(&label)
         .x_label_style(("sans-serif", 12))
-        .y_label_formatter(&|value| metric.format(*value))
+        .y_label_formatter(&|value| ((value * 1e3).round() / 1e3).to_string())
         .draw()?;
     for (position, (_, colour, summary)) in bars.iter().enumerate() {
         let x = position as f64;

@@ -111,7 +111,10 @@ impl Plan {
             Kind::Pgbench(load) => load::run(load, self.load, &start()?, server),
             Kind::Bulk(bulk) => bulk::read_large(bulk, seconds, &start()?),
             Kind::Login { clients } => bulk::log_in(clients, seconds, &start()?),
-            Kind::IdleMemory => idle::measure_memory(start),
+            Kind::IdleMemory => {
+                let statement = if target.has_prepared() { "one" } else { "" };
+                idle::measure_memory(start, statement)
+            }
             Kind::IdleCpu => idle::measure_cpu(seconds, &start()?),
         }
     }
