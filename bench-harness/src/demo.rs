@@ -11,6 +11,7 @@ use anyhow::Result;
 use crate::child::POLL;
 use crate::interrupt;
 use crate::load::{LoadSettings, Script};
+use crate::metric::Metric;
 use crate::pooler::Pooler;
 use crate::postgres::Postgres;
 use crate::run::Plan;
@@ -18,6 +19,14 @@ use crate::scenario;
 use crate::target::{Catalogue, Target};
 
 const POOL_SIZE: u32 = 40;
+/// What fits a terminal.
+pub(crate) const COLUMNS: [Metric; 5] = [
+    Metric::Throughput,
+    Metric::LatencyP50Ms,
+    Metric::LatencyP99Ms,
+    Metric::PoolerCpuUs,
+    Metric::ServerCpuUs,
+];
 
 /// What the demo needs from the command line.
 #[derive(Debug)]

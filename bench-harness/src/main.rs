@@ -125,11 +125,8 @@ fn demo(options: &DemoOptions) -> Result<()> {
     let scenarios = demo.plan.execute(&server);
     let results = results(&demo.plan, machine, &server, "pgbouncer", scenarios);
     for scenario in &results.scenarios {
-        println!(
-            "\n{}\n\n{}",
-            scenario.description,
-            results.scenario_table(scenario)
-        );
+        let table = results.scenario_table(scenario, &demo::COLUMNS);
+        println!("\n{}\n\n{table}", scenario.description);
     }
     if options.stay && !interrupt::is_requested() {
         demo.stay(&server)?;

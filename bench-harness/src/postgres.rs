@@ -35,7 +35,7 @@ pub(crate) struct Postgres {
     programs: PathBuf,
     user: Option<User>,
     port: u16,
-    /// What `postgres --version` printed.
+    /// Name and version, as `postgres --version` prints them.
     pub(crate) version: String,
 }
 
@@ -71,6 +71,7 @@ impl Postgres {
         ]);
         child::output(&initdb, user.as_ref(), dir.path())?;
         let version = child::output(&words(&[&path("postgres"), "--version"]), None, dir.path())?;
+        let version = version.replace("postgres (PostgreSQL)", "PostgreSQL");
         let port = free_port()?;
         let mut command = words(&[&path("postgres"), "-D", &cluster.display().to_string()]);
         let settings = [

@@ -188,7 +188,11 @@ impl Results {
         }
         for scenario in &self.scenarios {
             let _ = write!(text, "## {}: {}\n\n", scenario.name, scenario.description);
-            let _ = write!(text, "{}", self.scenario_table(scenario));
+            let _ = write!(
+                text,
+                "{}",
+                self.scenario_table(scenario, &scenario.metrics())
+            );
             if !scenario.metrics().is_empty() {
                 let _ = write!(text, "\n![{0}]({0}.svg)\n", scenario.name);
             }
@@ -259,11 +263,10 @@ impl Results {
         (rows.len() > 1).then(|| table(&header, &rows))
     }
 
-    /// The table of one scenario, followed by its notes.
-    pub(crate) fn scenario_table(&self, scenario: &ScenarioResult) -> String {
-        let metrics = scenario.metrics();
+    /// The table of one scenario with the given columns, followed by its notes.
+    pub(crate) fn scenario_table(&self, scenario: &ScenarioResult, metrics: &[Metric]) -> String {
         let mut header = vec!["target".to_owned()];
-        for metric in &metrics {
+        for metric in metrics {
             header.push(metric.title(scenario.unit));
             if metric.is_headline() {
                 header.push("×".into());
@@ -273,7 +276,7 @@ impl Results {
         let mut notes = String::new();
         for cell in &scenario.cells {
             let mut row = vec![cell.target.clone()];
-            for &metric in &metrics {
+            for &metric in metrics {
                 let summary = cell.summary(metric);
                 row.push(summary.map_or("n/a".into(), |summary| show(metric, &summary)));
                 if metric.is_headline() {
@@ -400,7 +403,7 @@ mod tests {
             cell("base", &[10.0, 30.0, 20.0]),
             cell("mine", &[40.0]),
         ]);
-        let text = results.scenario_table(&results.scenarios[0]);
+        let text = results.scenario_table(&results.scenarios[0], &[Metric::Throughput]);
         assert!(text.contains("| base   | 20.0 (10.0–30.0) |"), "{text}");
         assert!(text.contains("40.0 | 2.00× |"), "{text}");
     }
