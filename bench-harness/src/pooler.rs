@@ -1,0 +1,145 @@
+//! A target while it runs.
+//!
+//! Owns: writing its files, starting its processes, knowing when it is ready, ending it.
+//! Does not own: the descriptions (`target.rs`).
+//! Invariants: every measurement gets fresh processes, so none inherits the memory or the server
+//! connections of another; dropping a [`Pooler`] ends it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::chown;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+use nix::unistd::User;
+use tempfile::TempDir;
+
+use crate::child::{Launch, Supervised};
+use crate::client::Client;
+use crate::postgres::Postgres;
+use crate::probe::Probe;
+use crate::target::Target;
+
+/// How long a pooler may take until it serves a login.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// A running target.
+#[derive(Debug)]
+pub(crate) struct Pooler {
+    pub(crate) address: SocketAddr,
+    pub(crate) probe: Probe,
+    // Dropped in this order: the processes end before their directory goes.
+    _processes: Vec<Supervised>,
+    _dir: Option<TempDir>,
+}
+
+impl Pooler {
+    /// Starts the target in front of `server` and waits until a client can log in.
+    ///
+    /// # Errors
+    /// It does not start; the end of its log is in the message.
+    pub(crate) fn start(target: &Target, server: &Postgres, pool_size: u32) -> Result<Self> {
+        if target.is_direct() {
+            let probe = Probe {
+                pooler: Vec::new(),
+                server: server.pid(),
+            };
+            return Ok(Self {
+                address: server.address(),
+                probe,
+                _processes: Vec::new(),
+                _dir: None,
+            });
+        }
+        let user = server.user().filter(|_| target.as_server_user);
+        let dir = server.create_dir("pooler-")?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+        let standard = placeholders(target, server, pool_size, dir.path(), address.port());
+        write_files(target, &standard, dir.path(), user)?;
+        let mut processes = Vec::new();
+        for number in 1..=target.processes {
+            processes.push(Supervised::start(&Launch {
+                name: &format!("pooler-{number}"),
+                command: target
+                    .command
+                    .iter()
+                    .map(|word| target.fill(word, &standard))
+                    .collect(),
+                user,
+                dir: dir.path(),
+                environment: &target.environment,
+                stop: Signal::SIGTERM,
+            })?);
+        }
+        for process in &mut processes {
+            let mut buffer = [0; 4096];
+            process
+                .wait_until(START_LIMIT, || {
+                    Client::connect(address, &mut buffer)?.terminate()
+                })
+                .with_context(|| format!("target {}", target.name))?;
+        }
+        let pids = processes.iter().map(Supervised::pid).collect();
+        let probe = Probe {
+            pooler: pids,
+            server: server.pid(),
+        };
+        Ok(Self {
+            address,
+            probe,
+            _processes: processes,
+            _dir: Some(dir),
+        })
+    }
+}
+
+/// The standard placeholders of configuration templates.
+fn placeholders(
+    target: &Target,
+    server: &Postgres,
+    pool_size: u32,
+    dir: &Path,
+    port: u16,
+) -> BTreeMap<&'static str, String> {
+    let pool_size_each = (pool_size / u32::from(target.processes)).max(1);
+    let socket_dir = server.socket_dir().display().to_string();
+    BTreeMap::from([
+        ("dir", dir.display().to_string()),
+        ("port", port.to_string()),
+        ("server_port", server.address().port().to_string()),
+        ("server_socket_dir", socket_dir),
+        ("pool_size", pool_size.to_string()),
+        ("pool_size_each", pool_size_each.to_string()),
+    ])
+}
+
+/// Writes the target's files, readable for the user it runs as.
+fn write_files(
+    target: &Target,
+    standard: &BTreeMap<&str, String>,
+    dir: &Path,
+    user: Option<&User>,
+) -> Result<()> {
+    for (name, text) in &target.files {
+        let path = dir.join(name);
+        fs::write(&path, target.fill(text, standard))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        if let Some(user) = user {
+            chown(&path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
+                .with_context(|| format!("cannot give {} to {}", path.display(), user.name))?;
+        }
+    }
+    Ok(())
+}
+
+/// A TCP port of loopback that nobody listens on.
+///
+/// # Errors
+/// There is none left.
+pub(crate) fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
+    Ok(listener.local_addr().context("no free port")?.port())
+}
