@@ -3,16 +3,9 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use pg_doorman::app::cli::{self, Cli};
-use pg_doorman::config;
+use pg_doorman::app::cli::Cli;
+use pg_doorman::app::run::run;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    if cli.test_config {
-        return cli::test_config(&cli.config_file);
-    }
-    match config::load(&cli.config_file) {
-        Ok(_) => ExitCode::SUCCESS,
-        Err(error) => cli::refuse_config(&error),
-    }
+    run(&Cli::parse())
 }

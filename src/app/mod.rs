@@ -1,6 +1,13 @@
 //! The program around the library: command line and wiring.
 //!
-//! **Owns:** what happens between `main` and the shards.
+//! **Owns:** what happens between `main` and the shards: the control thread, what each shard runs,
+//! the messages between them.
 //! **Does not own:** anything a client or server sees on the wire.
 
 pub mod cli;
+pub mod control;
+pub mod errands;
+pub mod logging;
+pub mod mailbox;
+pub mod run;
+pub mod shard_main;

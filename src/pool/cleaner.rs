@@ -10,8 +10,9 @@ use std::time::Instant;
 
 use shards::Chunk;
 
-use crate::protocol::backend::{ParameterStatus, ReadyForQuery};
+use crate::protocol::backend::{ParameterStatus, ReadyForQuery, TransactionStatus};
 use crate::server::ServerConnection;
+use crate::server::parameters::ParameterSet;
 use crate::server::reset::Leftovers;
 use crate::server::sync::{Owner, Reply};
 
@@ -19,7 +20,7 @@ use super::driver::Pool;
 
 /// Runs the resets that `server` needs, then checks it in; closes it if that fails.
 pub(super) async fn clean(pool: Rc<Pool>, mut server: Box<ServerConnection>) {
-    let in_transaction = server.status != crate::protocol::backend::TransactionStatus::Idle;
+    let in_transaction = server.status != TransactionStatus::Idle;
     let resets_settings =
         server.leftovers.contains(Leftovers::SETTINGS) || server.leftovers.contains(Leftovers::EVERYTHING);
     let statements = server.leftovers.statements(in_transaction);
@@ -35,7 +36,7 @@ pub(super) async fn clean(pool: Rc<Pool>, mut server: Box<ServerConnection>) {
     }
     server.leftovers = Leftovers::default();
     if resets_settings {
-        server.applied = pool.intern(crate::server::parameters::ParameterSet::default());
+        server.applied = pool.intern(ParameterSet::default());
     }
     if server.is_clean() {
         pool.check_in(server);
@@ -111,9 +112,9 @@ pub(super) fn read_unasked(pool: &Pool, server: &mut ServerConnection) -> bool {
 
 /// Notes a parameter that the server reports: applied if it differs from the server's default.
 pub fn note_parameter(
-    base: &crate::server::parameters::ParameterSet,
+    base: &ParameterSet,
     pool: &Pool,
-    applied: &mut Rc<crate::server::parameters::ParameterSet>,
+    applied: &mut Rc<ParameterSet>,
     body: &[u8],
 ) {
     let Ok(status) = ParameterStatus::decode(body) else { return };

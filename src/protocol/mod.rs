@@ -19,6 +19,7 @@
 pub mod backend;
 pub mod cancel_key;
 pub mod error;
+pub mod framer;
 pub mod frontend;
 mod reader;
 pub mod sqlstate;

@@ -47,7 +47,7 @@ pub struct Report<'a> {
     /// How bad it is.
     pub severity: Severity,
     /// What it is, for programs.
-    pub sqlstate: SqlState,
+    pub sqlstate: &'a str,
     /// What it is, for people.
     pub message: &'a str,
     /// More facts.
@@ -58,7 +58,7 @@ pub struct Report<'a> {
 
 impl<'a> Report<'a> {
     /// A report without detail and hint.
-    pub const fn new(severity: Severity, sqlstate: SqlState, message: &'a str) -> Self {
+    pub const fn new(severity: Severity, sqlstate: &'a str, message: &'a str) -> Self {
         Self {
             severity,
             sqlstate,

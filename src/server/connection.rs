@@ -8,6 +8,7 @@
 //! [`ServerConnection::applied`] names.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -233,8 +234,8 @@ impl Socket {
             }
             Endpoint::Tcp { host, port } => (host, *port),
         };
-        let addresses = match host.trim_matches(['[', ']']).parse() {
-            Ok(address) => vec![(address, port).into()],
+        let addresses = match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+            Ok(address) => vec![SocketAddr::new(address, port)],
             Err(_) => errands.resolve(host, port).await?,
         };
         let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));

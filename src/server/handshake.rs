@@ -15,7 +15,7 @@
 //!
 //! Source: PostgreSQL documentation, `protocol-flow.html` "Start-up", `sasl-authentication.html`.
 
-use crate::auth::scram::client::{NeedKeys, ScramClient, ScramClientAwaitFinal};
+use crate::auth::scram::{NeedKeys, ScramClient, ScramClientAwaitFinal};
 use crate::auth::{Md5Secret, ScramKeys};
 use crate::config::Secret;
 use crate::protocol::backend::{Authentication, BackendKeyData, ErrorFields, ParameterStatus};

@@ -76,6 +76,11 @@ impl Directory {
         self.tenants.values().flat_map(HashMap::values)
     }
 
+    /// All pools.
+    pub fn pools(&self) -> impl Iterator<Item = &Rc<Pool>> {
+        self.tenants().map(|tenant| &tenant.pool)
+    }
+
     fn unchanged(
         &self,
         pool: &PoolConfig,

@@ -5,6 +5,8 @@
 //!
 //! Source: PostgreSQL documentation, `errcodes-appendix.html`.
 
+use std::borrow::Cow;
+
 use crate::protocol::backend::TransactionStatus;
 use crate::protocol::sqlstate::SqlState;
 use crate::protocol::writer::{self, Report, Severity};
@@ -13,7 +15,7 @@ use crate::protocol::writer::{self, Report, Severity};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// SQLSTATE.
-    pub sqlstate: SqlState,
+    pub sqlstate: Cow<'static, str>,
     /// The text.
     pub message: String,
     /// A `ReadyForQuery` follows, as clients of earlier versions expect of this error.
@@ -23,7 +25,7 @@ pub struct Failure {
 impl Failure {
     /// An error without a `ReadyForQuery` behind it.
     pub fn new(sqlstate: SqlState, message: impl Into<String>) -> Self {
-        Self { sqlstate, message: message.into(), is_followed_by_ready: false }
+        Self { sqlstate: sqlstate.into(), message: message.into(), is_followed_by_ready: false }
     }
 
     /// An error with a `ReadyForQuery` behind it.
@@ -34,7 +36,7 @@ impl Failure {
     /// The bytes for the client.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        writer::error_response(&mut out, &Report::new(Severity::Fatal, self.sqlstate, &self.message));
+        writer::error_response(&mut out, &Report::new(Severity::Fatal, &self.sqlstate, &self.message));
         if self.is_followed_by_ready {
             writer::ready_for_query(&mut out, TransactionStatus::Idle);
         }

@@ -1,0 +1,135 @@
+//! The control thread: signals, reloads, and work that would block a shard.
+//!
+//! **Owns:** everything of the process that is not per query.
+//! **Does not own:** anything on the path of a query.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shards::{ControlSeat, Seat, ShardId};
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::auth::derive_keys;
+use crate::config;
+
+use super::mailbox::{ShardMessage, Work, WorkResult};
+
+/// How often a message that did not fit is tried again.
+const RETRY: Duration = Duration::from_millis(5);
+
+/// The control thread's state.
+struct Control {
+    seat: AsyncFd<ControlSeat<ShardMessage>>,
+    config_file: PathBuf,
+    done: UnboundedSender<(Seat, u32, WorkResult)>,
+}
+
+/// Runs until the process is told to stop; then tells the shards.
+///
+/// # Errors
+///
+/// If the runtime or a signal handler cannot be made.
+pub fn control(seat: ControlSeat<ShardMessage>, config_file: PathBuf) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (done, results) = unbounded_channel();
+        let seat = AsyncFd::new(seat)?;
+        Control { seat, config_file, done }.run(results).await
+    })
+}
+
+impl Control {
+    async fn run(mut self, mut results: UnboundedReceiver<(Seat, u32, WorkResult)>) -> io::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hang_up = signal(SignalKind::hangup())?;
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hang_up.recv() => self.reload().await,
+                ready = self.seat.readable_mut() => {
+                    ready?.clear_ready();
+                    self.read_messages();
+                }
+                Some((shard, number, result)) = results.recv() => {
+                    if let Seat::Shard(shard) = shard {
+                        let result = Box::new(result);
+                        self.send(shard, ShardMessage::Answer { number, result }).await;
+                    }
+                }
+            }
+        }
+        tracing::info!("stopping");
+        for shard in 0..self.seat.get_ref().shard_count() {
+            self.send(ShardId::new(shard as u16), ShardMessage::Stop).await;
+        }
+        Ok(())
+    }
+
+    /// Sends a message, waiting for room. Only the control thread may wait: no shard waits for it.
+    async fn send(&self, shard: ShardId, message: ShardMessage) {
+        let mut message = message;
+        while let Err(refused) = self.seat.get_ref().try_send(shard, message) {
+            message = refused.into_message();
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn reload(&self) {
+        let loaded = match config::load(&self.config_file) {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                tracing::error!(%error, "Config reload error, the old configuration stays");
+                return;
+            }
+        };
+        for warning in &loaded.warnings {
+            tracing::warn!("configuration: {warning}");
+        }
+        let config = Arc::new(loaded.config);
+        for shard in 0..self.seat.get_ref().shard_count() {
+            let message = ShardMessage::Reload(Arc::clone(&config));
+            self.send(ShardId::new(shard as u16), message).await;
+        }
+        tracing::info!("configuration reloaded");
+    }
+
+    fn read_messages(&mut self) {
+        while let Some((from, message)) = self.seat.get_mut().try_receive() {
+            match message {
+                ShardMessage::Ask { number, work } => self.start(from, number, *work),
+                other => tracing::error!(?from, message = ?other, "a message for somebody else"),
+            }
+        }
+    }
+
+    fn start(&self, from: Seat, number: u32, work: Work) {
+        let done = self.done.clone();
+        tokio::spawn(async move {
+            let result = match work {
+                Work::Resolve { host, port } => WorkResult::Resolved(resolve(&host, port).await),
+                Work::Derive { password, salt, iterations } => {
+                    let derive = move || derive_keys(password.expose(), &salt, iterations);
+                    let keys = tokio::task::spawn_blocking(derive).await;
+                    WorkResult::Derived(match keys {
+                        Ok(Ok(keys)) => Ok(keys),
+                        Ok(Err(error)) => Err(error.to_string()),
+                        Err(error) => Err(error.to_string()),
+                    })
+                }
+            };
+            // The receiver is gone only when the process ends.
+            let _ = done.send((from, number, result));
+        });
+    }
+}
+
+async fn resolve(host: &str, port: u16) -> Result<Vec<std::net::SocketAddr>, String> {
+    let found = tokio::net::lookup_host((host, port)).await;
+    found.map(Iterator::collect).map_err(|error| format!("{host}: {error}"))
+}

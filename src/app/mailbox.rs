@@ -1,0 +1,67 @@
+//! What shards and the control thread tell each other.
+//!
+//! **Owns:** the messages.
+//! **Does not own:** how they travel (`shards`).
+//!
+//! **Invariant:** a message is small; what is large travels behind a pointer.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::auth::ScramKeys;
+use crate::config::{Config, Secret};
+
+/// A message between two seats.
+#[derive(Debug)]
+pub enum ShardMessage {
+    /// To the control thread: do this for errand `number`.
+    Ask {
+        /// Names the errand on its shard.
+        number: u32,
+        /// What to do.
+        work: Box<Work>,
+    },
+    /// To a shard: errand `number` is done.
+    Answer {
+        /// Names the errand on its shard.
+        number: u32,
+        /// What has come of it.
+        result: Box<WorkResult>,
+    },
+    /// To a shard: this is the configuration from now on.
+    Reload(Arc<Config>),
+    /// To a shard: close everything and end.
+    Stop,
+}
+
+/// Work that would block a shard.
+#[derive(Debug)]
+pub enum Work {
+    /// Look up a host.
+    Resolve {
+        /// Name of the host.
+        host: String,
+        /// Port to put into the addresses.
+        port: u16,
+    },
+    /// Derive SCRAM keys.
+    Derive {
+        /// The password.
+        password: Secret,
+        /// The salt.
+        salt: Vec<u8>,
+        /// The iteration count.
+        iterations: u32,
+    },
+}
+
+/// What has come of work; errors as text.
+#[derive(Debug)]
+pub enum WorkResult {
+    /// Addresses of a host.
+    Resolved(Result<Vec<SocketAddr>, String>),
+    /// Keys.
+    Derived(Result<ScramKeys, String>),
+}
+
+const _: () = assert!(size_of::<ShardMessage>() <= 32, "messages sit in queues by the thousand");

@@ -1,0 +1,145 @@
+//! From arguments to a running process, and its end.
+//!
+//! **Owns:** the order of start-up, exit codes.
+//! **Does not own:** what runs afterwards (`control`, `shard_main`).
+//!
+//! Source: sysexits.h for the exit codes.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::process::ExitCode;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use crossbeam_queue::SegQueue;
+use rand::Rng;
+use shards::{Policy, Requested, ShardCount, Socket, Topology, bind_tcp, launch, place, probe_host};
+use socket2::SockRef;
+
+use crate::config::{self, Config, General};
+use crate::session::budget::Budget;
+use crate::session::shard::Connections;
+
+use super::cli::{self, Cli, EXIT_CONFIG};
+use super::control::control;
+use super::logging;
+use super::shard_main::{Shared, shard_main};
+
+/// Exit code for something that the operating system refuses.
+const EXIT_OS: u8 = 71;
+/// How long the shards may take to close everything at the end.
+const STOP_MAX: Duration = Duration::from_millis(500);
+
+/// Runs the program.
+pub fn run(cli: &Cli) -> ExitCode {
+    if cli.test_config {
+        return cli::test_config(&cli.config_file);
+    }
+    let loaded = match config::load(&cli.config_file) {
+        Ok(loaded) => loaded,
+        Err(error) => return cli::refuse_config(&error),
+    };
+    if cli.daemon {
+        eprintln!("Error daemonize: running in the background is not supported yet");
+        return ExitCode::from(EXIT_OS);
+    }
+    logging::start(cli.log_level, cli.log_format, !cli.no_color);
+    tracing::info!("Welcome to PgDoorman! (Version {})", env!("CARGO_PKG_VERSION"));
+    for warning in &loaded.warnings {
+        tracing::warn!("configuration: {warning}");
+    }
+    match serve(cli, Arc::new(loaded.config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Refused { code, reason }) => {
+            tracing::error!("{reason}");
+            eprintln!("pg_doorman: {reason}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// Why the process cannot run.
+struct Refused {
+    code: u8,
+    reason: String,
+}
+
+impl Refused {
+    fn new(code: u8, what: &str, error: &impl std::fmt::Display) -> Self {
+        Self { code, reason: format!("{what}: {error}") }
+    }
+}
+
+fn serve(cli: &Cli, config: Arc<Config>) -> Result<(), Refused> {
+    let general = &config.general;
+    let os = |what: &'static str| move |error: io::Error| Refused::new(EXIT_OS, what, &error);
+    let count = ShardCount::new(general.worker_threads)
+        .map_err(|error| Refused::new(EXIT_CONFIG, "worker_threads", &error))?;
+    probe_host(count).map_err(|error| Refused::new(EXIT_OS, "cannot run here", &error))?;
+    let topology = Topology::detect().map_err(os("cannot read the CPUs of this process"))?;
+    let policy =
+        Policy { shards: Requested::Count(count), pin: general.worker_cpu_affinity_pinning };
+    let placement = place(&topology, &policy)
+        .map_err(|error| Refused::new(EXIT_CONFIG, "worker_threads", &error))?;
+    for note in &placement.notes {
+        tracing::warn!("{note}");
+    }
+    let listeners = Arc::new(SegQueue::new());
+    let address = listen_address(general)?;
+    for _ in &placement.plans {
+        let listener = listen(general, address)
+            .map_err(|error| Refused::new(EXIT_CONFIG, &format!("cannot listen on {address}"), &error))?;
+        listeners.push(listener);
+    }
+    let shared = Shared {
+        config: Arc::clone(&config),
+        connections: Connections::default(),
+        budget: Budget::default(),
+        mock_secret: rand::rng().random(),
+    };
+    let (fleet, seat) = launch(&placement.plans, move |context| {
+        shard_main(context, shared.clone(), listeners.pop().into_iter().collect())
+    })
+    .map_err(os("cannot start the shards"))?;
+    tracing::info!(%address, shards = placement.plans.len(), "Waiting for dear clients");
+    control(seat, cli.config_file.clone()).map_err(os("the control thread has failed"))?;
+    let (ended, ends) = mpsc::channel();
+    std::thread::spawn(move || {
+        // The receiver may have given up.
+        let _ = ended.send(fleet.join().is_ok());
+    });
+    if ends.recv_timeout(STOP_MAX) != Ok(true) {
+        tracing::warn!("not every shard has ended in time");
+    }
+    Ok(())
+}
+
+fn listen_address(general: &General) -> Result<SocketAddr, Refused> {
+    let text = format!("{}:{}", general.host, general.port);
+    let mut found = text
+        .to_socket_addrs()
+        .map_err(|error| Refused::new(EXIT_CONFIG, &format!("cannot resolve {text}"), &error))?;
+    found.next().ok_or_else(|| Refused::new(EXIT_CONFIG, &text, &"no address"))
+}
+
+/// A listening socket whose options every accepted socket inherits.
+fn listen(general: &General, address: SocketAddr) -> io::Result<Socket> {
+    let socket = bind_tcp(address)?;
+    socket.set_tcp_nodelay(general.tcp_no_delay)?;
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(general.tcp_keepalives_idle)
+        .with_interval(general.tcp_keepalives_interval)
+        .with_retries(general.tcp_keepalives_count);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_linger(Some(general.tcp_so_linger))?;
+    if !general.tcp_user_timeout.is_zero() {
+        SockRef::from(&socket).set_tcp_user_timeout(Some(general.tcp_user_timeout))?;
+    }
+    let backlog = if general.backlog == 0 {
+        general.max_connections.min(i32::MAX as u64) as i32
+    } else {
+        i32::try_from(general.backlog).unwrap_or(i32::MAX)
+    };
+    socket.listen(backlog)?;
+    Ok(socket)
+}

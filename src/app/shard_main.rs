@@ -1,0 +1,172 @@
+//! What one shard runs.
+//!
+//! **Owns:** the shard's tasks: accepting, messages, housekeeping, watching idle servers.
+//! **Does not own:** what they work on (`session`, `pool`).
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use shards::{Context, Inbox, Listener, Seat, Socket, Stream, sleep_until, spawn};
+
+use crate::config::Config;
+use crate::pool::Host;
+use crate::session::budget::Budget;
+use crate::session::login::log_in;
+use crate::session::registry::Registry;
+use crate::session::shard::Connections;
+use crate::session::{Directory, Shard};
+
+use super::errands::{DeskErrands, ErrandDesk};
+use super::mailbox::ShardMessage;
+
+/// What the shards of a process share from the start.
+#[derive(Clone)]
+pub struct Shared {
+    /// The configuration at start.
+    pub config: Arc<Config>,
+    /// Open client connections.
+    pub connections: Connections,
+    /// Memory claimed by incomplete messages.
+    pub budget: Budget,
+    /// Makes the salts of users who do not exist.
+    pub mock_secret: [u8; 32],
+}
+
+/// Runs a shard until it is told to stop.
+pub async fn shard_main(
+    context: Context<ShardMessage>,
+    shared: Shared,
+    listeners: Vec<Socket>,
+) {
+    let desk = ErrandDesk::new(context.outbox.clone());
+    let host = Host::new(Rc::new(DeskErrands(Rc::clone(&desk))));
+    let place = (context.id.index(), context.count);
+    let directory = Directory::new(shared.config, place, &host, None);
+    let shard = Rc::new(Shard {
+        index: place.0,
+        count: place.1,
+        generation: 0,
+        directory: RefCell::new(Rc::new(directory)),
+        registry: Rc::new(Registry::default()),
+        host,
+        connections: shared.connections,
+        budget: shared.budget,
+        mock_secret: shared.mock_secret,
+    });
+    for listener in listeners {
+        spawn(accept(Rc::clone(&shard), Listener::new(listener)));
+    }
+    spawn(watch_idle(Rc::clone(&shard)));
+    spawn(keep_house(Rc::clone(&shard)));
+    read_messages(&shard, &desk, context.inbox).await;
+    for tenant in shard.directory().tenants() {
+        tenant.pool.retire_for_good();
+    }
+}
+
+async fn read_messages(shard: &Rc<Shard>, desk: &ErrandDesk, mut inbox: Inbox<ShardMessage>) {
+    loop {
+        match inbox.receive().await {
+            (_, ShardMessage::Stop) => return,
+            (_, ShardMessage::Answer { number, result }) => desk.answer(number, result),
+            (Seat::Control, ShardMessage::Reload(config)) => reload(shard, config),
+            (from, message) => tracing::error!(?from, ?message, "a message for somebody else"),
+        }
+    }
+}
+
+fn reload(shard: &Rc<Shard>, config: Arc<Config>) {
+    let before = shard.directory();
+    let place = (shard.index, shard.count);
+    let directory = Directory::new(config, place, &shard.host, Some(&before));
+    *shard.directory.borrow_mut() = Rc::new(directory);
+    // The housekeeper opens what new pools keep open.
+    shard.host.alarm.at_most(shards::now());
+}
+
+async fn accept(shard: Rc<Shard>, mut listener: Listener) {
+    loop {
+        match listener.accept().await {
+            Ok(socket) => spawn(serve(Rc::clone(&shard), socket)),
+            Err(error) => {
+                tracing::error!(%error, "the listening socket has failed");
+                return;
+            }
+        }
+    }
+}
+
+/// One client, from accept to close. The login is boxed: a logged-in client does not carry it.
+async fn serve(shard: Rc<Shard>, socket: OwnedFd) {
+    let limit = shard.directory().config.general.max_connections;
+    let connection = shard.connections.open(limit);
+    let stream = Stream::new(socket);
+    let session = Box::pin(log_in(shard, stream, connection)).await;
+    if let Some(session) = session {
+        session.await;
+    }
+}
+
+/// Reads what idle servers say, and notices when they end.
+async fn watch_idle(shard: Rc<Shard>) {
+    let mut numbers = Vec::new();
+    loop {
+        numbers.clear();
+        shards::watched(&mut numbers).await;
+        for number in &numbers {
+            shard.host.idle_event(*number);
+        }
+    }
+}
+
+/// Ends waits that took too long, opens and retires connections.
+async fn keep_house(shard: Rc<Shard>) {
+    let mut next_retirement = shards::now();
+    loop {
+        let now = shards::now();
+        let directory = shard.directory();
+        if shard.host.alarm.take_due(now) || next_retirement <= now {
+            for pool in directory.pools() {
+                if let Some(next) = pool.tick() {
+                    shard.host.alarm.at_most(next);
+                }
+            }
+        }
+        if next_retirement <= now {
+            let general = &directory.config.general;
+            let limit = general.retain_connections_max.div_ceil(shard.count);
+            retire(&directory, if limit == 0 { usize::MAX } else { limit });
+            let period = general.retain_connections_time;
+            let period = if period.is_zero() { Duration::from_secs(3600) } else { period };
+            next_retirement = now + period;
+        }
+        drop(directory);
+        rest(&shard, next_retirement).await;
+    }
+}
+
+fn retire(directory: &Directory, mut limit: usize) {
+    for pool in directory.pools() {
+        limit -= pool.retire(limit).min(limit);
+    }
+}
+
+/// Sleeps until `deadline`, or the alarm if that is earlier.
+async fn rest(shard: &Shard, deadline: Instant) {
+    let alarm = &shard.host.alarm;
+    let until = alarm.deadline().map_or(deadline, |at| at.min(deadline));
+    let mut sleep = std::pin::pin!(sleep_until(until));
+    poll_fn(|context| {
+        alarm.set_waker(context.waker());
+        if alarm.deadline().is_some_and(|at| at < until) {
+            return Poll::Ready(());
+        }
+        sleep.as_mut().poll(context)
+    })
+    .await;
+}

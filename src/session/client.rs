@@ -1,0 +1,502 @@
+//! A client after login: the machine that gets it servers and forwards its messages.
+//!
+//! **Owns:** the phases of a session, holding messages until they are whole, the window of unsent
+//! bytes in both directions.
+//! **Does not own:** what replies mean (`relay`, `server::sync`), the pool's decisions (`pool`).
+//!
+//! ```text
+//!            message that needs a server       settings differ
+//!   ┌──────┐ ───────────────▶ ┌─────────┐ ──────────────▶ ┌───────────┐
+//!   │ Idle │                  │ Waiting │                  │ Preparing │
+//!   └──────┘                  └─────────┘                  └───────────┘
+//!      ▲                           │ settings are the same     │ settings applied
+//!      │ settled, transaction mode ▼                           │
+//!      └──────────────────── ┌─────────┐ ◀────────────────────┘
+//!                            │ Serving │ ──▶ client or server gone ──▶ done
+//!                            └─────────┘
+//! ```
+//!
+//! **Invariants**
+//! 1. Only whole messages (or the start of one too long to hold) make a client take a server.
+//! 2. A server that still owes something, or got only a part of a message, is closed when its client
+//!    goes; otherwise it goes back to the pool.
+//! 3. A side is not read while more than [`WINDOW_BYTES`] wait for the other side.
+//! 4. An idle client owns no buffer.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use shards::{Chunk, Stream};
+
+use crate::config::PoolMode;
+use crate::pool::{Acquired, Pool, Ticket};
+use crate::protocol::backend::TransactionStatus;
+use crate::protocol::framer::{BODY_BYTES_MAX, Framer, HEADER_BYTES, Interest};
+use crate::protocol::{sqlstate, writer};
+use crate::server::ServerConnection;
+use crate::server::parameters::{self, ParameterSet};
+use crate::server::reset::Leftovers;
+
+use super::budget::Claim;
+use super::directory::Tenant;
+use super::registry::Slot;
+use super::report::Failure;
+use super::shard::{Connection, Shard};
+
+/// Bytes that may wait for one side before the other is not read any more.
+pub(super) const WINDOW_BYTES: usize = 256 * 1024;
+/// Messages up to this size are held until they are whole before a server is taken.
+const HELD_BYTES_MAX: usize = 64 * 1024;
+/// Steps of one session before the others get their turn.
+const STEPS_MAX: usize = 64;
+
+/// Client messages whose bodies are looked into.
+pub(super) static INTEREST: Interest = Interest::of(b"QPD");
+
+/// What a session is doing.
+enum Phase {
+    /// Has no server and needs none.
+    Idle,
+    /// Stands in the pool's queue.
+    Waiting(Ticket),
+    /// Its server is being given the client's settings. `true`: that has failed.
+    Preparing(Box<ServerConnection>, bool),
+    /// Has a server.
+    Serving(Box<ServerConnection>),
+}
+
+/// What a step has led to.
+enum Step {
+    /// Something changed: go on.
+    Again,
+    /// Nothing to do until somebody wakes the session.
+    Wait,
+    /// The session is over.
+    End,
+}
+
+/// A whole message that can be handled without a server, or not.
+enum Local {
+    Handled,
+    NeedsServer,
+    Leave,
+}
+
+/// One client.
+pub struct Session {
+    pub(super) client: Stream,
+    pub(super) framer: Framer,
+    /// Received and not yet handled.
+    input: Option<Chunk>,
+    phase: Phase,
+    pub(super) pool: Rc<Pool>,
+    pub(super) shard: Rc<Shard>,
+    /// What the client asked for at login.
+    pub(super) asked: Rc<ParameterSet>,
+    /// The settings that it wants now, as far as they differ from the servers' own.
+    pub(super) wanted: Rc<ParameterSet>,
+    /// The client has said good-bye behind messages that are still being answered.
+    pub(super) is_leaving: bool,
+    /// A `RESET` or `DISCARD ALL` was completed since the last `ReadyForQuery`.
+    pub(super) has_reset: bool,
+    /// The server has said farewell in words that the client has got.
+    pub(super) has_farewell: bool,
+    pub(super) claim: Option<Box<Claim>>,
+    _slot: Slot,
+    _connection: Connection,
+    log_as: Option<Box<str>>,
+}
+
+impl Session {
+    /// A session of `tenant`; `rest` is what the client has sent beyond its login.
+    pub fn new(
+        shard: Rc<Shard>,
+        tenant: &Tenant,
+        client: Stream,
+        rest: Option<Chunk>,
+        asked: ParameterSet,
+        base: &ParameterSet,
+        (slot, connection, log_as): (Slot, Connection, Option<Box<str>>),
+    ) -> Self {
+        let pool = Rc::clone(&tenant.pool);
+        let mut wanted = asked.clone();
+        for parameter in base.iter() {
+            if asked.get(&parameter.name) == Some(&parameter.value) {
+                wanted.remove(&parameter.name);
+            }
+        }
+        Self {
+            client,
+            framer: Framer::new(&INTEREST, BODY_BYTES_MAX),
+            input: rest,
+            phase: Phase::Idle,
+            asked: pool.intern(asked),
+            wanted: pool.intern(wanted),
+            pool,
+            shard,
+            is_leaving: false,
+            has_reset: false,
+            has_farewell: false,
+            claim: None,
+            _slot: slot,
+            _connection: connection,
+            log_as,
+        }
+    }
+
+    fn step(&mut self, context: &mut Context<'_>) -> Step {
+        match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Idle => self.idle(context),
+            Phase::Waiting(ticket) => self.waiting(ticket, context),
+            Phase::Preparing(server, failed) => self.preparing(server, failed, context),
+            Phase::Serving(server) => self.serving(server, context),
+        }
+    }
+
+    /// Ends the session with an error.
+    pub(super) fn fail(&mut self, failure: &Failure) {
+        self.client.send(failure.to_bytes());
+    }
+
+    fn idle(&mut self, context: &mut Context<'_>) -> Step {
+        if self.is_leaving {
+            return Step::End;
+        }
+        // A slow reader is not served further before it has taken what it got.
+        if self.client.queued_bytes() > WINDOW_BYTES {
+            self.client.pause();
+            if self.client.poll_sent(WINDOW_BYTES / 2, context).is_pending() {
+                return Step::Wait;
+            }
+        }
+        let Some(mut chunk) = self.input.take() else {
+            return match self.client.poll_receive(context) {
+                Poll::Pending => Step::Wait,
+                Poll::Ready(Ok(Some(chunk))) => {
+                    self.input = Some(chunk);
+                    Step::Again
+                }
+                Poll::Ready(Ok(None) | Err(_)) => Step::End,
+            };
+        };
+        loop {
+            let Some(&[tag, l0, l1, l2, l3]) = chunk.first_chunk::<{ HEADER_BYTES }>() else {
+                return self.hold(chunk, 0, context);
+            };
+            let length = u32::from_be_bytes([l0, l1, l2, l3]);
+            if !(4..=BODY_BYTES_MAX + 4).contains(&length) {
+                return self.invalid_length(tag, length);
+            }
+            let message_bytes = 1 + length as usize;
+            if chunk.len() < message_bytes {
+                return self.hold(chunk, message_bytes, context);
+            }
+            match self.handle_locally(tag) {
+                Local::Handled => chunk.advance(message_bytes),
+                Local::Leave => return Step::End,
+                Local::NeedsServer => {
+                    self.input = Some(chunk);
+                    return self.acquire(context);
+                }
+            }
+            if chunk.is_empty() {
+                return Step::Again;
+            }
+        }
+    }
+
+    fn handle_locally(&mut self, tag: u8) -> Local {
+        match tag {
+            b'X' => Local::Leave,
+            // The end of a pipeline that has nothing in it.
+            b'S' => {
+                let mut out = Vec::new();
+                writer::ready_for_query(&mut out, TransactionStatus::Idle);
+                self.client.send(out);
+                Local::Handled
+            }
+            // PostgreSQL ignores these outside of a COPY; Flush has nothing to flush.
+            b'd' | b'c' | b'f' | b'H' => Local::Handled,
+            _ => Local::NeedsServer,
+        }
+    }
+
+    fn invalid_length(&mut self, tag: u8, length: u32) -> Step {
+        let memory = self.shard.directory().config.general.max_memory_usage;
+        if u64::from(length) > memory {
+            self.fail(&out_of_memory());
+            return Step::End;
+        }
+        let text = format!("invalid length {length} of message '{}'", tag.escape_ascii());
+        self.fail(&Failure::new(sqlstate::PROTOCOL_VIOLATION, text));
+        Step::End
+    }
+
+    /// The message at the start of `chunk` is not whole. It is held until it is, unless it is long.
+    fn hold(&mut self, chunk: Chunk, message_bytes: usize, context: &mut Context<'_>) -> Step {
+        if message_bytes > 0 && !self.claim_memory(message_bytes) {
+            return Step::End;
+        }
+        if message_bytes > HELD_BYTES_MAX {
+            self.input = Some(chunk);
+            return self.acquire(context);
+        }
+        match self.client.poll_receive(context) {
+            Poll::Ready(Ok(Some(more))) => {
+                let mut held = Vec::with_capacity(message_bytes.max(chunk.len() + more.len()));
+                held.extend_from_slice(&chunk);
+                held.extend_from_slice(&more);
+                self.input = Some(self.client.chunk_of(held));
+                Step::Again
+            }
+            Poll::Ready(Ok(None) | Err(_)) => Step::End,
+            Poll::Pending => {
+                self.input = Some(chunk.release_if_scarce());
+                Step::Wait
+            }
+        }
+    }
+
+    /// Claims memory for a message that does not come in one piece. Fails the session otherwise.
+    pub(super) fn claim_memory(&mut self, bytes: usize) -> bool {
+        if self.claim.is_some() {
+            return true;
+        }
+        let limit = self.shard.directory().config.general.max_memory_usage;
+        match self.shard.budget.claim(bytes as u64, limit) {
+            Some(claim) => {
+                self.claim = Some(Box::new(claim));
+                true
+            }
+            None => {
+                self.fail(&out_of_memory());
+                false
+            }
+        }
+    }
+
+    fn acquire(&mut self, context: &mut Context<'_>) -> Step {
+        match self.pool.acquire(context.waker()) {
+            Acquired::Server(server) => self.attach(server),
+            Acquired::Waiting(ticket) => {
+                self.input = self.input.take().map(Chunk::release_if_scarce);
+                self.phase = Phase::Waiting(ticket);
+                Step::Again
+            }
+        }
+    }
+
+    fn waiting(&mut self, ticket: Ticket, context: &mut Context<'_>) -> Step {
+        match self.pool.collect(ticket, context.waker()) {
+            Some(Ok(server)) => self.attach(server),
+            Some(Err(error)) => {
+                let text = format!(
+                    "Could not get a database connection from the pool. All servers may be busy or \
+                     down. Error details: {error}. Please try again later."
+                );
+                self.fail(&Failure::with_ready(sqlstate::TOO_MANY_CONNECTIONS, text));
+                Step::End
+            }
+            None if self.client.poll_ended(context).is_ready() => {
+                self.pool.give_up(ticket);
+                Step::End
+            }
+            None => {
+                self.phase = Phase::Waiting(ticket);
+                Step::Wait
+            }
+        }
+    }
+
+    /// Gives a clean server the client's settings, if it has others.
+    fn attach(&mut self, mut server: Box<ServerConnection>) -> Step {
+        if !Rc::ptr_eq(&self.wanted, &server.applied) {
+            let text = parameters::difference(&server.base, &server.applied, &self.wanted);
+            if let Some(text) = text {
+                server.send_own_query(&text);
+                self.phase = Phase::Preparing(server, false);
+                return Step::Again;
+            }
+            server.applied = Rc::clone(&self.wanted);
+        }
+        self.phase = Phase::Serving(server);
+        Step::Again
+    }
+
+    fn preparing(
+        &mut self,
+        mut server: Box<ServerConnection>,
+        mut failed: bool,
+        context: &mut Context<'_>,
+    ) -> Step {
+        let received = match server.stream.poll_receive(context) {
+            Poll::Pending => {
+                if self.client.poll_ended(context).is_ready() {
+                    self.pool.discard(server);
+                    return Step::End;
+                }
+                self.phase = Phase::Preparing(server, failed);
+                return Step::Wait;
+            }
+            Poll::Ready(Ok(Some(chunk))) => self.read_preparation(&mut server, chunk, &mut failed),
+            Poll::Ready(Ok(None) | Err(_)) => false,
+        };
+        if !received {
+            self.server_gone(server);
+            return Step::End;
+        }
+        if !server.is_settled() {
+            self.phase = Phase::Preparing(server, failed);
+            return Step::Again;
+        }
+        if failed {
+            server.leftovers.add(Leftovers::SETTINGS);
+            self.pool.give_back(server);
+            return Step::End;
+        }
+        server.applied = Rc::clone(&self.wanted);
+        self.phase = Phase::Serving(server);
+        Step::Again
+    }
+
+    fn serving(&mut self, mut server: Box<ServerConnection>, context: &mut Context<'_>) -> Step {
+        if !self.forward_input(&mut server, context) {
+            self.client_gone(server);
+            return Step::End;
+        }
+        loop {
+            if self.client.queued_bytes() > WINDOW_BYTES {
+                server.stream.pause();
+                if self.client.poll_sent(WINDOW_BYTES / 2, context).is_pending() {
+                    break;
+                }
+            }
+            let chunk = match server.stream.poll_receive(context) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(Some(chunk))) => chunk,
+                Poll::Ready(Ok(None) | Err(_)) => {
+                    self.server_gone(server);
+                    return Step::End;
+                }
+            };
+            if !self.relay(&mut server, chunk) {
+                self.pool.discard(server);
+                return Step::End;
+            }
+            if server.is_settled() && self.may_release(&server) {
+                self.pool.give_back(server);
+                return if self.is_leaving { Step::End } else { Step::Again };
+            }
+        }
+        if self.client.send_error().is_some() {
+            self.client_gone(server);
+            return Step::End;
+        }
+        self.phase = Phase::Serving(server);
+        Step::Wait
+    }
+
+    fn may_release(&mut self, server: &ServerConnection) -> bool {
+        if self.is_leaving && !self.is_transaction_mode() {
+            return false;
+        }
+        self.is_transaction_mode()
+            && server.status == TransactionStatus::Idle
+            && self.framer.is_at_boundary()
+    }
+
+    fn is_transaction_mode(&self) -> bool {
+        self.pool.settings.mode == PoolMode::Transaction
+    }
+
+    /// Forwards what the client has sent. False when the client has gone.
+    fn forward_input(&mut self, server: &mut ServerConnection, context: &mut Context<'_>) -> bool {
+        loop {
+            if self.is_leaving {
+                // It has said good-bye; what was asked before is still answered.
+                return !server.is_settled();
+            }
+            if server.stream.queued_bytes() > WINDOW_BYTES {
+                self.client.pause();
+                if server.stream.poll_sent(WINDOW_BYTES / 2, context).is_pending() {
+                    return true;
+                }
+            }
+            let chunk = match self.input.take() {
+                Some(chunk) => chunk,
+                None => match self.client.poll_receive(context) {
+                    Poll::Pending => return true,
+                    Poll::Ready(Ok(Some(chunk))) => chunk,
+                    Poll::Ready(Ok(None) | Err(_)) => return false,
+                },
+            };
+            if !self.forward(server, chunk) {
+                return false;
+            }
+        }
+    }
+
+    /// The client has gone while it had a server.
+    fn client_gone(&mut self, mut server: Box<ServerConnection>) {
+        if !server.is_settled() || !self.framer.is_at_boundary() {
+            self.pool.discard(server);
+            return;
+        }
+        if !self.is_transaction_mode() {
+            server.leftovers.add(Leftovers::EVERYTHING);
+        }
+        self.pool.give_back(server);
+    }
+
+    /// The server has gone while a client had it.
+    fn server_gone(&mut self, server: Box<ServerConnection>) {
+        tracing::warn!(
+            pool = %self.pool.key.database, pid = server.pid(), "server closed the connection"
+        );
+        // In the middle of a message nothing can be said.
+        if server.framer.is_at_boundary() && !self.has_farewell {
+            let text = "server closed the connection unexpectedly";
+            self.fail(&Failure::new(sqlstate::CONNECTION_FAILURE, text));
+        }
+        self.pool.discard(server);
+    }
+}
+
+fn out_of_memory() -> Failure {
+    Failure::with_ready(
+        sqlstate::OUT_OF_MEMORY,
+        "Server is temporarily out of memory. Please try again later or reduce the size of your \
+         query.",
+    )
+}
+
+impl Future for Session {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        for _ in 0..STEPS_MAX {
+            match self.step(context) {
+                Step::Again => {}
+                Step::Wait => return Poll::Pending,
+                Step::End => return Poll::Ready(()),
+            }
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Idle => {}
+            Phase::Waiting(ticket) => self.pool.give_up(ticket),
+            Phase::Preparing(server, _) | Phase::Serving(server) => self.pool.discard(server),
+        }
+        if let Some(client) = &self.log_as {
+            tracing::info!(%client, pool = %self.pool.key.database, "client disconnected");
+        }
+    }
+}

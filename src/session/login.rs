@@ -1,0 +1,421 @@
+//! From the first byte of a client to `ReadyForQuery`.
+//!
+//! **Owns:** the order of checks, what is asked, what is answered.
+//! **Does not own:** the machines of proof (`auth`), reading packets (`startup`).
+//!
+//! The order: limit of connections, version, host-based rules, the pool, the proof. Rules come
+//! before the pool, so that a client who may not try anything does not learn who exists.
+//!
+//! Source: PostgreSQL documentation, `protocol-flow.html` "Start-up".
+
+use std::future::poll_fn;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::task::Poll;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rand::Rng;
+use shards::Stream;
+
+use crate::auth::StoredPassword;
+use crate::auth::hba::{self, Challenge, Decision, HbaClient, LoginMethod, WantedMethod};
+use crate::auth::md5::Md5Secret;
+use crate::auth::scram::{ScramServer, ScramVerifier};
+use crate::config::{General, TlsMode};
+use crate::pool::{Acquired, Pool};
+use crate::protocol::backend::TransactionStatus;
+use crate::protocol::cancel_key::CancelKey;
+use crate::protocol::error::StartupError;
+use crate::protocol::frontend::{PasswordMessage, SaslInitialResponse, SaslResponse};
+use crate::protocol::sqlstate;
+use crate::protocol::startup::{StartupMessage, StartupPacket, parse_options};
+use crate::protocol::writer;
+use crate::server::parameters::{ParameterSet, is_name};
+
+use super::client::Session;
+use super::directory::{Directory, Tenant};
+use super::report::Failure;
+use super::shard::{Connection, Shard};
+use super::startup::{Conversation, Ended};
+
+/// Why there is no session.
+enum Rejection {
+    /// Nothing is said: the client has gone, or asked for something else.
+    Silent,
+    /// The client is told.
+    Told(Failure),
+}
+
+impl From<Failure> for Rejection {
+    fn from(failure: Failure) -> Self {
+        Self::Told(failure)
+    }
+}
+
+impl From<Ended> for Rejection {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Gone => Self::Silent,
+            Ended::Startup(error) => startup_failure(&error).into(),
+            Ended::Violation(what) => Failure::new(sqlstate::PROTOCOL_VIOLATION, what).into(),
+        }
+    }
+}
+
+fn startup_failure(error: &StartupError) -> Failure {
+    Failure::new(error.sqlstate(), error.to_string())
+}
+
+/// A client that may or may not become a session.
+pub struct Login {
+    shard: Rc<Shard>,
+    directory: Rc<Directory>,
+    talk: Conversation,
+    connection: Result<Connection, Connection>,
+    peer: Option<SocketAddr>,
+    local: Option<IpAddr>,
+}
+
+/// Logs a new client in; `None` if that has failed and the client has been told.
+pub async fn log_in(
+    shard: Rc<Shard>,
+    stream: Stream,
+    connection: Result<Connection, Connection>,
+) -> Option<Session> {
+    let directory = shard.directory();
+    let talk = Conversation::new(stream);
+    let mut login = Login { shard, directory, talk, connection, peer: None, local: None };
+    let limit = login.directory.config.general.client_login_timeout;
+    let deadline = shards::now() + limit;
+    let outcome = if limit.is_zero() {
+        Some(login.run().await)
+    } else {
+        shards::until(deadline, login.run()).await
+    };
+    match outcome {
+        Some(Ok(accepted)) => Some(login.become_session(accepted)),
+        Some(Err(Rejection::Silent)) => None,
+        Some(Err(Rejection::Told(failure))) => {
+            tracing::info!(
+                client = %login.peer_text(), sqlstate = %failure.sqlstate,
+                reason = %failure.message, "login refused"
+            );
+            login.talk.stream.send(failure.to_bytes());
+            None
+        }
+        None => {
+            tracing::info!(client = %login.peer_text(), "login took too long, client closed");
+            let text = "canceling authentication due to timeout";
+            let failure = Failure::new(sqlstate::QUERY_CANCELED, text);
+            login.talk.stream.send(failure.to_bytes());
+            None
+        }
+    }
+}
+
+/// What a successful login has settled.
+struct Accepted {
+    tenant: Rc<Tenant>,
+    asked: ParameterSet,
+    base: Rc<ParameterSet>,
+    speaks_3_2: bool,
+}
+
+impl Login {
+    async fn run(&mut self) -> Result<Accepted, Rejection> {
+        let startup = self.first_packets().await?;
+        if self.connection.is_err() {
+            let text = "sorry, too many clients already";
+            return Err(Failure::new(sqlstate::TOO_MANY_CONNECTIONS, text).into());
+        }
+        (self.peer, self.local) = self.talk.addresses().map_err(|_| Rejection::Silent)?;
+        self.check_tls()?;
+        check_replication(&startup)?;
+        let asked = asked_parameters(&startup)?;
+        if startup.needs_negotiation() {
+            let mut out = Vec::new();
+            let unknown = &startup.unsupported_protocol_options;
+            writer::negotiate_protocol_version(&mut out, startup.negotiated_minor(), unknown);
+            self.talk.stream.send(out);
+        }
+        let tenant = self.authenticate(&startup).await?;
+        let base = match tenant.pool.base() {
+            Some(base) => base,
+            None => learn_base(&tenant.pool, &startup).await?,
+        };
+        let speaks_3_2 = startup.negotiated_minor() >= 2;
+        Ok(Accepted { tenant, asked, base, speaks_3_2 })
+    }
+
+    /// Requests for encryption, which is not offered here, then the startup packet.
+    async fn first_packets(&mut self) -> Result<StartupMessage, Rejection> {
+        let (mut asked_tls, mut asked_gss) = (false, false);
+        loop {
+            let repeated = match self.talk.packet().await? {
+                StartupPacket::Startup(startup) => return Ok(startup),
+                StartupPacket::Cancel(_) => return Err(Rejection::Silent),
+                StartupPacket::Ssl => std::mem::replace(&mut asked_tls, true),
+                StartupPacket::GssEnc => std::mem::replace(&mut asked_gss, true),
+            };
+            if repeated {
+                let text = "encryption was requested twice";
+                return Err(Failure::new(sqlstate::PROTOCOL_VIOLATION, text).into());
+            }
+            self.talk.stream.send(b"N".to_vec());
+        }
+    }
+
+    fn general(&self) -> &General {
+        &self.directory.config.general
+    }
+
+    fn check_tls(&self) -> Result<(), Rejection> {
+        match self.general().tls_mode {
+            TlsMode::Require | TlsMode::VerifyFull => {
+                let text = "Connection without SSL is not allowed by tls_mode.";
+                Err(Failure::new(sqlstate::INVALID_AUTHORIZATION, text).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn peer_text(&self) -> String {
+        self.peer.map_or_else(|| "local".to_owned(), |peer| peer.to_string())
+    }
+
+    /// The verdict of the rules for the two methods that rules can name.
+    fn decide(&self, client: &HbaClient<'_>) -> (Decision, Decision) {
+        let general = self.general();
+        match &general.pg_hba {
+            Some(rules) => (
+                hba::decide(rules, client, WantedMethod::Md5),
+                hba::decide(rules, client, WantedMethod::ScramSha256),
+            ),
+            None => {
+                let decision = hba::decide_by_network(&general.hba, client.ip);
+                (decision, decision)
+            }
+        }
+    }
+
+    async fn authenticate(&mut self, startup: &StartupMessage) -> Result<Rc<Tenant>, Rejection> {
+        let client = HbaClient {
+            ip: self.peer.map(|peer| peer.ip()),
+            local_ip: self.local,
+            tls: false,
+            user: &startup.user,
+            database: &startup.database,
+        };
+        let (md5, scram) = self.decide(&client);
+        let forbidden = |text| Failure::new(sqlstate::INVALID_AUTHORIZATION, text);
+        if !hba::is_permitted(md5, scram) {
+            return Err(forbidden(hba::not_permitted_message(&client)).into());
+        }
+        let directory = Rc::clone(&self.directory);
+        let Some(tenant) = directory.tenant(&startup.database, &startup.user) else {
+            return Err(unknown_tenant(startup).into());
+        };
+        match hba::combine(md5, scram, &tenant.stored) {
+            LoginMethod::Trust => {}
+            LoginMethod::NotPermitted => {
+                return Err(forbidden(hba::not_permitted_message(&client)).into());
+            }
+            LoginMethod::Deny { .. } => {
+                let text = hba::denied_message(&client, &self.peer_text());
+                return Err(forbidden(text).into());
+            }
+            LoginMethod::Ask(challenge) => self.ask(challenge, &tenant.stored).await?,
+        }
+        Ok(Rc::clone(tenant))
+    }
+
+    async fn ask(
+        &mut self,
+        challenge: Challenge,
+        stored: &StoredPassword,
+    ) -> Result<(), Rejection> {
+        match (challenge, stored) {
+            (Challenge::Md5, StoredPassword::Md5(secret)) => self.ask_md5(secret).await,
+            (Challenge::Scram, StoredPassword::Scram(verifier)) => {
+                self.ask_scram(verifier.clone()).await
+            }
+            (Challenge::Scram, StoredPassword::InvalidScram(_)) => {
+                Err(wrong_password(crate::auth::VerifierError::CLIENT_MESSAGE).into())
+            }
+            _ => Err(wrong_password(
+                "Authentication method not supported. Please contact your database administrator.",
+            )
+            .into()),
+        }
+    }
+
+    async fn ask_md5(&mut self, secret: &Md5Secret) -> Result<(), Rejection> {
+        let salt: [u8; 4] = rand::rng().random();
+        let mut out = Vec::new();
+        writer::authentication_md5_password(&mut out, salt);
+        self.talk.stream.send(out);
+        let body = self.talk.proof().await?;
+        let accepted = PasswordMessage::decode(&body)
+            .is_ok_and(|message| secret.verify(salt, message.password));
+        if accepted {
+            return Ok(());
+        }
+        let text = "Authentication failed. Please check your username and password.";
+        Err(wrong_password(text).into())
+    }
+
+    async fn ask_scram(&mut self, verifier: ScramVerifier) -> Result<(), Rejection> {
+        let refuse = |error: crate::auth::ScramError| {
+            tracing::debug!(%error, "SCRAM exchange failed");
+            wrong_password(error.client_message())
+        };
+        let malformed = "Authentication protocol error. Your client may not support SCRAM \
+                         authentication properly.";
+        let mut out = Vec::new();
+        writer::authentication_sasl(&mut out, &["SCRAM-SHA-256"]);
+        self.talk.stream.send(out);
+        let body = self.talk.proof().await?;
+        let first =
+            SaslInitialResponse::decode(&body).map_err(|_| wrong_password(malformed))?;
+        let nonce = STANDARD.encode(rand::rng().random::<[u8; 18]>());
+        let response = first.response.unwrap_or_default();
+        let (machine, message) = ScramServer::new(verifier)
+            .handle_first(first.mechanism, response, &nonce)
+            .map_err(refuse)?;
+        let mut out = Vec::new();
+        writer::authentication_sasl_continue(&mut out, &message);
+        self.talk.stream.send(out);
+        let body = self.talk.proof().await?;
+        let SaslResponse(last) =
+            SaslResponse::decode(&body).map_err(|_| wrong_password(malformed))?;
+        let accepted = machine.handle_final(last).map_err(refuse)?;
+        let mut out = Vec::new();
+        writer::authentication_sasl_final(&mut out, &accepted.server_final);
+        self.talk.stream.send(out);
+        Ok(())
+    }
+
+    fn become_session(self, accepted: Accepted) -> Session {
+        let Accepted { tenant, asked, base, speaks_3_2 } = accepted;
+        let (slot, secret) = self.shard.registry.enter(speaks_3_2);
+        let key = CancelKey {
+            generation: self.shard.generation,
+            shard: self.shard.index as u16,
+            slot: slot.number(),
+            secret,
+        };
+        let mut out = Vec::with_capacity(512);
+        writer::authentication_ok(&mut out);
+        for parameter in base.iter() {
+            let value = asked.get(&parameter.name).unwrap_or(&parameter.value);
+            writer::parameter_status(&mut out, parameter.name.as_bytes(), value.as_bytes());
+        }
+        if let Some(pid) = key.pid() {
+            writer::backend_key_data(&mut out, pid, key.secret.as_bytes());
+        }
+        writer::ready_for_query(&mut out, TransactionStatus::Idle);
+        let logs = self.general().log_client_connections;
+        if logs {
+            tracing::info!(client = %self.peer_text(), pool = %tenant.pool.key.database,
+                user = %tenant.pool.key.user, "client connected (plain)");
+        }
+        let log_as = logs.then(|| self.peer_text().into_boxed_str());
+        let (mut stream, rest) = self.talk.finish();
+        stream.send(out);
+        let connection = match self.connection {
+            Ok(connection) | Err(connection) => connection,
+        };
+        Session::new(self.shard, &tenant, stream, rest, asked, &base, (slot, connection, log_as))
+    }
+}
+
+fn wrong_password(text: &str) -> Failure {
+    Failure::new(sqlstate::INVALID_PASSWORD, text)
+}
+
+fn unknown_tenant(startup: &StartupMessage) -> Failure {
+    let StartupMessage { database, user, .. } = startup;
+    Failure::with_ready(
+        sqlstate::INVALID_CATALOG_NAME,
+        format!(
+            "No connection pool configured for database: {database}, user: {user}. Please check \
+             your connection parameters and ensure the database/username is properly configured."
+        ),
+    )
+}
+
+fn check_replication(startup: &StartupMessage) -> Result<(), Failure> {
+    let off = ["", "false", "off", "no", "0", "f", "n"];
+    match &startup.replication {
+        Some(value) if !off.contains(&value.to_ascii_lowercase().as_str()) => Err(Failure::new(
+            sqlstate::FEATURE_NOT_SUPPORTED,
+            "replication connections are not supported by the pooler",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The settings that a client asks for in its startup packet.
+fn asked_parameters(startup: &StartupMessage) -> Result<ParameterSet, Failure> {
+    let options = startup.options.as_deref().unwrap_or_default();
+    let options = parse_options(options).map_err(|error| startup_failure(&error))?;
+    let mut asked = ParameterSet::default();
+    // As in PostgreSQL, a parameter of its own wins over the same one in `options`.
+    for (name, value) in options.iter().chain(&startup.parameters) {
+        if !is_name(name) {
+            let text = format!("unrecognized configuration parameter \"{name}\"");
+            return Err(Failure::new(sqlstate::UNDEFINED_OBJECT, text));
+        }
+        asked.set(name, value);
+    }
+    Ok(asked)
+}
+
+/// Opens a first server connection to learn what servers of this pool report.
+async fn learn_base(
+    pool: &Rc<Pool>,
+    startup: &StartupMessage,
+) -> Result<Rc<ParameterSet>, Failure> {
+    struct GiveUp<'a>(&'a Rc<Pool>, Option<crate::pool::Ticket>);
+    impl Drop for GiveUp<'_> {
+        fn drop(&mut self) {
+            if let Some(ticket) = self.1.take() {
+                self.0.give_up(ticket);
+            }
+        }
+    }
+    let mut wait = GiveUp(pool, None);
+    let server = poll_fn(|context| {
+        let Some(ticket) = wait.1 else {
+            match pool.acquire(context.waker()) {
+                Acquired::Server(server) => return Poll::Ready(Ok(server)),
+                Acquired::Waiting(ticket) => wait.1 = Some(ticket),
+            }
+            return Poll::Pending;
+        };
+        match pool.collect(ticket, context.waker()) {
+            None => Poll::Pending,
+            Some(outcome) => {
+                wait.1 = None;
+                Poll::Ready(outcome)
+            }
+        }
+    })
+    .await;
+    let server = server.map_err(|error| {
+        tracing::warn!(pool = %pool.key.database, user = %pool.key.user, %error, "no first server");
+        let StartupMessage { database, user, .. } = startup;
+        Failure::with_ready(
+            sqlstate::INVALID_CATALOG_NAME,
+            format!(
+                "Unable to retrieve server parameters for database: {database}, user: {user}. The \
+                 database server may be unavailable or misconfigured. Please try again later or \
+                 contact your database administrator."
+            ),
+        )
+    })?;
+    let base = Rc::clone(&server.base);
+    pool.give_back(server);
+    Ok(base)
+}

@@ -1,0 +1,122 @@
+//! The conversation before a client is a session: first packets, and the client's proof.
+//!
+//! **Owns:** reading untagged packets and password messages off a stream, in small bounds.
+//! **Does not own:** what is asked and decided (`login`).
+//!
+//! **Invariant:** nothing that a client sends before it is authenticated makes the pooler hold more
+//! than [`PROOF_BYTES_MAX`] bytes for it.
+
+use std::io;
+use std::net::IpAddr;
+
+use shards::{Chunk, Stream};
+use socket2::SockRef;
+
+use crate::protocol::error::StartupError;
+use crate::protocol::framer::{Framer, Interest};
+use crate::protocol::startup::{StartupPacket, parse_first_packet};
+
+/// The largest password or SASL message, in bytes: tokens may be long.
+const PROOF_BYTES_MAX: u32 = 64 * 1024;
+
+static PROOF: Interest = Interest::of(b"p");
+
+/// Why the conversation ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// The client has gone.
+    Gone,
+    /// The first packet cannot be accepted.
+    Startup(StartupError),
+    /// A message that does not belong here, or too long.
+    Violation(&'static str),
+}
+
+/// A client before it is a session.
+pub struct Conversation {
+    /// The client's socket.
+    pub stream: Stream,
+    received: Vec<u8>,
+    framer: Framer,
+}
+
+impl Conversation {
+    /// A conversation that has not begun.
+    pub fn new(stream: Stream) -> Self {
+        let framer = Framer::new(&PROOF, PROOF_BYTES_MAX);
+        Self { stream, received: Vec::new(), framer }
+    }
+
+    /// The client's address and the one it connected to; none on a Unix socket.
+    ///
+    /// # Errors
+    ///
+    /// The socket is not connected any more.
+    pub fn addresses(&self) -> io::Result<(Option<std::net::SocketAddr>, Option<IpAddr>)> {
+        let socket = SockRef::from(&self.stream);
+        let peer = socket.peer_addr()?.as_socket();
+        let local = socket.local_addr()?.as_socket().map(|address| address.ip());
+        Ok((peer, local))
+    }
+
+    async fn receive(&mut self) -> Result<(), Ended> {
+        match self.stream.receive().await {
+            Ok(Some(chunk)) => {
+                self.received.extend_from_slice(&chunk);
+                Ok(())
+            }
+            Ok(None) | Err(_) => Err(Ended::Gone),
+        }
+    }
+
+    /// The next untagged packet.
+    ///
+    /// # Errors
+    ///
+    /// [`Ended`].
+    pub async fn packet(&mut self) -> Result<StartupPacket, Ended> {
+        loop {
+            match parse_first_packet(&self.received) {
+                Ok(Some((packet, used))) => {
+                    self.received.drain(..used);
+                    return Ok(packet);
+                }
+                Ok(None) => self.receive().await?,
+                Err(error) => return Err(Ended::Startup(error)),
+            }
+        }
+    }
+
+    /// The body of the next password or SASL message.
+    ///
+    /// # Errors
+    ///
+    /// [`Ended`].
+    pub async fn proof(&mut self) -> Result<Vec<u8>, Ended> {
+        loop {
+            let (used, body) = match self.framer.next(&self.received) {
+                Err(_) => return Err(Ended::Violation("invalid length of a password message")),
+                Ok(None) => (0, None),
+                Ok(Some(part)) if part.tag != b'p' => {
+                    return Err(Ended::Violation("expected a password message"));
+                }
+                Ok(Some(part)) => {
+                    (part.len, part.body.filter(|_| part.is_last).map(<[u8]>::to_vec))
+                }
+            };
+            self.received.drain(..used);
+            if let Some(body) = body {
+                return Ok(body);
+            }
+            if self.received.is_empty() {
+                self.receive().await?;
+            }
+        }
+    }
+
+    /// The stream, and what the client has already sent beyond the start-up.
+    pub fn finish(self) -> (Stream, Option<Chunk>) {
+        let rest = (!self.received.is_empty()).then(|| self.stream.chunk_of(self.received));
+        (self.stream, rest)
+    }
+}
