@@ -2,7 +2,8 @@
 //!
 //! **Owns:** matching a client against host-based rules, and turning two verdicts and the stored
 //! password's form into a login method.
-//! **Does not own:** the syntax of rule files (`config`), performing the method (`scram`, `md5`).
+//! **Does not own:** rules and their syntax (`config::hba`), performing the method (`scram`,
+//! `md5`).
 //! **Invariants:** a rule whose method is neither wanted nor `trust` nor `reject` is passed over; a
 //! client that no rule lets in cannot find out which users exist.
 //!
@@ -18,150 +19,28 @@
 //!          another method     ─▶ next rule
 //! ```
 //!
+//! The interfaces of this machine are not asked for, which narrows two addresses:
+//!
+//! - `samehost` matches a client whose address is the one it connected to; the server's manual
+//!   means every address of the machine;
+//! - `samenet` matches that, and loopback addresses. A client elsewhere in a subnet of this machine
+//!   is **not** matched, neither by `trust` nor by `reject`: such rules need the subnet itself.
+//!
 //! Source: PostgreSQL documentation, `auth-pg-hba-conf.html` (meaning of the fields).
 
-use std::fmt;
 use std::net::IpAddr;
-use std::str::FromStr;
 
 use super::verifier::StoredPassword;
-
-/// One rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HbaRule {
-    /// Which kind of connection.
-    pub conn_type: HbaConnType,
-    /// Databases; one of them must match.
-    pub database: Vec<HbaName>,
-    /// Users; one of them must match.
-    pub user: Vec<HbaName>,
-    /// The client's network; `None` matches every address.
-    pub address: Option<IpNet>,
-    /// What to do on a match.
-    pub method: HbaMethod,
-}
-
-/// The first field of a rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HbaConnType {
-    /// TCP, with or without TLS.
-    Host,
-    /// TCP without TLS.
-    HostNoSsl,
-    /// TCP with TLS.
-    HostSsl,
-    /// Unix socket.
-    Local,
-}
-
-/// A database or user in a rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HbaName {
-    /// The keyword `all`.
-    All,
-    /// Exactly this name.
-    Literal(String),
-}
-
-impl HbaName {
-    fn is_match(&self, name: &str) -> bool {
-        match self {
-            Self::All => true,
-            Self::Literal(literal) => literal == name,
-        }
-    }
-}
-
-/// The last field of a rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HbaMethod {
-    /// `md5`
-    Md5,
-    /// A word that is not supported; such a rule never matches.
-    Other(String),
-    /// `reject`
-    Reject,
-    /// `scram-sha-256`
-    ScramSha256,
-    /// `trust`
-    Trust,
-}
-
-/// A network: an address and how many of its leading bits count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IpNet {
-    address: IpAddr,
-    prefix_bits: u8,
-}
-
-impl IpNet {
-    /// A network; `None` if the address has fewer than `prefix_bits` bits. Bits of the address
-    /// behind the prefix do not count.
-    pub const fn new(address: IpAddr, prefix_bits: u8) -> Option<Self> {
-        let bits = if address.is_ipv4() { 32 } else { 128 };
-        if prefix_bits > bits {
-            None
-        } else {
-            Some(Self {
-                address,
-                prefix_bits,
-            })
-        }
-    }
-
-    /// Whether `ip` lies in this network. An IPv4 client seen through an IPv6 socket lies in IPv4
-    /// networks, too.
-    pub fn contains(&self, ip: IpAddr) -> bool {
-        self.contains_exactly(ip) || self.contains_exactly(ip.to_canonical())
-    }
-
-    fn contains_exactly(&self, ip: IpAddr) -> bool {
-        let prefix = u32::from(self.prefix_bits);
-        match (self.address, ip) {
-            (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros() >= prefix,
-            (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros() >= prefix,
-            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
-        }
-    }
-}
-
-impl fmt::Display for IpNet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix_bits)
-    }
-}
-
-/// A text is not `<address>/<prefix length>`. A mistake in the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InvalidIpNet;
-
-impl fmt::Display for InvalidIpNet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("expected a network as <address>/<prefix length>")
-    }
-}
-
-impl std::error::Error for InvalidIpNet {}
-
-impl FromStr for IpNet {
-    type Err = InvalidIpNet;
-
-    fn from_str(text: &str) -> Result<Self, InvalidIpNet> {
-        let (address, prefix) = text.split_once('/').ok_or(InvalidIpNet)?;
-        if !prefix.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(InvalidIpNet);
-        }
-        let address = address.parse().map_err(|_| InvalidIpNet)?;
-        let prefix_bits = prefix.parse().map_err(|_| InvalidIpNet)?;
-        Self::new(address, prefix_bits).ok_or(InvalidIpNet)
-    }
-}
+use crate::config::hba::{HbaAddress, HbaKind, HbaMethod, HbaName, HbaRule, IpNet};
 
 /// The client that wants to log in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HbaClient<'a> {
     /// Its address; `None` on a Unix socket.
     pub ip: Option<IpAddr>,
+    /// The address of this machine that it connected to; `None` on a Unix socket or if unknown,
+    /// and then it is not on the same host.
+    pub local_ip: Option<IpAddr>,
     /// Whether the connection is encrypted.
     pub tls: bool,
     /// The user as in the startup packet.
@@ -207,24 +86,47 @@ pub fn decide(rules: &[HbaRule], client: &HbaClient<'_>, wanted: WantedMethod) -
 }
 
 fn applies(rule: &HbaRule, client: &HbaClient<'_>) -> bool {
-    let connection = match (rule.conn_type, client.ip) {
-        (HbaConnType::Local, ip) => ip.is_none(),
+    applies_to_transport(rule.kind, client)
+        && applies_to_address(rule.address, client)
+        && includes(&rule.databases, client.database, client)
+        && includes(&rule.users, client.user, client)
+}
+
+const fn applies_to_transport(kind: HbaKind, client: &HbaClient<'_>) -> bool {
+    match (kind, client.ip) {
+        (HbaKind::Local, ip) => ip.is_none(),
         (_, None) => false,
-        (HbaConnType::Host, Some(_)) => true,
-        (HbaConnType::HostNoSsl, Some(_)) => !client.tls,
-        (HbaConnType::HostSsl, Some(_)) => client.tls,
+        (HbaKind::Host, Some(_)) => true,
+        (HbaKind::HostNoSsl, Some(_)) => !client.tls,
+        (HbaKind::HostSsl, Some(_)) => client.tls,
+    }
+}
+
+fn applies_to_address(address: HbaAddress, client: &HbaClient<'_>) -> bool {
+    let Some(ip) = client.ip else {
+        // On a Unix socket only `local` rules get this far, and they have no address.
+        return matches!(address, HbaAddress::None);
     };
-    let address = match (rule.address, client.ip) {
-        (Some(network), Some(ip)) => network.contains(ip),
-        (None, _) | (_, None) => true,
-    };
-    connection
-        && address
-        && rule
-            .database
-            .iter()
-            .any(|name| name.is_match(client.database))
-        && rule.user.iter().any(|name| name.is_match(client.user))
+    // A listener on `::` sees IPv4 addresses mapped into IPv6.
+    let ip_canonical = ip.to_canonical();
+    let is_same_host = client
+        .local_ip
+        .is_some_and(|local| local.to_canonical() == ip_canonical);
+    match address {
+        HbaAddress::Any => true,
+        HbaAddress::Net(network) => network.contains(ip),
+        HbaAddress::None => false,
+        HbaAddress::SameHost => is_same_host,
+        HbaAddress::SameNet => is_same_host || ip_canonical.is_loopback(),
+    }
+}
+
+fn includes(names: &[HbaName], wanted: &str, client: &HbaClient<'_>) -> bool {
+    names.iter().any(|name| match name {
+        HbaName::All => true,
+        HbaName::Name(name) => name == wanted,
+        HbaName::SameUser => client.database == client.user,
+    })
 }
 
 /// The verdict of a plain list of allowed networks, the same for both methods.

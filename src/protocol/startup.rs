@@ -18,20 +18,32 @@ use std::ops::RangeInclusive;
 use super::error::StartupError;
 use super::reader::Reader;
 
-/// Lengths, in bytes, a `StartupMessage` may declare. The server has the same upper limit.
+/// Lengths, in bytes, the first packet of a connection may declare, whatever it asks for. The
+/// declared length counts its own four bytes.
+///
+/// The lower end is the header alone, which is all that `SSLRequest` and `GSSENCRequest` have. The
+/// upper end bounds what a peer that has not authenticated can make us keep; the server draws its
+/// line at the same number, without counting the length field.
 pub const STARTUP_PACKET_BYTES: RangeInclusive<usize> = 8..=10_000;
-/// Lengths, in bytes, the secret of a cancel key may have.
+/// Lengths, in bytes, the secret of a cancel key may have: exactly 4 in protocol 3.0, up to 256
+/// since 3.2.
 pub const CANCEL_SECRET_BYTES: RangeInclusive<usize> = 4..=256;
 /// The major protocol version spoken here.
 pub const PROTOCOL_MAJOR: u16 = 3;
 /// The newest minor protocol version spoken here.
 pub const PROTOCOL_MINOR_MAX: u16 = 2;
 
+// Request codes stand where a `StartupMessage` has its version. Their high half is 1234, which no
+// major version will ever be.
+
+/// Marks a `CancelRequest`.
 pub(super) const CANCEL_REQUEST_CODE: u32 = 80_877_102;
+/// Marks an `SSLRequest`.
 pub(super) const SSL_REQUEST_CODE: u32 = 80_877_103;
+/// Marks a `GSSENCRequest`.
 pub(super) const GSS_ENC_REQUEST_CODE: u32 = 80_877_104;
 
-/// Length field and request code.
+/// Length field and request code or version, in bytes.
 const HEADER_BYTES: usize = 8;
 /// Prefix of the parameters that negotiate protocol extensions.
 const PROTOCOL_OPTION_PREFIX: &str = "_pq_.";

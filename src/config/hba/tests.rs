@@ -1,7 +1,8 @@
 //! Tests of the rule syntax.
 
+use proptest::prelude::*;
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{Rng as _, SeedableRng as _};
 
 use super::*;
 
@@ -212,6 +213,30 @@ fn networks_contain_exactly_the_addresses_with_their_prefix() {
 }
 
 #[test]
+fn networks_are_read_strictly() {
+    for bad in [
+        "10.0.0.0/33",
+        "::/129",
+        "10.0.0.0/+8",
+        "10.0.0.0/",
+        "x/8",
+        "/",
+        "",
+    ] {
+        assert_eq!(IpNet::parse(bad), None, "{bad}");
+    }
+    let network = IpNet::parse("10.1.2.3/8").unwrap();
+    assert!(network.contains("10.200.0.1".parse().unwrap()));
+    assert!(
+        network.contains("::ffff:10.200.0.1".parse().unwrap()),
+        "IPv4 through IPv6"
+    );
+    let everything = IpNet::parse("0.0.0.0/0").unwrap();
+    assert!(everything.contains("1.2.3.4".parse().unwrap()));
+    assert_eq!(network.to_string(), "10.0.0.0/8");
+}
+
+#[test]
 fn arbitrary_text_never_panics() {
     let seed: u64 = rand::random();
     let mut rng = StdRng::seed_from_u64(seed);
@@ -235,5 +260,37 @@ fn arbitrary_text_never_panics() {
             .map(|_| words[rng.random_range(0..words.len())])
             .collect();
         let _ = parse_rules(&text.concat());
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_network_contains_exactly_the_addresses_with_its_prefix(
+        a: u128,
+        bits in 0..=128_u8,
+        b: u128,
+        v4: bool,
+    ) {
+        let (a, bits, b, width) = if v4 {
+            (a & u128::from(u32::MAX), bits % 33, b & u128::from(u32::MAX), 32)
+        } else {
+            // A mapped address would be looked at a second time, as IPv4.
+            (a | 1 << 127, bits, b | 1 << 127, 128)
+        };
+        let ip = |n: u128| if v4 {
+            IpAddr::from(u32::try_from(n).unwrap().to_be_bytes())
+        } else {
+            IpAddr::from(n.to_be_bytes())
+        };
+        let network = IpNet::new(ip(a), bits).unwrap();
+        prop_assert_eq!(IpNet::parse(&network.to_string()), Some(network));
+        let shift = |n: u128| n.checked_shr(width - u32::from(bits)).unwrap_or(0);
+        prop_assert_eq!(network.contains(ip(b)), shift(a) == shift(b));
+        prop_assert!(network.contains(ip(a)));
+    }
+
+    #[test]
+    fn any_network_text_parses_or_not(text in "[0-9a-f.:/]{0,20}|.*") {
+        let _ = IpNet::parse(&text);
     }
 }
