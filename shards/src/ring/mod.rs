@@ -22,6 +22,8 @@ mod operation;
 pub(crate) mod receive;
 pub(crate) mod send_queue;
 mod slot;
+#[cfg(test)]
+mod tests;
 mod wait;
 
 pub(crate) use wait::shut_down;
@@ -39,7 +41,7 @@ use io_uring::{IoUring, opcode, squeue, types};
 use buffers::{Buffers, GROUP};
 use operation::Operations;
 use send_queue::{Piece, SendQueue};
-use slot::{Life, Slot};
+use slot::{Life, Receive, Slot};
 
 /// Submission entries. More in one turn only cost an extra system call.
 const ENTRIES: u32 = 1024;
@@ -426,6 +428,8 @@ impl Ring {
         let slot = &mut self.slots[id as usize];
         debug_assert!(slot.owner.is_none() && slot.operations == 0);
         slot.life = Life::Free;
+        // Still on the list of starved streams, perhaps: it must not be armed when its turn comes.
+        slot.receive = Receive::Idle;
         slot.fd = -1;
         slot.send = None;
         self.free_slots.push(id);

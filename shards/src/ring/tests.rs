@@ -1,0 +1,69 @@
+//! The ring without an executor: the tests play tasks and driver.
+//!
+//! **Owns:** tests of what cannot be brought about through [`crate::Stream`] at will.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use super::receive::Received;
+use super::*;
+
+fn waker() -> Waker {
+    Waker::noop().clone()
+}
+
+/// A ring, one stream of it, and the other end.
+fn ring_and_stream() -> (RingRef, u32, UnixStream) {
+    let ring = Ring::new().unwrap();
+    let (near, far) = UnixStream::pair().unwrap();
+    far.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let id = ring.borrow_mut().open(near.into());
+    (ring, id, far)
+}
+
+/// Turns until `done`, each turn bounded by a timer. Panics after ten seconds.
+fn turn_until(ring: &RingRef, mut done: impl FnMut(&mut Ring) -> bool) {
+    let limit = Instant::now() + Duration::from_secs(10);
+    while !done(&mut ring.borrow_mut()) {
+        assert!(Instant::now() < limit, "it never happens");
+        turn(ring);
+    }
+}
+
+/// One turn that does not wait longer than 20 ms.
+fn turn(ring: &RingRef) {
+    let mut ring = ring.borrow_mut();
+    let key = ring.set_timer(Instant::now() + Duration::from_millis(20), &waker());
+    ring.turn();
+    drop(ring.clear_timer(key));
+}
+
+#[test]
+fn a_starved_stream_that_is_dropped_is_not_armed_again() {
+    let (ring, id, mut far) = ring_and_stream();
+    // All buffers but none for `id`: a second stream takes them.
+    let (near, mut greedy) = UnixStream::pair().unwrap();
+    let eater = ring.borrow_mut().open(near.into());
+    greedy.set_nonblocking(true).unwrap();
+    let mut held = Vec::new();
+    turn_until(&ring, |ring| {
+        let _ = greedy.write(&[7; 64]);
+        if let Received::Chunk(chunk) = ring.receive(eater, &waker()).0 {
+            held.push(chunk);
+        }
+        held.len() == usize::from(BUFFERS)
+    });
+    far.write_all(b"unread").unwrap();
+    let _ = ring.borrow_mut().receive(id, &waker());
+    turn_until(&ring, |ring| {
+        ring.slots[id as usize].receive == Receive::Starved
+    });
+    drop(ring.borrow_mut().release(id, true));
+    turn_until(&ring, |ring| ring.slots[id as usize].life == Life::Free);
+    drop(held);
+    turn(&ring);
+    let slot = &ring.borrow().slots[id as usize];
+    assert_eq!((slot.operations, slot.receive), (0, Receive::Idle));
+}
