@@ -319,7 +319,7 @@ impl Ring {
                     self.notify(id);
                 }
             }
-            Life::Lingering if slot.send_error.is_some() => self.begin_close(id),
+            Life::Lingering if slot.send.is_none() && slot.is_over() => self.begin_close(id),
             Life::Lingering if slot.send.is_none() => {
                 let fd = types::Fd(slot.fd);
                 let entry = opcode::Shutdown::new(fd, libc::SHUT_WR).build();

@@ -178,6 +178,8 @@ impl Ring {
         let slot = &self.slots[id as usize];
         match slot.life {
             Life::Closing => self.close_if_quiet(id),
+            // The peer may have ended its direction only: what is queued still leaves.
+            Life::Lingering if slot.end == Some(0) && slot.send.is_some() => {}
             Life::Lingering if slot.end.is_some() => self.begin_close(id),
             Life::Lingering => self.arm(id),
             Life::Open => self.rearm_after(id),

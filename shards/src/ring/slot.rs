@@ -108,6 +108,12 @@ impl Slot {
         self.ready_count > 0 || self.ready_region.is_some()
     }
 
+    /// True if nothing is left to wait for once the last byte has been sent: the peer has ended the
+    /// stream, or the connection has failed.
+    pub(super) fn is_over(&self) -> bool {
+        self.end.is_some() || self.send_error.is_some()
+    }
+
     /// True if the kernel holds a receive of this slot.
     pub(super) fn is_receiving(&self) -> bool {
         matches!(self.receive, Receive::Multishot | Receive::Region)

@@ -2,8 +2,8 @@
 //!
 //! **Owns:** tests of what cannot be brought about through [`crate::Stream`] at will.
 
-use std::io::Write;
-use std::os::unix::net::UnixStream;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -14,10 +14,16 @@ fn waker() -> Waker {
     Waker::noop().clone()
 }
 
+fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    (near, listener.accept().unwrap().0)
+}
+
 /// A ring, one stream of it, and the other end.
-fn ring_and_stream() -> (RingRef, u32, UnixStream) {
+fn ring_and_stream() -> (RingRef, u32, TcpStream) {
     let ring = Ring::new().unwrap();
-    let (near, far) = UnixStream::pair().unwrap();
+    let (near, far) = pair();
     far.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let id = ring.borrow_mut().open(near.into());
     (ring, id, far)
@@ -44,7 +50,7 @@ fn turn(ring: &RingRef) {
 fn a_starved_stream_that_is_dropped_is_not_armed_again() {
     let (ring, id, mut far) = ring_and_stream();
     // All buffers but none for `id`: a second stream takes them.
-    let (near, mut greedy) = UnixStream::pair().unwrap();
+    let (near, mut greedy) = pair();
     let eater = ring.borrow_mut().open(near.into());
     greedy.set_nonblocking(true).unwrap();
     let mut held = Vec::new();
@@ -66,4 +72,41 @@ fn a_starved_stream_that_is_dropped_is_not_armed_again() {
     turn(&ring);
     let slot = &ring.borrow().slots[id as usize];
     assert_eq!((slot.operations, slot.receive), (0, Receive::Idle));
+}
+
+#[test]
+fn the_peers_end_of_stream_does_not_cut_off_what_lingers() {
+    const BYTES: usize = 16 << 20;
+    let (ring, id, mut far) = ring_and_stream();
+    {
+        let mut ring = ring.borrow_mut();
+        ring.send(id, vec![1; BYTES].into());
+        drop(ring.release(id, true));
+    }
+    turn(&ring);
+    far.shutdown(Shutdown::Write).unwrap();
+    turn(&ring);
+    let reader = std::thread::spawn(move || {
+        let mut all = Vec::new();
+        far.read_to_end(&mut all).map(|_| all.len())
+    });
+    turn_until(&ring, |ring| ring.slots[id as usize].life == Life::Free);
+    assert_eq!(reader.join().unwrap().unwrap(), BYTES);
+}
+
+#[test]
+fn a_stream_that_has_ended_closes_with_its_last_byte() {
+    let (ring, id, far) = ring_and_stream();
+    far.shutdown(Shutdown::Write).unwrap();
+    turn_until(&ring, |ring| {
+        matches!(ring.receive(id, &waker()).0, Received::End)
+    });
+    {
+        let mut ring = ring.borrow_mut();
+        ring.send(id, b"bye".to_vec().into());
+        drop(ring.release(id, true));
+    }
+    let started = Instant::now();
+    turn_until(&ring, |ring| ring.slots[id as usize].life == Life::Free);
+    assert!(started.elapsed() < LINGER, "it has waited for nothing");
 }
