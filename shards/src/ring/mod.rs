@@ -64,6 +64,8 @@ mod kind {
     pub(super) const MAIL: u64 = 6;
     pub(super) const MAIL_SENT: u64 = 7;
     pub(super) const UNTRACKED: u64 = 8;
+    pub(super) const CANCEL_RECEIVE: u64 = 9;
+    pub(super) const CANCEL_ALL: u64 = 10;
 }
 
 /// User data by which another shard's ring announces mail.
@@ -410,7 +412,7 @@ impl Ring {
         if slot.operations > 0 {
             let all = types::CancelBuilder::fd(types::Fd(slot.fd)).all();
             let entry = opcode::AsyncCancel2::new(all).build();
-            self.push_for_slot(entry, kind::SLOT_OTHER, id);
+            self.push_for_slot(entry, kind::CANCEL_ALL, id);
         } else {
             self.close_if_quiet(id);
         }
@@ -456,14 +458,14 @@ impl Ring {
                 self.in_kernel -= 1;
                 self.on_sent(number, result);
             }
-            kind::SLOT_OTHER => {
-                self.in_kernel -= 1;
-                let slot = &mut self.slots[number as usize];
-                slot.operations -= 1;
-                if slot.paused && slot.operations == 0 {
-                    self.notify(number);
-                }
-                self.close_if_quiet(number);
+            kind::SLOT_OTHER => self.on_slot_other(number),
+            kind::CANCEL_RECEIVE => {
+                self.on_slot_other(number);
+                self.after_cancel_receive(number, result);
+            }
+            kind::CANCEL_ALL => {
+                self.on_slot_other(number);
+                self.after_cancel_all(number, result);
             }
             kind::CLOSE => {
                 self.in_kernel -= 1;
@@ -477,6 +479,27 @@ impl Ring {
                 self.mail_lost += u64::from(result < 0);
             }
             other => debug_assert_eq!(other, kind::UNTRACKED, "unknown completion"),
+        }
+    }
+
+    fn on_slot_other(&mut self, id: u32) {
+        self.in_kernel -= 1;
+        let slot = &mut self.slots[id as usize];
+        slot.operations -= 1;
+        if slot.paused && slot.operations == 0 {
+            self.notify(id);
+        }
+        self.close_if_quiet(id);
+    }
+
+    /// A cancellation misses an operation that is on its way between two of the kernel's lists.
+    /// What it has missed ends when the connection does.
+    fn after_cancel_all(&mut self, id: u32, cancelled: i32) {
+        let slot = &self.slots[id as usize];
+        if slot.is_held() && cancelled < i32::from(slot.operations) {
+            let fd = types::Fd(slot.fd);
+            let entry = opcode::Shutdown::new(fd, libc::SHUT_RDWR).build();
+            self.push_for_slot(entry, kind::SLOT_OTHER, id);
         }
     }
 

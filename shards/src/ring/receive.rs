@@ -125,7 +125,16 @@ impl Ring {
         if slot.is_receiving() && !slot.cancelling {
             slot.cancelling = true;
             let entry = opcode::AsyncCancel::new(user_data(kind::RECEIVE, id)).build();
-            self.push_for_slot(entry, kind::SLOT_OTHER, id);
+            self.push_for_slot(entry, kind::CANCEL_RECEIVE, id);
+        }
+    }
+
+    /// A cancellation that has found nothing although the receive goes on is repeated.
+    pub(super) fn after_cancel_receive(&mut self, id: u32, result: i32) {
+        let slot = &mut self.slots[id as usize];
+        if result == -libc::ENOENT && slot.cancelling && slot.life == Life::Open {
+            slot.cancelling = false;
+            self.cancel_receive(id);
         }
     }
 

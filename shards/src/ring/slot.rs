@@ -114,6 +114,11 @@ impl Slot {
         self.end.is_some() || self.send_error.is_some()
     }
 
+    /// True if the kernel still sends or receives for this slot.
+    pub(super) fn is_held(&self) -> bool {
+        self.is_receiving() || self.send.as_ref().is_some_and(|queue| queue.is_in_flight())
+    }
+
     /// True if the kernel holds a receive of this slot.
     pub(super) fn is_receiving(&self) -> bool {
         matches!(self.receive, Receive::Multishot | Receive::Region)

@@ -114,3 +114,18 @@ fn a_stream_that_has_ended_closes_with_its_last_byte() {
     turn_until(&ring, |ring| ring.slots[id as usize].life == Life::Free);
     assert!(started.elapsed() < LINGER, "it has waited for nothing");
 }
+
+#[test]
+fn a_send_that_the_kernel_fails_to_cancel_does_not_hold_the_slot() {
+    // A send to a peer that has ended its direction and reads nothing is on its way between the
+    // kernel's lists when the cancellation looks for it.
+    let (ring, id, far) = ring_and_stream();
+    ring.borrow_mut().send(id, vec![1; 16 << 20].into());
+    turn(&ring);
+    far.shutdown(Shutdown::Write).unwrap();
+    turn_until(&ring, |ring| {
+        matches!(ring.receive(id, &waker()).0, Received::End)
+    });
+    drop(ring.borrow_mut().release(id, false));
+    turn_until(&ring, |ring| ring.slots[id as usize].life == Life::Free);
+}
