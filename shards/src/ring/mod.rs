@@ -127,6 +127,8 @@ pub(crate) struct Ring {
     /// Wakers to drop once the ring is not borrowed.
     discarded: Vec<Waker>,
     in_kernel: usize,
+    /// The shard ends: nothing is armed any more.
+    stopping: bool,
     enters: u64,
     now: Instant,
 }
@@ -177,6 +179,7 @@ impl Ring {
             mail_lost: 0,
             discarded: Vec::new(),
             in_kernel: 0,
+            stopping: false,
             enters: 0,
             now: Instant::now(),
         })))

@@ -66,6 +66,12 @@ impl Operations {
             .expect("an operation lives until its last completion")
     }
 
+    /// The wakers of all who wait for an operation.
+    pub(super) fn take_wakers(&mut self) -> impl Iterator<Item = Waker> {
+        let entries = self.entries.iter_mut().flatten();
+        entries.filter_map(|operation| operation.waker.take())
+    }
+
     fn remove(&mut self, id: u32) -> Option<Operation> {
         self.free.push(id);
         self.entries[id as usize].take()
@@ -102,8 +108,8 @@ impl Ring {
             return Some(Err(error));
         }
         let replaced = operation.waker.replace(waker.clone());
-        let arm = !operation.in_kernel;
-        operation.in_kernel = true;
+        let arm = !operation.in_kernel && !self.stopping;
+        operation.in_kernel |= arm;
         self.discarded.extend(replaced);
         if arm {
             let entry = opcode::AcceptMulti::new(fd)

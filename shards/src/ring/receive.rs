@@ -100,7 +100,7 @@ impl Ring {
     pub(crate) fn arm(&mut self, id: u32) {
         let slot = &mut self.slots[id as usize];
         let wanted = slot.receive == Receive::Idle && !slot.paused && slot.end.is_none();
-        if !wanted || slot.ready_region.is_some() || slot.life == Life::Closing {
+        if self.stopping || !wanted || slot.ready_region.is_some() || slot.life == Life::Closing {
             return;
         }
         if slot.bulk && slot.ready_count > 0 {
