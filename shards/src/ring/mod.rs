@@ -102,6 +102,14 @@ pub(crate) fn set_current(ring: Option<RingRef>) {
 /// Deadlines and who waits for them.
 type Timers = BTreeMap<(Instant, u64), Waker>;
 
+/// Puts `waker` into `place`. A task may wait again and again within one turn, and its waker must not
+/// be cloned each time: glommio counts the clones in 16 bits.
+fn wait_as(place: &mut Option<Waker>, waker: &Waker, discarded: &mut Vec<Waker>) {
+    if !place.as_ref().is_some_and(|known| known.will_wake(waker)) {
+        discarded.extend(place.replace(waker.clone()));
+    }
+}
+
 /// One shard's io_uring with everything that hangs on it.
 pub(crate) struct Ring {
     uring: IoUring,
@@ -364,6 +372,7 @@ impl Ring {
     pub(crate) fn watch(&mut self, id: u32, number: u32) -> Option<Waker> {
         let slot = &mut self.slots[id as usize];
         slot.watch = Some(number);
+        slot.paused = false;
         let owner = slot.owner.take();
         if slot.has_ready() || slot.end.is_some() {
             self.notify(id);

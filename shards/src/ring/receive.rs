@@ -209,17 +209,17 @@ impl Ring {
 
     fn take_in(&mut self, id: u32, buffer: u16, result: i32) {
         let len = usize::try_from(result).unwrap_or(0).min(BUFFER_BYTES);
+        let slot = &self.slots[id as usize];
+        if len == 0 || slot.life != Life::Open {
+            self.buffers.note_filled(buffer);
+            drop(self.buffers.filled_earlier(buffer, len));
+            if len == 0 {
+                self.receive_ended(id, result);
+            }
+            return;
+        }
         self.push_ready(id, buffer, len);
         let slot = &mut self.slots[id as usize];
-        if slot.life != Life::Open {
-            self.discard_ready(id);
-            return;
-        }
-        if len == 0 {
-            self.discard_ready(id);
-            self.receive_ended(id, result);
-            return;
-        }
         slot.run = if len == BUFFER_BYTES {
             slot.run.saturating_add(1)
         } else {

@@ -4,6 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::FromRawFd;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -128,4 +129,85 @@ fn a_send_that_the_kernel_fails_to_cancel_does_not_hold_the_slot() {
     });
     drop(ring.borrow_mut().release(id, false));
     turn_until(&ring, |ring| ring.slots[id as usize].life == Life::Free);
+}
+
+#[test]
+fn an_empty_buffer_at_the_end_leaves_earlier_chunks_alone() {
+    let (ring, id, _far) = ring_and_stream();
+    let mut ring = ring.borrow_mut();
+    ring.slots[id as usize].receive = Receive::Multishot;
+    ring.slots[id as usize].operations = 1;
+    ring.in_kernel = 1;
+    let with_buffer = |buffer: u32| 1 | buffer << 16;
+    let more = 2;
+    ring.on_received(id, 5, with_buffer(0) | more);
+    ring.on_received(id, 0, with_buffer(1));
+    let chunk = |received| matches!(received, Received::Chunk(chunk) if chunk.len() == 5);
+    assert!(chunk(ring.receive(id, &waker()).0));
+    assert!(matches!(ring.receive(id, &waker()).0, Received::End));
+    assert_eq!(ring.buffers.free_count(), usize::from(BUFFERS));
+}
+
+#[test]
+fn a_watched_stream_is_received_from_although_it_was_paused() {
+    let (ring, id, mut far) = ring_and_stream();
+    ring.borrow_mut().pause(id);
+    drop(ring.borrow_mut().watch(id, 77));
+    far.write_all(b"news").unwrap();
+    let mut numbers = Vec::new();
+    turn_until(&ring, |ring| {
+        ring.take_watch_events(&mut numbers, &waker());
+        !numbers.is_empty()
+    });
+    assert_eq!(numbers, [77]);
+}
+
+#[test]
+fn completions_set_aside_are_handled_without_waiting() {
+    let ring = Ring::new().unwrap();
+    let mut ring = ring.borrow_mut();
+    ring.completions.push((MAIL_TOKEN, 0, 0));
+    let started = Instant::now();
+    let key = ring.set_timer(started + Duration::from_secs(5), &waker());
+    ring.turn();
+    assert!(ring.mail_waiting && started.elapsed() < Duration::from_secs(5));
+    drop(ring.clear_timer(key));
+}
+
+#[test]
+fn the_eventfd_is_watched_again_when_the_kernel_has_stopped() {
+    let ring = Ring::new().unwrap();
+    let mut ring = ring.borrow_mut();
+    // SAFETY: eventfd(2) takes no pointers; the descriptor is new.
+    let eventfd = unsafe { OwnedFd::from_raw_fd(libc::eventfd(0, libc::EFD_CLOEXEC)) };
+    ring.watch_eventfd(types::Fd(eventfd.as_raw_fd()));
+    // The completion queue was full: the last completion carries no promise of more.
+    ring.on_operation(0, i32::from(libc::POLLIN), 0);
+    assert_eq!(ring.in_kernel, 1);
+    assert!(ring.mail_waiting);
+    ring.stopping = true;
+    ring.on_operation(0, -libc::ECANCELED, 0);
+    assert_eq!(ring.in_kernel, 0);
+}
+
+#[test]
+fn waiting_again_does_not_collect_clones_of_the_waker() {
+    struct Nothing;
+    impl std::task::Wake for Nothing {
+        fn wake(self: std::sync::Arc<Self>) {}
+    }
+    let counted = std::sync::Arc::new(Nothing);
+    let waker = Waker::from(counted.clone());
+    let ring = Ring::new().unwrap();
+    let mut ring = ring.borrow_mut();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let accept = ring.accept_start();
+    let fd = types::Fd(listener.as_raw_fd());
+    for _ in 0..100 {
+        assert!(!ring.take_mail(&waker));
+        ring.take_watch_events(&mut Vec::new(), &waker);
+        assert!(ring.accept_next(accept, fd, &waker).is_none());
+    }
+    // Here, in `waker`, and once per thing that is waited for.
+    assert_eq!(std::sync::Arc::strong_count(&counted), 5);
 }

@@ -13,7 +13,7 @@ use io_uring::{opcode, types};
 
 use super::driver::yield_once;
 use super::slot::Life;
-use super::{MAIL_TOKEN, Ring, RingRef, kind};
+use super::{MAIL_TOKEN, Ring, RingRef, kind, wait_as};
 
 /// How long the end of the ring waits for the kernel to let go of everything.
 const SHUT_DOWN_MAX: Duration = Duration::from_secs(2);
@@ -27,7 +27,13 @@ impl Ring {
         self.submit_sends();
         self.buffers.post_spare();
         self.feed_starved();
-        self.enter(self.next_deadline());
+        let deadline = if self.completions.is_empty() {
+            self.next_deadline()
+        } else {
+            // Set aside earlier: there is work already.
+            Some(self.now)
+        };
+        self.enter(deadline);
         self.reap();
         self.fire_timers();
         self.end_lingering();
@@ -104,8 +110,7 @@ impl Ring {
     pub(crate) fn take_watch_events(&mut self, into: &mut Vec<u32>, waker: &Waker) {
         std::mem::swap(&mut self.watch_events, into);
         if into.is_empty() {
-            let replaced = self.watch_waker.replace(waker.clone());
-            self.discarded.extend(replaced);
+            wait_as(&mut self.watch_waker, waker, &mut self.discarded);
         }
     }
 
@@ -127,8 +132,7 @@ impl Ring {
         if std::mem::take(&mut self.mail_waiting) {
             return true;
         }
-        let replaced = self.mail_waker.replace(waker.clone());
-        self.discarded.extend(replaced);
+        wait_as(&mut self.mail_waker, waker, &mut self.discarded);
         false
     }
 
