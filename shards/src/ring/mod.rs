@@ -116,6 +116,8 @@ pub(crate) struct Ring {
     buffers: Rc<Buffers>,
     /// Per provided buffer: the next one in its stream's ready list, and the bytes in it.
     ready: Box<[(u16, u16)]>,
+    /// Provided buffers in the ready lists of all streams.
+    ready_buffers: usize,
     slots: Vec<Slot>,
     free_slots: Vec<u32>,
     operations: Operations,
@@ -170,6 +172,7 @@ impl Ring {
             uring,
             buffers,
             ready,
+            ready_buffers: 0,
             slots: Vec::new(),
             free_slots: Vec::new(),
             operations: Operations::default(),

@@ -10,8 +10,9 @@
 //!
 //! **Invariants**
 //! 1. Chunks are handed out in the order in which the bytes arrived: a region is armed only when no
-//!    chunk is waiting, and nothing is armed while a filled region waits.
+//!    chunk is waiting, nothing is armed while a filled region waits, and it goes first.
 //! 2. A stream without a buffer (`ENOBUFS`) is armed again in FIFO order as buffers return.
+//! 3. Bytes that nobody takes hold no buffer that another stream waits for.
 //!
 //! Source: `io_uring_prep_recv_multishot(3)`.
 
@@ -66,9 +67,10 @@ impl Ring {
     /// Takes a chunk that is there, without any other effect.
     pub(crate) fn pop_ready(&mut self, id: u32) -> Option<Chunk> {
         let slot = &mut self.slots[id as usize];
-        if slot.ready_count == 0 {
+        if slot.ready_region.is_some() || slot.ready_count == 0 {
             return slot.ready_region.take();
         }
+        self.ready_buffers -= 1;
         let buffer = slot.ready_first;
         let (next, len) = self.ready[usize::from(buffer)];
         slot.ready_first = next;
@@ -90,6 +92,29 @@ impl Ring {
         }
         slot.ready_last = buffer;
         slot.ready_count += 1;
+        self.ready_buffers += 1;
+    }
+
+    /// When no buffer is left, moves what waits in streams to the heap. Every task has run since it
+    /// arrived, so nobody is about to take it.
+    pub(super) fn spill_ready(&mut self) {
+        if self.starved.is_empty() || self.buffers.free_count() > 0 {
+            return;
+        }
+        for id in 0..self.slots.len() as u32 {
+            if self.ready_buffers == 0 {
+                return;
+            }
+            if self.slots[id as usize].ready_count > 0 {
+                let mut bytes = Vec::new();
+                while let Some(chunk) = self.pop_ready(id) {
+                    bytes.extend_from_slice(&chunk);
+                }
+                let len = bytes.len();
+                let chunk = self.buffers.adopt_region(bytes.into_boxed_slice(), len);
+                self.slots[id as usize].ready_region = Some(chunk);
+            }
+        }
     }
 
     pub(super) fn discard_ready(&mut self, id: u32) {
@@ -229,7 +254,7 @@ impl Ring {
             slot.bulk = true;
             slot.run = 0;
             self.cancel_receive(id);
-        } else if slot.ready_count >= READY_MAX {
+        } else if slot.ready_count >= READY_MAX || slot.ready_region.is_some() {
             self.cancel_receive(id);
         }
         self.notify(id);
@@ -292,7 +317,10 @@ impl Ring {
             let slot = &mut self.slots[id as usize];
             if slot.receive == Receive::Starved {
                 slot.receive = Receive::Idle;
-                self.arm(id);
+                // Whoever has bytes waiting is armed when they have been taken.
+                if !slot.has_ready() {
+                    self.arm(id);
+                }
             }
         }
     }

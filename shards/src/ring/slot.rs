@@ -72,7 +72,7 @@ pub(super) struct Slot {
     pub(super) ready_first: u16,
     pub(super) ready_last: u16,
     pub(super) ready_count: u16,
-    /// A filled region; younger than all listed buffers.
+    /// A filled region; older than all listed buffers.
     pub(super) ready_region: Option<Chunk>,
     /// The region that the kernel is filling.
     pub(super) region: Option<Box<[u8]>>,

@@ -25,6 +25,7 @@ impl Ring {
     /// what has come. One system call.
     pub(crate) fn turn(&mut self) {
         self.submit_sends();
+        self.spill_ready();
         self.buffers.post_spare();
         self.feed_starved();
         let deadline = if self.completions.is_empty() {
