@@ -125,6 +125,8 @@ pub(crate) struct Ring {
     unsent: Vec<u32>,
     starved: VecDeque<u32>,
     lingering: VecDeque<(Instant, u32, u32)>,
+    /// When to look whether a region still fills: deadline, slot, life of the slot.
+    region_checks: VecDeque<(Instant, u32, u32)>,
     spare_queues: Vec<Box<SendQueue>>,
     completions: Vec<(u64, i32, u32)>,
     timers: Timers,
@@ -179,6 +181,7 @@ impl Ring {
             unsent: Vec::new(),
             starved: VecDeque::new(),
             lingering: VecDeque::new(),
+            region_checks: VecDeque::new(),
             spare_queues: Vec::new(),
             completions: Vec::with_capacity(512),
             timers: BTreeMap::new(),

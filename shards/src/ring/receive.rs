@@ -6,7 +6,8 @@
 //! A stream has one multishot receive in the kernel; the kernel picks a buffer when there are bytes,
 //! so an idle stream holds none. Three things end it early, and each is undone on demand: too many
 //! chunks that nobody takes, a pause by the owner (backpressure), and a switch to *bulk*, where
-//! single receives fill regions of 256 KiB because the cost per byte of small buffers is double.
+//! single receives fill regions of 256 KiB because the cost per byte of small buffers is double. A
+//! bulk stream that becomes idle switches back and gives its region away.
 //!
 //! **Invariants**
 //! 1. Chunks are handed out in the order in which the bytes arrived: a region is armed only when no
@@ -17,6 +18,7 @@
 //! Source: `io_uring_prep_recv_multishot(3)`.
 
 use std::task::Waker;
+use std::time::Duration;
 
 use io_uring::{cqueue, opcode, types};
 
@@ -32,6 +34,9 @@ const FULL_RUN: u8 = 4;
 const BULK_LOW_BYTES: usize = 4 * BUFFER_BYTES;
 /// Small bulk receives in a row after which a stream is not bulk any more.
 const SMALL_RUN: u8 = 16;
+
+/// A region that waits for bytes longer than this (at most twice this) is taken back.
+const REGION_QUIET_MAX: Duration = Duration::from_millis(250);
 
 /// What the receive side of a stream has to offer.
 pub(crate) enum Received {
@@ -135,6 +140,11 @@ impl Ring {
         slot.cancelling = false;
         let entry = if slot.bulk {
             slot.receive = Receive::Region;
+            if !slot.region_checked {
+                slot.region_checked = true;
+                let check = (self.now + REGION_QUIET_MAX, id, slot.lives);
+                self.region_checks.push_back(check);
+            }
             let region = slot.region.insert(self.buffers.take_region());
             opcode::Recv::new(fd, region.as_mut_ptr(), region.len() as u32).build()
         } else {
@@ -142,6 +152,35 @@ impl Ring {
             opcode::RecvMulti::new(fd, GROUP).build()
         };
         self.push_for_slot(entry, kind::RECEIVE, id);
+    }
+
+    /// Takes regions from streams that have become idle: they wait with a small buffer, or rather
+    /// with none.
+    pub(super) fn check_regions(&mut self) {
+        while let Some(&(deadline, id, lives)) = self.region_checks.front() {
+            if deadline > self.now {
+                return;
+            }
+            self.region_checks.pop_front();
+            let slot = &mut self.slots[id as usize];
+            if slot.lives != lives {
+                continue;
+            }
+            slot.region_checked = false;
+            if slot.life != Life::Open || slot.receive != Receive::Region {
+                continue;
+            }
+            if slot.region_quiet {
+                slot.bulk = false;
+                slot.run = 0;
+                self.cancel_receive(id);
+            } else {
+                slot.region_quiet = true;
+                slot.region_checked = true;
+                let check = (self.now + REGION_QUIET_MAX, id, lives);
+                self.region_checks.push_back(check);
+            }
+        }
     }
 
     /// Asks the kernel to end the receive of a slot.
@@ -268,6 +307,7 @@ impl Ring {
             return;
         }
         let slot = &mut self.slots[id as usize];
+        slot.region_quiet = false;
         slot.run = if len < BULK_LOW_BYTES {
             slot.run.saturating_add(1)
         } else {

@@ -63,6 +63,10 @@ pub(super) struct Slot {
     pub(super) paused: bool,
     /// Receives go to large regions.
     pub(super) bulk: bool,
+    /// An entry of this slot is on the list of region checks.
+    pub(super) region_checked: bool,
+    /// No region has been filled since the last check.
+    pub(super) region_quiet: bool,
     /// Consecutive receives that speak for a change of `bulk`.
     pub(super) run: u8,
     /// Operations of this slot in the kernel.

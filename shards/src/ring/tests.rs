@@ -211,3 +211,27 @@ fn waiting_again_does_not_collect_clones_of_the_waker() {
     // Here, in `waker`, and once per thing that is waited for.
     assert_eq!(std::sync::Arc::strong_count(&counted), 5);
 }
+
+#[test]
+fn a_bulk_stream_that_has_become_idle_gives_its_region_back() {
+    const BYTES: usize = 8 << 20;
+    let (ring, id, mut far) = ring_and_stream();
+    let writer = std::thread::spawn(move || {
+        far.write_all(&vec![3; BYTES]).unwrap();
+        far
+    });
+    let (mut received, mut seen_region) = (0, false);
+    turn_until(&ring, |ring| {
+        while let Received::Chunk(chunk) = ring.receive(id, &waker()).0 {
+            received += chunk.len();
+        }
+        seen_region |= ring.slots[id as usize].region.is_some();
+        received == BYTES
+    });
+    assert!(seen_region, "the stream was bulk");
+    let _far = writer.join().unwrap();
+    turn_until(&ring, |ring| {
+        let slot = &ring.slots[id as usize];
+        slot.region.is_none() && slot.receive == Receive::Multishot
+    });
+}

@@ -38,6 +38,7 @@ impl Ring {
         self.reap();
         self.fire_timers();
         self.end_lingering();
+        self.check_regions();
     }
 
     fn enter(&mut self, deadline: Option<Instant>) {
@@ -66,7 +67,8 @@ impl Ring {
             .first_key_value()
             .map(|((deadline, _), _)| *deadline);
         let linger = self.lingering.front().map(|(deadline, _, _)| *deadline);
-        timer.into_iter().chain(linger).min()
+        let region = self.region_checks.front().map(|(deadline, _, _)| *deadline);
+        timer.into_iter().chain(linger).chain(region).min()
     }
 
     fn fire_timers(&mut self) {
