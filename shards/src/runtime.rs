@@ -107,8 +107,8 @@ async fn run_shard(ring: ring::RingRef, main: impl Future<Output = ()> + 'static
         main.await;
     });
     drive(&ring, &done).await;
+    ring::shut_down(&ring).await;
     ring::set_current(None);
-    ring::shut_down(&ring);
 }
 
 trait RingEnd {

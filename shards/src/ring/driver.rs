@@ -37,7 +37,7 @@ impl<F: Future> Future for Counted<F> {
 }
 
 /// Lets every other runnable task run once.
-async fn yield_once() {
+pub(super) async fn yield_once() {
     let mut yielded = false;
     poll_fn(|context| {
         if yielded {

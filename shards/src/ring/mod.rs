@@ -22,6 +22,8 @@ mod operation;
 pub(crate) mod receive;
 pub(crate) mod send_queue;
 mod slot;
+#[cfg(test)]
+mod tests;
 mod wait;
 
 pub(crate) use wait::shut_down;
@@ -39,7 +41,7 @@ use io_uring::{IoUring, opcode, squeue, types};
 use buffers::{Buffers, GROUP};
 use operation::Operations;
 use send_queue::{Piece, SendQueue};
-use slot::{Life, Slot};
+use slot::{Life, Receive, Slot};
 
 /// Submission entries. More in one turn only cost an extra system call.
 const ENTRIES: u32 = 1024;
@@ -62,6 +64,8 @@ mod kind {
     pub(super) const MAIL: u64 = 6;
     pub(super) const MAIL_SENT: u64 = 7;
     pub(super) const UNTRACKED: u64 = 8;
+    pub(super) const CANCEL_RECEIVE: u64 = 9;
+    pub(super) const CANCEL_ALL: u64 = 10;
 }
 
 /// User data by which another shard's ring announces mail.
@@ -98,12 +102,22 @@ pub(crate) fn set_current(ring: Option<RingRef>) {
 /// Deadlines and who waits for them.
 type Timers = BTreeMap<(Instant, u64), Waker>;
 
+/// Puts `waker` into `place`. A task may wait again and again within one turn, and its waker must not
+/// be cloned each time: glommio counts the clones in 16 bits.
+fn wait_as(place: &mut Option<Waker>, waker: &Waker, discarded: &mut Vec<Waker>) {
+    if !place.as_ref().is_some_and(|known| known.will_wake(waker)) {
+        discarded.extend(place.replace(waker.clone()));
+    }
+}
+
 /// One shard's io_uring with everything that hangs on it.
 pub(crate) struct Ring {
     uring: IoUring,
     buffers: Rc<Buffers>,
     /// Per provided buffer: the next one in its stream's ready list, and the bytes in it.
     ready: Box<[(u16, u16)]>,
+    /// Provided buffers in the ready lists of all streams.
+    ready_buffers: usize,
     slots: Vec<Slot>,
     free_slots: Vec<u32>,
     operations: Operations,
@@ -111,6 +125,8 @@ pub(crate) struct Ring {
     unsent: Vec<u32>,
     starved: VecDeque<u32>,
     lingering: VecDeque<(Instant, u32, u32)>,
+    /// When to look whether a region still fills: deadline, slot, life of the slot.
+    region_checks: VecDeque<(Instant, u32, u32)>,
     spare_queues: Vec<Box<SendQueue>>,
     completions: Vec<(u64, i32, u32)>,
     timers: Timers,
@@ -123,6 +139,8 @@ pub(crate) struct Ring {
     /// Wakers to drop once the ring is not borrowed.
     discarded: Vec<Waker>,
     in_kernel: usize,
+    /// The shard ends: nothing is armed any more.
+    stopping: bool,
     enters: u64,
     now: Instant,
 }
@@ -156,12 +174,14 @@ impl Ring {
             uring,
             buffers,
             ready,
+            ready_buffers: 0,
             slots: Vec::new(),
             free_slots: Vec::new(),
             operations: Operations::default(),
             unsent: Vec::new(),
             starved: VecDeque::new(),
             lingering: VecDeque::new(),
+            region_checks: VecDeque::new(),
             spare_queues: Vec::new(),
             completions: Vec::with_capacity(512),
             timers: BTreeMap::new(),
@@ -173,6 +193,7 @@ impl Ring {
             mail_lost: 0,
             discarded: Vec::new(),
             in_kernel: 0,
+            stopping: false,
             enters: 0,
             now: Instant::now(),
         })))
@@ -317,7 +338,7 @@ impl Ring {
                     self.notify(id);
                 }
             }
-            Life::Lingering if slot.send_error.is_some() => self.begin_close(id),
+            Life::Lingering if slot.send.is_none() && slot.is_over() => self.begin_close(id),
             Life::Lingering if slot.send.is_none() => {
                 let fd = types::Fd(slot.fd);
                 let entry = opcode::Shutdown::new(fd, libc::SHUT_WR).build();
@@ -357,6 +378,7 @@ impl Ring {
     pub(crate) fn watch(&mut self, id: u32, number: u32) -> Option<Waker> {
         let slot = &mut self.slots[id as usize];
         slot.watch = Some(number);
+        slot.paused = false;
         let owner = slot.owner.take();
         if slot.has_ready() || slot.end.is_some() {
             self.notify(id);
@@ -408,7 +430,7 @@ impl Ring {
         if slot.operations > 0 {
             let all = types::CancelBuilder::fd(types::Fd(slot.fd)).all();
             let entry = opcode::AsyncCancel2::new(all).build();
-            self.push_for_slot(entry, kind::SLOT_OTHER, id);
+            self.push_for_slot(entry, kind::CANCEL_ALL, id);
         } else {
             self.close_if_quiet(id);
         }
@@ -426,6 +448,8 @@ impl Ring {
         let slot = &mut self.slots[id as usize];
         debug_assert!(slot.owner.is_none() && slot.operations == 0);
         slot.life = Life::Free;
+        // Still on the list of starved streams, perhaps: it must not be armed when its turn comes.
+        slot.receive = Receive::Idle;
         slot.fd = -1;
         slot.send = None;
         self.free_slots.push(id);
@@ -452,14 +476,14 @@ impl Ring {
                 self.in_kernel -= 1;
                 self.on_sent(number, result);
             }
-            kind::SLOT_OTHER => {
-                self.in_kernel -= 1;
-                let slot = &mut self.slots[number as usize];
-                slot.operations -= 1;
-                if slot.paused && slot.operations == 0 {
-                    self.notify(number);
-                }
-                self.close_if_quiet(number);
+            kind::SLOT_OTHER => self.on_slot_other(number),
+            kind::CANCEL_RECEIVE => {
+                self.on_slot_other(number);
+                self.after_cancel_receive(number, result);
+            }
+            kind::CANCEL_ALL => {
+                self.on_slot_other(number);
+                self.after_cancel_all(number, result);
             }
             kind::CLOSE => {
                 self.in_kernel -= 1;
@@ -473,6 +497,27 @@ impl Ring {
                 self.mail_lost += u64::from(result < 0);
             }
             other => debug_assert_eq!(other, kind::UNTRACKED, "unknown completion"),
+        }
+    }
+
+    fn on_slot_other(&mut self, id: u32) {
+        self.in_kernel -= 1;
+        let slot = &mut self.slots[id as usize];
+        slot.operations -= 1;
+        if slot.paused && slot.operations == 0 {
+            self.notify(id);
+        }
+        self.close_if_quiet(id);
+    }
+
+    /// A cancellation misses an operation that is on its way between two of the kernel's lists.
+    /// What it has missed ends when the connection does.
+    fn after_cancel_all(&mut self, id: u32, cancelled: i32) {
+        let slot = &self.slots[id as usize];
+        if slot.is_held() && cancelled < i32::from(slot.operations) {
+            let fd = types::Fd(slot.fd);
+            let entry = opcode::Shutdown::new(fd, libc::SHUT_RDWR).build();
+            self.push_for_slot(entry, kind::SLOT_OTHER, id);
         }
     }
 

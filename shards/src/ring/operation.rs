@@ -14,7 +14,7 @@ use std::task::Waker;
 use io_uring::{cqueue, opcode, types};
 use socket2::SockAddr;
 
-use super::{Ring, kind, user_data};
+use super::{Ring, kind, user_data, wait_as};
 
 /// What one operation is for.
 enum Purpose {
@@ -27,7 +27,7 @@ enum Purpose {
         address: Box<SockAddr>,
         result: Option<i32>,
     },
-    Eventfd,
+    Eventfd(types::Fd),
 }
 
 struct Operation {
@@ -66,6 +66,12 @@ impl Operations {
             .expect("an operation lives until its last completion")
     }
 
+    /// The wakers of all who wait for an operation.
+    pub(super) fn take_wakers(&mut self) -> impl Iterator<Item = Waker> {
+        let entries = self.entries.iter_mut().flatten();
+        entries.filter_map(|operation| operation.waker.take())
+    }
+
     fn remove(&mut self, id: u32) -> Option<Operation> {
         self.free.push(id);
         self.entries[id as usize].take()
@@ -101,10 +107,9 @@ impl Ring {
         if let Some(error) = error.take() {
             return Some(Err(error));
         }
-        let replaced = operation.waker.replace(waker.clone());
-        let arm = !operation.in_kernel;
-        operation.in_kernel = true;
-        self.discarded.extend(replaced);
+        wait_as(&mut operation.waker, waker, &mut self.discarded);
+        let arm = !operation.in_kernel && !self.stopping;
+        operation.in_kernel |= arm;
         if arm {
             let entry = opcode::AcceptMulti::new(fd)
                 .flags(libc::SOCK_CLOEXEC)
@@ -151,14 +156,17 @@ impl Ring {
             let outcome = if result < 0 { Err(-result) } else { Ok(socket) };
             return Some(outcome.map_err(io::Error::from_raw_os_error));
         }
-        let replaced = operation.waker.replace(waker.clone());
-        self.discarded.extend(replaced);
+        wait_as(&mut operation.waker, waker, &mut self.discarded);
         None
     }
 
     /// Wakes the mailbox's reader whenever `eventfd` is written to. The caller keeps it open.
     pub(crate) fn watch_eventfd(&mut self, eventfd: types::Fd) {
-        let id = self.operations.insert(Purpose::Eventfd);
+        let id = self.operations.insert(Purpose::Eventfd(eventfd));
+        self.poll_eventfd(id, eventfd);
+    }
+
+    fn poll_eventfd(&mut self, id: u32, eventfd: types::Fd) {
         self.operations.get(id).in_kernel = true;
         let entry = opcode::PollAdd::new(eventfd, libc::POLLIN as u32)
             .multi(true)
@@ -205,11 +213,13 @@ impl Ring {
             Purpose::Connect {
                 result: outcome, ..
             } => *outcome = Some(result),
-            Purpose::Eventfd => {
-                if let Some(waker) = &self.mail_waker {
-                    waker.wake_by_ref();
+            Purpose::Eventfd(eventfd) => {
+                // The kernel gives a multishot poll up when the completion queue is full.
+                let again = (!more && !self.stopping).then_some(*eventfd);
+                self.on_mail();
+                if let Some(eventfd) = again {
+                    self.poll_eventfd(id, eventfd);
                 }
-                self.mail_waiting = true;
             }
         }
         let operation = self.operations.get(id);

@@ -6,16 +6,19 @@
 //! A stream has one multishot receive in the kernel; the kernel picks a buffer when there are bytes,
 //! so an idle stream holds none. Three things end it early, and each is undone on demand: too many
 //! chunks that nobody takes, a pause by the owner (backpressure), and a switch to *bulk*, where
-//! single receives fill regions of 256 KiB because the cost per byte of small buffers is double.
+//! single receives fill regions of 256 KiB because the cost per byte of small buffers is double. A
+//! bulk stream that becomes idle switches back and gives its region away.
 //!
 //! **Invariants**
 //! 1. Chunks are handed out in the order in which the bytes arrived: a region is armed only when no
-//!    chunk is waiting, and nothing is armed while a filled region waits.
+//!    chunk is waiting, nothing is armed while a filled region waits, and it goes first.
 //! 2. A stream without a buffer (`ENOBUFS`) is armed again in FIFO order as buffers return.
+//! 3. Bytes that nobody takes hold no buffer that another stream waits for.
 //!
 //! Source: `io_uring_prep_recv_multishot(3)`.
 
 use std::task::Waker;
+use std::time::Duration;
 
 use io_uring::{cqueue, opcode, types};
 
@@ -31,6 +34,9 @@ const FULL_RUN: u8 = 4;
 const BULK_LOW_BYTES: usize = 4 * BUFFER_BYTES;
 /// Small bulk receives in a row after which a stream is not bulk any more.
 const SMALL_RUN: u8 = 16;
+
+/// A region that waits for bytes longer than this (at most twice this) is taken back.
+const REGION_QUIET_MAX: Duration = Duration::from_millis(250);
 
 /// What the receive side of a stream has to offer.
 pub(crate) enum Received {
@@ -66,9 +72,10 @@ impl Ring {
     /// Takes a chunk that is there, without any other effect.
     pub(crate) fn pop_ready(&mut self, id: u32) -> Option<Chunk> {
         let slot = &mut self.slots[id as usize];
-        if slot.ready_count == 0 {
+        if slot.ready_region.is_some() || slot.ready_count == 0 {
             return slot.ready_region.take();
         }
+        self.ready_buffers -= 1;
         let buffer = slot.ready_first;
         let (next, len) = self.ready[usize::from(buffer)];
         slot.ready_first = next;
@@ -96,6 +103,29 @@ impl Ring {
         }
         slot.ready_last = buffer;
         slot.ready_count += 1;
+        self.ready_buffers += 1;
+    }
+
+    /// When no buffer is left, moves what waits in streams to the heap. Every task has run since it
+    /// arrived, so nobody is about to take it.
+    pub(super) fn spill_ready(&mut self) {
+        if self.starved.is_empty() || self.buffers.free_count() > 0 {
+            return;
+        }
+        for id in 0..self.slots.len() as u32 {
+            if self.ready_buffers == 0 {
+                return;
+            }
+            if self.slots[id as usize].ready_count > 0 {
+                let mut bytes = Vec::new();
+                while let Some(chunk) = self.pop_ready(id) {
+                    bytes.extend_from_slice(&chunk);
+                }
+                let len = bytes.len();
+                let chunk = self.buffers.adopt_region(bytes.into_boxed_slice(), len);
+                self.slots[id as usize].ready_region = Some(chunk);
+            }
+        }
     }
 
     pub(super) fn discard_ready(&mut self, id: u32) {
@@ -106,7 +136,7 @@ impl Ring {
     pub(crate) fn arm(&mut self, id: u32) {
         let slot = &mut self.slots[id as usize];
         let wanted = slot.receive == Receive::Idle && !slot.paused && slot.end.is_none();
-        if !wanted || slot.ready_region.is_some() || slot.life == Life::Closing {
+        if self.stopping || !wanted || slot.ready_region.is_some() || slot.life == Life::Closing {
             return;
         }
         if slot.bulk && slot.ready_count > 0 {
@@ -116,6 +146,11 @@ impl Ring {
         slot.cancelling = false;
         let entry = if slot.bulk {
             slot.receive = Receive::Region;
+            if !slot.region_checked {
+                slot.region_checked = true;
+                let check = (self.now + REGION_QUIET_MAX, id, slot.lives);
+                self.region_checks.push_back(check);
+            }
             let region = slot.region.insert(self.buffers.take_region());
             opcode::Recv::new(fd, region.as_mut_ptr(), region.len() as u32).build()
         } else {
@@ -125,13 +160,51 @@ impl Ring {
         self.push_for_slot(entry, kind::RECEIVE, id);
     }
 
+    /// Takes regions from streams that have become idle: they wait with a small buffer, or rather
+    /// with none.
+    pub(super) fn check_regions(&mut self) {
+        while let Some(&(deadline, id, lives)) = self.region_checks.front() {
+            if deadline > self.now {
+                return;
+            }
+            self.region_checks.pop_front();
+            let slot = &mut self.slots[id as usize];
+            if slot.lives != lives {
+                continue;
+            }
+            slot.region_checked = false;
+            if slot.life != Life::Open || slot.receive != Receive::Region {
+                continue;
+            }
+            if slot.region_quiet {
+                slot.bulk = false;
+                slot.run = 0;
+                self.cancel_receive(id);
+            } else {
+                slot.region_quiet = true;
+                slot.region_checked = true;
+                let check = (self.now + REGION_QUIET_MAX, id, lives);
+                self.region_checks.push_back(check);
+            }
+        }
+    }
+
     /// Asks the kernel to end the receive of a slot.
     fn cancel_receive(&mut self, id: u32) {
         let slot = &mut self.slots[id as usize];
         if slot.is_receiving() && !slot.cancelling {
             slot.cancelling = true;
             let entry = opcode::AsyncCancel::new(user_data(kind::RECEIVE, id)).build();
-            self.push_for_slot(entry, kind::SLOT_OTHER, id);
+            self.push_for_slot(entry, kind::CANCEL_RECEIVE, id);
+        }
+    }
+
+    /// A cancellation that has found nothing although the receive goes on is repeated.
+    pub(super) fn after_cancel_receive(&mut self, id: u32, result: i32) {
+        let slot = &mut self.slots[id as usize];
+        if result == -libc::ENOENT && slot.cancelling && slot.life == Life::Open {
+            slot.cancelling = false;
+            self.cancel_receive(id);
         }
     }
 
@@ -184,6 +257,8 @@ impl Ring {
         let slot = &self.slots[id as usize];
         match slot.life {
             Life::Closing => self.close_if_quiet(id),
+            // The peer may have ended its direction only: what is queued still leaves.
+            Life::Lingering if slot.end == Some(0) && slot.send.is_some() => {}
             Life::Lingering if slot.end.is_some() => self.begin_close(id),
             Life::Lingering => self.arm(id),
             Life::Open => self.rearm_after(id),
@@ -204,17 +279,17 @@ impl Ring {
 
     fn take_in(&mut self, id: u32, buffer: u16, result: i32) {
         let len = usize::try_from(result).unwrap_or(0).min(BUFFER_BYTES);
+        let slot = &self.slots[id as usize];
+        if len == 0 || slot.life != Life::Open {
+            self.buffers.note_filled(buffer);
+            drop(self.buffers.filled_earlier(buffer, len));
+            if len == 0 {
+                self.receive_ended(id, result);
+            }
+            return;
+        }
         self.push_ready(id, buffer, len);
         let slot = &mut self.slots[id as usize];
-        if slot.life != Life::Open {
-            self.discard_ready(id);
-            return;
-        }
-        if len == 0 {
-            self.discard_ready(id);
-            self.receive_ended(id, result);
-            return;
-        }
         slot.run = if len == BUFFER_BYTES {
             slot.run.saturating_add(1)
         } else {
@@ -224,7 +299,7 @@ impl Ring {
             slot.bulk = true;
             slot.run = 0;
             self.cancel_receive(id);
-        } else if slot.ready_count >= READY_MAX {
+        } else if slot.ready_count >= READY_MAX || slot.ready_region.is_some() {
             self.cancel_receive(id);
         }
         self.notify(id);
@@ -238,6 +313,7 @@ impl Ring {
             return;
         }
         let slot = &mut self.slots[id as usize];
+        slot.region_quiet = false;
         slot.run = if len < BULK_LOW_BYTES {
             slot.run.saturating_add(1)
         } else {
@@ -287,7 +363,10 @@ impl Ring {
             let slot = &mut self.slots[id as usize];
             if slot.receive == Receive::Starved {
                 slot.receive = Receive::Idle;
-                self.arm(id);
+                // Whoever has bytes waiting is armed when they have been taken.
+                if !slot.has_ready() {
+                    self.arm(id);
+                }
             }
         }
     }

@@ -63,6 +63,10 @@ pub(super) struct Slot {
     pub(super) paused: bool,
     /// Receives go to large regions.
     pub(super) bulk: bool,
+    /// An entry of this slot is on the list of region checks.
+    pub(super) region_checked: bool,
+    /// No region has been filled since the last check.
+    pub(super) region_quiet: bool,
     /// Consecutive receives that speak for a change of `bulk`.
     pub(super) run: u8,
     /// Operations of this slot in the kernel.
@@ -72,7 +76,7 @@ pub(super) struct Slot {
     pub(super) ready_first: u16,
     pub(super) ready_last: u16,
     pub(super) ready_count: u16,
-    /// A filled region; younger than all listed buffers.
+    /// A filled region; older than all listed buffers.
     pub(super) ready_region: Option<Chunk>,
     /// The region that the kernel is filling.
     pub(super) region: Option<Box<[u8]>>,
@@ -106,6 +110,17 @@ impl Slot {
     /// True if a chunk can be taken.
     pub(super) fn has_ready(&self) -> bool {
         self.ready_count > 0 || self.ready_region.is_some()
+    }
+
+    /// True if nothing is left to wait for once the last byte has been sent: the peer has ended the
+    /// stream, or the connection has failed.
+    pub(super) fn is_over(&self) -> bool {
+        self.end.is_some() || self.send_error.is_some()
+    }
+
+    /// True if the kernel still sends or receives for this slot.
+    pub(super) fn is_held(&self) -> bool {
+        self.is_receiving() || self.send.as_ref().is_some_and(|queue| queue.is_in_flight())
     }
 
     /// True if the kernel holds a receive of this slot.

@@ -11,23 +11,34 @@ use std::time::{Duration, Instant};
 
 use io_uring::{opcode, types};
 
+use super::driver::yield_once;
 use super::slot::Life;
-use super::{MAIL_TOKEN, Ring, RingRef, kind};
+use super::{MAIL_TOKEN, Ring, RingRef, kind, wait_as};
 
 /// How long the end of the ring waits for the kernel to let go of everything.
 const SHUT_DOWN_MAX: Duration = Duration::from_secs(2);
+/// How often the end of the ring looks for tasks to release.
+const RELEASES_MAX: usize = 16;
 
 impl Ring {
     /// Submits everything that is queued, waits for one completion or the next timer, and handles
     /// what has come. One system call.
     pub(crate) fn turn(&mut self) {
         self.submit_sends();
+        self.spill_ready();
         self.buffers.post_spare();
         self.feed_starved();
-        self.enter(self.next_deadline());
+        let deadline = if self.completions.is_empty() {
+            self.next_deadline()
+        } else {
+            // Set aside earlier: there is work already.
+            Some(self.now)
+        };
+        self.enter(deadline);
         self.reap();
         self.fire_timers();
         self.end_lingering();
+        self.check_regions();
     }
 
     fn enter(&mut self, deadline: Option<Instant>) {
@@ -56,7 +67,8 @@ impl Ring {
             .first_key_value()
             .map(|((deadline, _), _)| *deadline);
         let linger = self.lingering.front().map(|(deadline, _, _)| *deadline);
-        timer.into_iter().chain(linger).min()
+        let region = self.region_checks.front().map(|(deadline, _, _)| *deadline);
+        timer.into_iter().chain(linger).chain(region).min()
     }
 
     fn fire_timers(&mut self) {
@@ -101,8 +113,7 @@ impl Ring {
     pub(crate) fn take_watch_events(&mut self, into: &mut Vec<u32>, waker: &Waker) {
         std::mem::swap(&mut self.watch_events, into);
         if into.is_empty() {
-            let replaced = self.watch_waker.replace(waker.clone());
-            self.discarded.extend(replaced);
+            wait_as(&mut self.watch_waker, waker, &mut self.discarded);
         }
     }
 
@@ -124,9 +135,27 @@ impl Ring {
         if std::mem::take(&mut self.mail_waiting) {
             return true;
         }
-        let replaced = self.mail_waker.replace(waker.clone());
-        self.discarded.extend(replaced);
+        wait_as(&mut self.mail_waker, waker, &mut self.discarded);
         false
+    }
+
+    /// True if the last bytes of a dropped stream are still on their way.
+    fn is_sending_last_bytes(&self) -> bool {
+        self.lingering.iter().any(|&(_, id, lives)| {
+            let slot = &self.slots[id as usize];
+            slot.life == Life::Lingering && slot.lives == lives && slot.send.is_some()
+        })
+    }
+
+    /// Arms nothing any more, and closes what lingers.
+    fn stop(&mut self) {
+        self.stopping = true;
+        for (_, id, lives) in std::mem::take(&mut self.lingering) {
+            let slot = &self.slots[id as usize];
+            if slot.life == Life::Lingering && slot.lives == lives {
+                self.begin_close(id);
+            }
+        }
     }
 
     /// Cancels everything and waits, briefly, until the kernel holds nothing. Returns success.
@@ -157,9 +186,42 @@ pub(crate) fn drop_discarded(ring: &RingRef) {
     drop(discarded);
 }
 
-/// Ends the ring: nothing of it may be in the kernel when its memory goes.
-pub(crate) fn shut_down(ring: &RingRef) {
-    let drained = ring.borrow_mut().drain();
+/// Takes the wakers of all who wait for this ring.
+fn take_wakers(ring: &mut Ring) -> Vec<Waker> {
+    let mut wakers = std::mem::take(&mut ring.discarded);
+    wakers.extend(ring.slots.iter_mut().filter_map(|slot| slot.owner.take()));
+    wakers.extend(std::mem::take(&mut ring.timers).into_values());
+    wakers.extend(ring.operations.take_wakers());
+    wakers.extend(ring.watch_waker.take());
+    wakers.extend(ring.mail_waker.take());
+    wakers
+}
+
+/// Lets go of all tasks that wait for this ring. A task that nobody can wake is dropped by the
+/// executor, and its streams with it; that may in turn release others.
+async fn release_tasks(ring: &RingRef) {
+    for _ in 0..RELEASES_MAX {
+        let wakers = take_wakers(&mut ring.borrow_mut());
+        if wakers.is_empty() {
+            return;
+        }
+        drop(wakers);
+        yield_once().await;
+    }
+}
+
+/// Ends the ring: tasks go, queued bytes leave, and nothing of the ring may be in the kernel when
+/// its memory goes.
+pub(crate) async fn shut_down(ring: &RingRef) {
+    release_tasks(ring).await;
+    while ring.borrow().is_sending_last_bytes() {
+        ring.borrow_mut().turn();
+    }
+    let drained = {
+        let mut ring = ring.borrow_mut();
+        ring.stop();
+        ring.drain()
+    };
     drop_discarded(ring);
     if !drained {
         tracing::warn!("the kernel still holds operations of an ended shard; its memory is kept");
