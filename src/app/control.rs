@@ -4,6 +4,7 @@
 //! **Does not own:** anything on the path of a query.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,7 @@ const RETRY: Duration = Duration::from_millis(5);
 
 /// The control thread's state.
 struct Control {
-    seat: AsyncFd<ControlSeat<ShardMessage>>,
+    seat: ControlSeat<ShardMessage>,
     config_file: PathBuf,
     done: UnboundedSender<(Seat, u32, WorkResult)>,
 }
@@ -34,16 +35,32 @@ struct Control {
 ///
 /// If the runtime or a signal handler cannot be made.
 pub fn control(seat: ControlSeat<ShardMessage>, config_file: PathBuf) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let (done, results) = unbounded_channel();
-        let seat = AsyncFd::new(seat)?;
-        Control { seat, config_file, done }.run(results).await
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe to call; this descriptor is owned and never replaced"
+        )]
+        let bell = AsyncFd::new(seat.as_fd().try_clone_to_owned()?)?;
+        Control {
+            seat,
+            config_file,
+            done,
+        }
+        .run(&bell, results)
+        .await
     })
 }
 
 impl Control {
-    async fn run(mut self, mut results: UnboundedReceiver<(Seat, u32, WorkResult)>) -> io::Result<()> {
+    async fn run(
+        mut self,
+        bell: &AsyncFd<OwnedFd>,
+        mut results: UnboundedReceiver<(Seat, u32, WorkResult)>,
+    ) -> io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hang_up = signal(SignalKind::hangup())?;
@@ -52,7 +69,7 @@ impl Control {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = hang_up.recv() => self.reload().await,
-                ready = self.seat.readable_mut() => {
+                ready = bell.readable() => {
                     ready?.clear_ready();
                     self.read_messages();
                 }
@@ -65,8 +82,9 @@ impl Control {
             }
         }
         tracing::info!("stopping");
-        for shard in 0..self.seat.get_ref().shard_count() {
-            self.send(ShardId::new(shard as u16), ShardMessage::Stop).await;
+        for shard in 0..self.seat.shard_count() {
+            self.send(ShardId::new(shard as u16), ShardMessage::Stop)
+                .await;
         }
         Ok(())
     }
@@ -74,7 +92,7 @@ impl Control {
     /// Sends a message, waiting for room. Only the control thread may wait: no shard waits for it.
     async fn send(&self, shard: ShardId, message: ShardMessage) {
         let mut message = message;
-        while let Err(refused) = self.seat.get_ref().try_send(shard, message) {
+        while let Err(refused) = self.seat.try_send(shard, message) {
             message = refused.into_message();
             tokio::time::sleep(RETRY).await;
         }
@@ -92,7 +110,7 @@ impl Control {
             tracing::warn!("configuration: {warning}");
         }
         let config = Arc::new(loaded.config);
-        for shard in 0..self.seat.get_ref().shard_count() {
+        for shard in 0..self.seat.shard_count() {
             let message = ShardMessage::Reload(Arc::clone(&config));
             self.send(ShardId::new(shard as u16), message).await;
         }
@@ -100,7 +118,7 @@ impl Control {
     }
 
     fn read_messages(&mut self) {
-        while let Some((from, message)) = self.seat.get_mut().try_receive() {
+        while let Some((from, message)) = self.seat.try_receive() {
             match message {
                 ShardMessage::Ask { number, work } => self.start(from, number, *work),
                 other => tracing::error!(?from, message = ?other, "a message for somebody else"),
@@ -113,7 +131,11 @@ impl Control {
         tokio::spawn(async move {
             let result = match work {
                 Work::Resolve { host, port } => WorkResult::Resolved(resolve(&host, port).await),
-                Work::Derive { password, salt, iterations } => {
+                Work::Derive {
+                    password,
+                    salt,
+                    iterations,
+                } => {
                     let derive = move || derive_keys(password.expose(), &salt, iterations);
                     let keys = tokio::task::spawn_blocking(derive).await;
                     WorkResult::Derived(match keys {
@@ -131,5 +153,7 @@ impl Control {
 
 async fn resolve(host: &str, port: u16) -> Result<Vec<std::net::SocketAddr>, String> {
     let found = tokio::net::lookup_host((host, port)).await;
-    found.map(Iterator::collect).map_err(|error| format!("{host}: {error}"))
+    found
+        .map(Iterator::collect)
+        .map_err(|error| format!("{host}: {error}"))
 }

@@ -63,13 +63,18 @@ impl Drop for Running {
 impl ErrandDesk {
     /// A desk that sends through `outbox`.
     pub fn new(outbox: Outbox<ShardMessage>) -> Rc<Self> {
-        Rc::new(Self { outbox, desk: RefCell::default() })
+        Rc::new(Self {
+            outbox,
+            desk: RefCell::default(),
+        })
     }
 
     /// Takes the answer to an errand.
     pub fn answer(&self, number: u32, result: Box<WorkResult>) {
         let mut desk = self.desk.borrow_mut();
-        let Some(errand) = desk.errands.get_mut(&number) else { return };
+        let Some(errand) = desk.errands.get_mut(&number) else {
+            return;
+        };
         let before = std::mem::replace(errand, Errand::Done(result));
         drop(desk);
         if let Errand::Running(Some(waker)) = before {
@@ -86,7 +91,10 @@ impl ErrandDesk {
             number
         };
         let running = Running(Rc::clone(&self), number);
-        let message = ShardMessage::Ask { number, work: Box::new(work) };
+        let message = ShardMessage::Ask {
+            number,
+            work: Box::new(work),
+        };
         if self.outbox.try_send(Seat::Control, message).is_err() {
             return Err(io::Error::other("the control thread is busy"));
         }
@@ -110,7 +118,9 @@ impl ErrandDesk {
     fn recall(&self, password: &str, salt: &[u8], iterations: u32) -> Option<ScramKeys> {
         let desk = self.desk.borrow();
         let found = desk.remembered.iter().find(|known| {
-            known.password.expose() == password && known.salt == salt && known.iterations == iterations
+            known.password.expose() == password
+                && known.salt == salt
+                && known.iterations == iterations
         });
         found.map(|known| known.keys.clone())
     }
@@ -130,7 +140,10 @@ pub struct DeskErrands(pub Rc<ErrandDesk>);
 impl Errands for DeskErrands {
     fn resolve(&self, host: &str, port: u16) -> Answer<Vec<SocketAddr>> {
         let desk = Rc::clone(&self.0);
-        let work = Work::Resolve { host: host.to_owned(), port };
+        let work = Work::Resolve {
+            host: host.to_owned(),
+            port,
+        };
         Box::pin(async move {
             match desk.run(work).await? {
                 WorkResult::Resolved(Ok(addresses)) => Ok(addresses),
@@ -147,11 +160,19 @@ impl Errands for DeskErrands {
         let desk = Rc::clone(&self.0);
         let (password, salt) = (Secret::new(password), salt.to_vec());
         Box::pin(async move {
-            let work =
-                Work::Derive { password: password.clone(), salt: salt.clone(), iterations };
+            let work = Work::Derive {
+                password: password.clone(),
+                salt: salt.clone(),
+                iterations,
+            };
             match Rc::clone(&desk).run(work).await? {
                 WorkResult::Derived(Ok(keys)) => {
-                    desk.remember(Remembered { password, salt, iterations, keys: keys.clone() });
+                    desk.remember(Remembered {
+                        password,
+                        salt,
+                        iterations,
+                        keys: keys.clone(),
+                    });
                     Ok(keys)
                 }
                 WorkResult::Derived(Err(reason)) => Err(io::Error::other(reason)),

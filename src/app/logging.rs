@@ -12,7 +12,9 @@ use super::cli::LogFormat;
 /// single targets work in addition.
 pub fn start(level: Level, format: LogFormat, has_colours: bool) {
     let filter = EnvFilter::from_default_env().add_directive(level.into());
-    let events = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(has_colours);
+    let events = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(has_colours);
     match format {
         LogFormat::Text => events.init(),
         LogFormat::Structured => events.json().init(),

@@ -64,4 +64,7 @@ pub enum WorkResult {
     Derived(Result<ScramKeys, String>),
 }
 
-const _: () = assert!(size_of::<ShardMessage>() <= 32, "messages sit in queues by the thousand");
+const _: () = assert!(
+    size_of::<ShardMessage>() <= 32,
+    "messages sit in queues by the thousand"
+);

@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use crossbeam_queue::SegQueue;
 use rand::Rng;
-use shards::{Policy, Requested, ShardCount, Socket, Topology, bind_tcp, launch, place, probe_host};
+use shards::{
+    Policy, Requested, ShardCount, Socket, Topology, bind_tcp, launch, place, probe_host,
+};
 use socket2::SockRef;
 
 use crate::config::{self, Config, General};
@@ -44,7 +46,10 @@ pub fn run(cli: &Cli) -> ExitCode {
         return ExitCode::from(EXIT_OS);
     }
     logging::start(cli.log_level, cli.log_format, !cli.no_color);
-    tracing::info!("Welcome to PgDoorman! (Version {})", env!("CARGO_PKG_VERSION"));
+    tracing::info!(
+        "Welcome to PgDoorman! (Version {})",
+        env!("CARGO_PKG_VERSION")
+    );
     for warning in &loaded.warnings {
         tracing::warn!("configuration: {warning}");
     }
@@ -66,7 +71,10 @@ struct Refused {
 
 impl Refused {
     fn new(code: u8, what: &str, error: &impl std::fmt::Display) -> Self {
-        Self { code, reason: format!("{what}: {error}") }
+        Self {
+            code,
+            reason: format!("{what}: {error}"),
+        }
     }
 }
 
@@ -76,9 +84,12 @@ fn serve(cli: &Cli, config: Arc<Config>) -> Result<(), Refused> {
     let count = ShardCount::new(general.worker_threads)
         .map_err(|error| Refused::new(EXIT_CONFIG, "worker_threads", &error))?;
     probe_host(count).map_err(|error| Refused::new(EXIT_OS, "cannot run here", &error))?;
-    let topology = Topology::detect().map_err(os("cannot read the CPUs of this process"))?;
-    let policy =
-        Policy { shards: Requested::Count(count), pin: general.worker_cpu_affinity_pinning };
+    let topology = Topology::detect()
+        .map_err(|error| Refused::new(EXIT_OS, "cannot read the CPUs of this process", &error))?;
+    let policy = Policy {
+        shards: Requested::Count(count),
+        pin: general.worker_cpu_affinity_pinning,
+    };
     let placement = place(&topology, &policy)
         .map_err(|error| Refused::new(EXIT_CONFIG, "worker_threads", &error))?;
     for note in &placement.notes {
@@ -87,8 +98,9 @@ fn serve(cli: &Cli, config: Arc<Config>) -> Result<(), Refused> {
     let listeners = Arc::new(SegQueue::new());
     let address = listen_address(general)?;
     for _ in &placement.plans {
-        let listener = listen(general, address)
-            .map_err(|error| Refused::new(EXIT_CONFIG, &format!("cannot listen on {address}"), &error))?;
+        let listener = listen(general, address).map_err(|error| {
+            Refused::new(EXIT_CONFIG, &format!("cannot listen on {address}"), &error)
+        })?;
         listeners.push(listener);
     }
     let shared = Shared {
@@ -98,7 +110,11 @@ fn serve(cli: &Cli, config: Arc<Config>) -> Result<(), Refused> {
         mock_secret: rand::rng().random(),
     };
     let (fleet, seat) = launch(&placement.plans, move |context| {
-        shard_main(context, shared.clone(), listeners.pop().into_iter().collect())
+        shard_main(
+            context,
+            shared.clone(),
+            listeners.pop().into_iter().collect(),
+        )
     })
     .map_err(os("cannot start the shards"))?;
     tracing::info!(%address, shards = placement.plans.len(), "Waiting for dear clients");
@@ -119,7 +135,9 @@ fn listen_address(general: &General) -> Result<SocketAddr, Refused> {
     let mut found = text
         .to_socket_addrs()
         .map_err(|error| Refused::new(EXIT_CONFIG, &format!("cannot resolve {text}"), &error))?;
-    found.next().ok_or_else(|| Refused::new(EXIT_CONFIG, &text, &"no address"))
+    found
+        .next()
+        .ok_or_else(|| Refused::new(EXIT_CONFIG, &text, &"no address"))
 }
 
 /// A listening socket whose options every accepted socket inherits.

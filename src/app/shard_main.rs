@@ -38,11 +38,7 @@ pub struct Shared {
 }
 
 /// Runs a shard until it is told to stop.
-pub async fn shard_main(
-    context: Context<ShardMessage>,
-    shared: Shared,
-    listeners: Vec<Socket>,
-) {
+pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listeners: Vec<Socket>) {
     let desk = ErrandDesk::new(context.outbox.clone());
     let host = Host::new(Rc::new(DeskErrands(Rc::clone(&desk))));
     let place = (context.id.index(), context.count);
@@ -142,7 +138,11 @@ async fn keep_house(shard: Rc<Shard>) {
             let limit = general.retain_connections_max.div_ceil(shard.count);
             retire(&directory, if limit == 0 { usize::MAX } else { limit });
             let period = general.retain_connections_time;
-            let period = if period.is_zero() { Duration::from_secs(3600) } else { period };
+            let period = if period.is_zero() {
+                Duration::from_secs(3600)
+            } else {
+                period
+            };
             next_retirement = now + period;
         }
         drop(directory);

@@ -21,8 +21,8 @@ use super::driver::Pool;
 /// Runs the resets that `server` needs, then checks it in; closes it if that fails.
 pub(super) async fn clean(pool: Rc<Pool>, mut server: Box<ServerConnection>) {
     let in_transaction = server.status != TransactionStatus::Idle;
-    let resets_settings =
-        server.leftovers.contains(Leftovers::SETTINGS) || server.leftovers.contains(Leftovers::EVERYTHING);
+    let resets_settings = server.leftovers.contains(Leftovers::SETTINGS)
+        || server.leftovers.contains(Leftovers::EVERYTHING);
     let statements = server.leftovers.statements(in_transaction);
     let text = statements.join("; ");
     tracing::debug!(pid = server.pid(), statements = %text, "server cleaned");
@@ -61,7 +61,9 @@ async fn settle(pool: &Pool, server: &mut ServerConnection) -> bool {
     let deadline = Instant::now() + pool.settings.connect_timeout;
     let read = async {
         while !server.is_settled() {
-            let Ok(Some(chunk)) = server.stream.receive().await else { return false };
+            let Ok(Some(chunk)) = server.stream.receive().await else {
+                return false;
+            };
             if !read_own_replies(pool, server, chunk) {
                 return false;
             }
@@ -117,7 +119,9 @@ pub fn note_parameter(
     applied: &mut Rc<ParameterSet>,
     body: &[u8],
 ) {
-    let Ok(status) = ParameterStatus::decode(body) else { return };
+    let Ok(status) = ParameterStatus::decode(body) else {
+        return;
+    };
     let (Ok(name), Ok(value)) = (str::from_utf8(status.name), str::from_utf8(status.value)) else {
         return;
     };

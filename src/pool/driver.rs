@@ -84,7 +84,12 @@ impl Host {
 
     /// There is news of the idle server connection `number`.
     pub fn idle_event(&self, number: u32) {
-        let pool = self.numbers.borrow().pools.get(number as usize).and_then(Weak::upgrade);
+        let pool = self
+            .numbers
+            .borrow()
+            .pools
+            .get(number as usize)
+            .and_then(Weak::upgrade);
         if let Some(pool) = pool {
             pool.idle_event(number);
         }
@@ -140,7 +145,14 @@ impl Pool {
     pub fn new(key: PoolKey, settings: Settings, host: Rc<Host>) -> Rc<Self> {
         let state = RefCell::new(PoolState::new(settings.limits));
         let base = RefCell::default();
-        Rc::new(Self { key, settings, host, state, base, retired: Cell::new(false) })
+        Rc::new(Self {
+            key,
+            settings,
+            host,
+            state,
+            base,
+            retired: Cell::new(false),
+        })
     }
 
     /// The parameters that servers of this pool report, once one has been opened.
@@ -158,7 +170,9 @@ impl Pool {
         let now = shards::now();
         loop {
             let taken = self.state.borrow_mut().checkout();
-            let Some((server, idle_since)) = taken else { break };
+            let Some((server, idle_since)) = taken else {
+                break;
+            };
             if !server.is_clean() || server.has_expired(now) {
                 self.discard(server);
                 continue;
@@ -277,7 +291,10 @@ impl Pool {
         );
         let now = shards::now();
         let error = Rc::new(error);
-        let wakers = self.state.borrow_mut().open_failed(&error, now, REST_AFTER_FAILURE);
+        let wakers = self
+            .state
+            .borrow_mut()
+            .open_failed(&error, now, REST_AFTER_FAILURE);
         for waker in wakers {
             waker.wake();
         }
@@ -329,12 +346,17 @@ impl Pool {
 
     /// There is news of an idle connection: it has ended, or said something unasked.
     fn idle_event(self: &Rc<Self>, number: u32) {
-        let found = self.state.borrow_mut().remove_idle(|server| server.number == number);
+        let found = self
+            .state
+            .borrow_mut()
+            .remove_idle(|server| server.number == number);
         let Some(mut server) = found else { return };
         if cleaner::read_unasked(self, &mut server) {
             let expires = server.expires;
             server.stream.watch(number);
-            self.state.borrow_mut().put_back(server, shards::now(), expires);
+            self.state
+                .borrow_mut()
+                .put_back(server, shards::now(), expires);
         } else {
             tracing::info!(pool = %self.key.database, pid = server.pid(), "idle server closed");
             self.host.free_number(number);

@@ -31,8 +31,9 @@ mod tests {
         for whole in 0..70 {
             for count in 1..20 {
                 for home in 0..count {
-                    let parts: Vec<_> =
-                        (0..count).map(|index| part(whole, index, count, home)).collect();
+                    let parts: Vec<_> = (0..count)
+                        .map(|index| part(whole, index, count, home))
+                        .collect();
                     assert_eq!(parts.iter().sum::<usize>(), whole);
                     assert!(parts.iter().max().unwrap() - parts.iter().min().unwrap() <= 1);
                     assert!(whole == 0 || parts[home] > 0, "the home shard serves first");

@@ -142,11 +142,24 @@ impl<S, W> PoolState<S, W> {
         let ticket = if let Some(index) = self.free.pop() {
             let waiter = &mut self.waiters[index as usize];
             let round = waiter.round.wrapping_add(1);
-            *waiter = Waiter { round, since: now, deadline, wait };
+            *waiter = Waiter {
+                round,
+                since: now,
+                deadline,
+                wait,
+            };
             Ticket { index, round }
         } else {
-            self.waiters.push(Waiter { round: 0, since: now, deadline, wait });
-            Ticket { index: (self.waiters.len() - 1) as u32, round: 0 }
+            self.waiters.push(Waiter {
+                round: 0,
+                since: now,
+                deadline,
+                wait,
+            });
+            Ticket {
+                index: (self.waiters.len() - 1) as u32,
+                round: 0,
+            }
         };
         self.queue.push_back(ticket);
         self.queued += 1;
@@ -190,7 +203,9 @@ impl<S, W> PoolState<S, W> {
     /// Gives up a wait. A server that was granted meanwhile comes back, to be checked in.
     #[must_use = "a granted server is to be checked in"]
     pub fn cancel(&mut self, ticket: Ticket) -> (Option<S>, Option<W>) {
-        let Some(waiter) = self.waiter(ticket) else { return (None, None) };
+        let Some(waiter) = self.waiter(ticket) else {
+            return (None, None);
+        };
         let wait = std::mem::replace(&mut waiter.wait, Wait::Free);
         let was_queued = matches!(wait, Wait::Queued(_));
         if !matches!(wait, Wait::Free) {
@@ -222,7 +237,9 @@ impl<S, W> PoolState<S, W> {
     /// The first who waits, taken out of the queue with `wait` as the end of the wait.
     fn end_first_wait(&mut self, wait: Wait<S, W>) -> Result<W, Wait<S, W>> {
         while let Some(ticket) = self.queue.pop_front() {
-            let Some(waiter) = self.waiter(ticket) else { continue };
+            let Some(waiter) = self.waiter(ticket) else {
+                continue;
+            };
             if !matches!(waiter.wait, Wait::Queued(_)) {
                 continue;
             }
@@ -242,7 +259,11 @@ impl<S, W> PoolState<S, W> {
             Ok(waker) => Some(waker),
             Err(Wait::Granted(server)) => {
                 self.lent -= 1;
-                self.idle.push_back(Idle { server, since: now, expires });
+                self.idle.push_back(Idle {
+                    server,
+                    since: now,
+                    expires,
+                });
                 None
             }
             Err(_) => None,
@@ -367,7 +388,11 @@ impl<S, W> PoolState<S, W> {
 
     /// Puts a server that [`Self::remove_idle`] took out back in its place as the coldest.
     pub fn put_back(&mut self, server: S, since: Instant, expires: Option<Instant>) {
-        self.idle.push_front(Idle { server, since, expires });
+        self.idle.push_front(Idle {
+            server,
+            since,
+            expires,
+        });
     }
 
     /// Takes out all idle servers.

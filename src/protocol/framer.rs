@@ -75,7 +75,14 @@ impl Framer {
     /// A framer at a message boundary.
     pub const fn new(interest: &'static Interest, body_bytes_max: u32) -> Self {
         let header = [0; HEADER_BYTES];
-        Self { interest, body_bytes_max, header, header_len: 0, body_left: 0, collected: None }
+        Self {
+            interest,
+            body_bytes_max,
+            header,
+            header_len: 0,
+            body_left: 0,
+            collected: None,
+        }
     }
 
     /// True between messages.
@@ -102,7 +109,13 @@ impl Framer {
             if let Some(body) = rest.get(..body_bytes as usize) {
                 let len = HEADER_BYTES + body.len();
                 let body = Some(body);
-                return Ok(Some(Part { tag, len, is_first: true, is_last: true, body }));
+                return Ok(Some(Part {
+                    tag,
+                    len,
+                    is_first: true,
+                    is_last: true,
+                    body,
+                }));
             }
         }
         if input.is_empty() {
@@ -117,7 +130,11 @@ impl Framer {
         };
         if body_bytes > self.body_bytes_max {
             let limit = self.body_bytes_max;
-            return Err(FrameError::LengthAboveLimit { tag, body_bytes, limit });
+            return Err(FrameError::LengthAboveLimit {
+                tag,
+                body_bytes,
+                limit,
+            });
         }
         Ok(body_bytes)
     }
@@ -134,7 +151,13 @@ impl Framer {
         self.header_len += taken as u8;
         let [tag, l0, l1, l2, l3] = self.header;
         if usize::from(self.header_len) < HEADER_BYTES {
-            return Ok(Part { tag, len: taken, is_first, is_last: false, body: None });
+            return Ok(Part {
+                tag,
+                len: taken,
+                is_first,
+                is_last: false,
+                body: None,
+            });
         }
         if taken > 0 {
             self.body_left = self.check(tag, u32::from_be_bytes([l0, l1, l2, l3]))?;
@@ -151,8 +174,18 @@ impl Framer {
         if is_last {
             self.header_len = 0;
         }
-        let whole = self.collected.as_deref().filter(|_| is_last).map(Vec::as_slice);
-        Ok(Part { tag, len: taken + body.len(), is_first, is_last, body: whole })
+        let whole = self
+            .collected
+            .as_deref()
+            .filter(|_| is_last)
+            .map(Vec::as_slice);
+        Ok(Part {
+            tag,
+            len: taken + body.len(),
+            is_first,
+            is_last,
+            body: whole,
+        })
     }
 }
 
@@ -183,13 +216,21 @@ pub enum FrameError {
 impl fmt::Display for FrameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::LengthAboveLimit { tag, body_bytes, limit } => write!(
+            Self::LengthAboveLimit {
+                tag,
+                body_bytes,
+                limit,
+            } => write!(
                 f,
                 "message '{}' of {body_bytes} bytes exceeds the limit of {limit} bytes",
                 tag.escape_ascii()
             ),
             Self::LengthBelowMinimum { tag, length } => {
-                write!(f, "invalid length {length} of message '{}'", tag.escape_ascii())
+                write!(
+                    f,
+                    "invalid length {length} of message '{}'",
+                    tag.escape_ascii()
+                )
             }
         }
     }
@@ -231,15 +272,24 @@ mod tests {
     /// Method: cut one four-message stream at every pair of positions and compare.
     #[test]
     fn messages_are_independent_of_read_boundaries() {
-        let stream =
-            [&b"Q\0\0\0\x07hi\0"[..], b"d\0\0\0\x0cABCDEFGH", b"S\0\0\0\x04", b"Q\0\0\0\x05\0"]
-                .concat();
+        let stream = [
+            &b"Q\0\0\0\x07hi\0"[..],
+            b"d\0\0\0\x0cABCDEFGH",
+            b"S\0\0\0\x04",
+            b"Q\0\0\0\x05\0",
+        ]
+        .concat();
         let expected = collect(&[&stream]);
         let hi = Some(b"hi\0".to_vec());
         let nul = Some(vec![0]);
         assert_eq!(
             expected,
-            [(b'Q', 8, hi), (b'd', 13, None), (b'S', 5, Some(vec![])), (b'Q', 6, nul)]
+            [
+                (b'Q', 8, hi),
+                (b'd', 13, None),
+                (b'S', 5, Some(vec![])),
+                (b'Q', 6, nul)
+            ]
         );
         for i in 0..=stream.len() {
             for j in i..=stream.len() {

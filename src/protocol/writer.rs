@@ -11,7 +11,6 @@
 
 use super::backend::TransactionStatus;
 use super::frontend::Target;
-use super::sqlstate::SqlState;
 use super::startup::{CANCEL_REQUEST_CODE, GSS_ENC_REQUEST_CODE, PROTOCOL_MAJOR, SSL_REQUEST_CODE};
 use super::tag::{BackendTag, FrontendTag};
 

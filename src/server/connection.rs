@@ -154,7 +154,9 @@ impl Reader {
             let body = part.body.map(<[u8]>::to_vec);
             chunk.advance(used);
             if is_last {
-                return body.map(|body| (tag, body)).ok_or(ServerError::Unexpected(tag));
+                return body
+                    .map(|body| (tag, body))
+                    .ok_or(ServerError::Unexpected(tag));
             }
         }
     }
@@ -171,7 +173,10 @@ pub async fn open(
     nonce: String,
     errands: &dyn Errands,
 ) -> Result<(Stream, Framer, Greeting), ServerError> {
-    let mut stream = socket.connect(errands).await.map_err(ServerError::Connect)?;
+    let mut stream = socket
+        .connect(errands)
+        .await
+        .map_err(ServerError::Connect)?;
     let mut out = Vec::new();
     let parameters = [
         ("user", login.credentials.user.as_str()),
@@ -180,7 +185,10 @@ pub async fn open(
     ];
     writer::startup_message(&mut out, 0, parameters);
     stream.send(out);
-    let mut reader = Reader { framer: Framer::new(&LOGIN_INTEREST, LOGIN_BODY_MAX), chunk: None };
+    let mut reader = Reader {
+        framer: Framer::new(&LOGIN_INTEREST, LOGIN_BODY_MAX),
+        chunk: None,
+    };
     let mut handshake = Handshake::new(login.credentials.clone(), nonce);
     loop {
         let (tag, body) = reader.next(&mut stream).await?;
@@ -190,7 +198,11 @@ pub async fn open(
             Action::Read => {}
             Action::Send(bytes) => stream.send(bytes),
             Action::Derive { salt, iterations } => {
-                let password = login.credentials.password.as_ref().map_or("", Secret::expose);
+                let password = login
+                    .credentials
+                    .password
+                    .as_ref()
+                    .map_or("", Secret::expose);
                 let keys = errands.derive_keys(password, &salt, iterations).await;
                 let (next, message) = handshake.provide(keys.map_err(ServerError::Io)?)?;
                 handshake = next;
@@ -203,7 +215,11 @@ pub async fn open(
         // Nothing may follow the first ReadyForQuery unasked at this point.
         return Err(ServerError::Unexpected(b'Z'));
     }
-    Ok((stream, Framer::new(&INTEREST, BODY_BYTES_MAX), handshake.greeting))
+    Ok((
+        stream,
+        Framer::new(&INTEREST, BODY_BYTES_MAX),
+        handshake.greeting,
+    ))
 }
 
 impl Socket {

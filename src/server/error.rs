@@ -42,7 +42,10 @@ impl fmt::Display for ServerError {
         match self {
             Self::Authentication(reason) => f.write_str(reason),
             Self::Connect(error) => {
-                write!(f, "Socket connection error: Could not connect to server: {error}")
+                write!(
+                    f,
+                    "Socket connection error: Could not connect to server: {error}"
+                )
             }
             Self::Closed => f.write_str("server closed the connection unexpectedly"),
             Self::Frame(error) => error.fmt(f),
@@ -50,7 +53,11 @@ impl fmt::Display for ServerError {
             Self::Refused { sqlstate, message } => write!(f, "{message} (SQLSTATE {sqlstate})"),
             Self::Scram(error) => error.fmt(f),
             Self::Unexpected(tag) => {
-                write!(f, "unexpected message '{}' from the server", tag.escape_ascii())
+                write!(
+                    f,
+                    "unexpected message '{}' from the server",
+                    tag.escape_ascii()
+                )
             }
         }
     }

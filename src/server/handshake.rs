@@ -85,7 +85,12 @@ pub struct Handshake {
 impl Handshake {
     /// A login of which the startup packet has been sent. `nonce` is fresh and unpredictable.
     pub fn new(credentials: Credentials, nonce: String) -> Self {
-        Self { credentials, nonce, state: State::Asked, greeting: Greeting::default() }
+        Self {
+            credentials,
+            nonce,
+            state: State::Asked,
+            greeting: Greeting::default(),
+        }
     }
 
     /// Takes one message.
@@ -125,7 +130,9 @@ impl Handshake {
     ///
     /// [`ServerError::Unexpected`] if no keys were asked for: a mistake of the caller.
     pub fn provide(mut self, keys: ScramKeys) -> Result<(Self, Vec<u8>), ServerError> {
-        let State::NeedsKeys(needs) = self.state else { return Err(unexpected(b'R')) };
+        let State::NeedsKeys(needs) = self.state else {
+            return Err(unexpected(b'R'));
+        };
         let (next, message) = needs.provide(keys);
         self.state = State::ScramFinal(next);
         let mut out = Vec::new();
@@ -183,7 +190,10 @@ impl Handshake {
                 writer::password_message(&mut out, secret.response(*salt).as_bytes());
             }
             Authentication::Sasl(offered) => {
-                if !offered.iter().any(|mechanism| mechanism == SCRAM.as_bytes()) {
+                if !offered
+                    .iter()
+                    .any(|mechanism| mechanism == SCRAM.as_bytes())
+                {
                     let reason = "server offers no SASL mechanism that is supported".to_owned();
                     return Err(ServerError::Authentication(reason));
                 }
@@ -207,11 +217,16 @@ const fn unexpected(tag: u8) -> ServerError {
 
 /// The server's own words of an `ErrorResponse`.
 pub fn refusal(body: &[u8]) -> ServerError {
-    let Ok(fields) = ErrorFields::decode(body) else { return unexpected(b'E') };
+    let Ok(fields) = ErrorFields::decode(body) else {
+        return unexpected(b'E');
+    };
     let text = |field: Option<&[u8]>| {
         String::from_utf8_lossy(field.unwrap_or(b"(not given)")).into_owned()
     };
-    ServerError::Refused { sqlstate: text(fields.sqlstate()), message: text(fields.message()) }
+    ServerError::Refused {
+        sqlstate: text(fields.sqlstate()),
+        message: text(fields.message()),
+    }
 }
 
 fn note(body: &[u8]) {

@@ -21,8 +21,12 @@ use std::hash::{BuildHasher, RandomState};
 use std::rc::{Rc, Weak};
 
 /// Parameters whose value is a list of quoted names: `SET name TO 'a, b'` would make one name of it.
-const NAME_LISTS: [&str; 4] =
-    ["local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces"];
+const NAME_LISTS: [&str; 4] = [
+    "local_preload_libraries",
+    "search_path",
+    "session_preload_libraries",
+    "temp_tablespaces",
+];
 
 /// One parameter.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -38,25 +42,39 @@ pub struct Parameter {
 pub struct ParameterSet(Vec<Parameter>);
 
 fn order(left: &str, right: &str) -> std::cmp::Ordering {
-    let lower = |name: &str| name.bytes().map(|byte| byte.to_ascii_lowercase()).collect::<Vec<_>>();
+    let lower = |name: &str| {
+        name.bytes()
+            .map(|byte| byte.to_ascii_lowercase())
+            .collect::<Vec<_>>()
+    };
     lower(left).cmp(&lower(right))
 }
 
 impl ParameterSet {
     fn position(&self, name: &str) -> Result<usize, usize> {
-        self.0.binary_search_by(|parameter| order(&parameter.name, name))
+        self.0
+            .binary_search_by(|parameter| order(&parameter.name, name))
     }
 
     /// The value of a parameter.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.position(name).ok().and_then(|at| self.0.get(at)).map(|found| &*found.value)
+        self.position(name)
+            .ok()
+            .and_then(|at| self.0.get(at))
+            .map(|found| &*found.value)
     }
 
     /// Sets a parameter; an existing one keeps its spelling.
     pub fn set(&mut self, name: &str, value: &str) {
         match self.position(name) {
             Ok(at) => self.0[at].value = value.into(),
-            Err(at) => self.0.insert(at, Parameter { name: name.into(), value: value.into() }),
+            Err(at) => self.0.insert(
+                at,
+                Parameter {
+                    name: name.into(),
+                    value: value.into(),
+                },
+            ),
         }
     }
 
@@ -93,7 +111,11 @@ impl Interner {
             self.sweep();
         }
         let bucket = self.sets.entry(self.hasher.hash_one(&set)).or_default();
-        if let Some(found) = bucket.iter().filter_map(Weak::upgrade).find(|found| **found == set) {
+        if let Some(found) = bucket
+            .iter()
+            .filter_map(Weak::upgrade)
+            .find(|found| **found == set)
+        {
             return found;
         }
         let shared = Rc::new(set);
@@ -114,7 +136,9 @@ impl Interner {
 /// True if `name` can be the name of a parameter.
 pub fn is_name(name: &str) -> bool {
     let mut bytes = name.bytes();
-    bytes.next().is_some_and(|first| first.is_ascii_alphabetic() || first == b'_')
+    bytes
+        .next()
+        .is_some_and(|first| first.is_ascii_alphabetic() || first == b'_')
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'$'))
 }
 
@@ -146,11 +170,15 @@ pub fn difference(
         }
     }
     for parameter in wanted.iter() {
-        let current = applied.get(&parameter.name).or_else(|| base.get(&parameter.name));
+        let current = applied
+            .get(&parameter.name)
+            .or_else(|| base.get(&parameter.name));
         if current == Some(&*parameter.value) || !is_name(&parameter.name) {
             continue;
         }
-        let is_name_list = NAME_LISTS.iter().any(|list| parameter.name.eq_ignore_ascii_case(list));
+        let is_name_list = NAME_LISTS
+            .iter()
+            .any(|list| parameter.name.eq_ignore_ascii_case(list));
         if is_name_list {
             text.push_str("SELECT pg_catalog.set_config('");
             text.push_str(&parameter.name);
@@ -185,7 +213,10 @@ mod tests {
         let mut parameters = set(&[("TimeZone", "UTC"), ("DateStyle", "ISO")]);
         parameters.set("timezone", "Europe/Paris");
         assert_eq!(parameters.get("TIMEZONE"), Some("Europe/Paris"));
-        let names: Vec<_> = parameters.iter().map(|parameter| &*parameter.name).collect();
+        let names: Vec<_> = parameters
+            .iter()
+            .map(|parameter| &*parameter.name)
+            .collect();
         assert_eq!(names, ["DateStyle", "TimeZone"]);
     }
 
@@ -198,7 +229,11 @@ mod tests {
         for number in 0..10_000 {
             interner.intern(set(&[("n", &number.to_string())]));
         }
-        assert!(interner.sets.len() < 200, "{} sets kept", interner.sets.len());
+        assert!(
+            interner.sets.len() < 200,
+            "{} sets kept",
+            interner.sets.len()
+        );
         assert!(Rc::ptr_eq(&first, &interner.intern(set(&[("a", "1")]))));
     }
 
@@ -212,13 +247,19 @@ mod tests {
             Some("RESET work_mem;SET application_name TO 'two';")
         );
         assert_eq!(difference(&base, &wanted, &wanted), None);
-        assert_eq!(difference(&base, &set(&[]), &set(&[("TimeZone", "UTC")])), None);
+        assert_eq!(
+            difference(&base, &set(&[]), &set(&[("TimeZone", "UTC")])),
+            None
+        );
     }
 
     #[test]
     fn values_are_quoted_and_name_lists_stay_lists() {
         let nothing = ParameterSet::default();
-        let wanted = set(&[("application_name", "o'x\\'; DROP"), ("search_path", "a, \"B\"")]);
+        let wanted = set(&[
+            ("application_name", "o'x\\'; DROP"),
+            ("search_path", "a, \"B\""),
+        ]);
         assert_eq!(
             difference(&nothing, &nothing, &wanted).as_deref(),
             Some(concat!(

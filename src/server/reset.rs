@@ -94,7 +94,10 @@ impl Leftovers {
             return statements;
         }
         let parts = [
-            (Self::SETTINGS, "RESET SESSION AUTHORIZATION;RESET ALL;RESET ROLE;"),
+            (
+                Self::SETTINGS,
+                "RESET SESSION AUTHORIZATION;RESET ALL;RESET ROLE;",
+            ),
             (Self::CURSORS, "CLOSE ALL;"),
             (Self::STATEMENTS, "DEALLOCATE ALL;"),
             (Self::CHANNELS, "UNLISTEN *;"),
@@ -111,7 +114,8 @@ impl Leftovers {
 }
 
 fn starts_with(text: &[u8], word: &[u8]) -> bool {
-    text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
+    text.get(..word.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(word))
 }
 
 fn ends_with(text: &[u8], word: &[u8]) -> bool {
@@ -125,7 +129,11 @@ fn is_temporary(text: &[u8]) -> bool {
         return false;
     }
     let rest = text.get(4..).unwrap_or_default();
-    let rest = if starts_with(rest, b"orary") { &rest[5..] } else { rest };
+    let rest = if starts_with(rest, b"orary") {
+        &rest[5..]
+    } else {
+        rest
+    };
     match rest.first() {
         None => false,
         Some(next) => next.is_ascii_whitespace() || matches!(next, b'.' | b'/' | b'-'),
@@ -153,7 +161,10 @@ mod tests {
         ] {
             assert!(of_text(text).contains(Leftovers::TEMPORARY), "{text}");
         }
-        for text in ["select pg_advisory_lock(1)", "SELECT PG_TRY_ADVISORY_LOCK_SHARED(1)"] {
+        for text in [
+            "select pg_advisory_lock(1)",
+            "SELECT PG_TRY_ADVISORY_LOCK_SHARED(1)",
+        ] {
             assert!(of_text(text).contains(Leftovers::LOCKS), "{text}");
         }
         assert!(of_text("select set_config('a','b',false)").contains(Leftovers::SETTINGS));
@@ -187,11 +198,21 @@ mod tests {
             assert_eq!(leftovers, mark, "{tag}");
         }
         let mut leftovers = Leftovers::default();
-        for tag in ["SELECT 1", "INSERT 0 1", "UPDATE 3", "BEGIN", "COMMIT", "CREATE TABLE"] {
+        for tag in [
+            "SELECT 1",
+            "INSERT 0 1",
+            "UPDATE 3",
+            "BEGIN",
+            "COMMIT",
+            "CREATE TABLE",
+        ] {
             leftovers.note_tag(tag.as_bytes());
         }
         assert!(leftovers.is_empty());
         assert!(leftovers.statements(false).is_empty());
-        assert_eq!(Leftovers::EVERYTHING.statements(true), ["ROLLBACK", "DISCARD ALL"]);
+        assert_eq!(
+            Leftovers::EVERYTHING.statements(true),
+            ["ROLLBACK", "DISCARD ALL"]
+        );
     }
 }

@@ -97,7 +97,9 @@ impl Sync {
 
     /// True if the next reply belongs to the pooler.
     pub fn is_pooler_next(&self) -> bool {
-        self.owed.front().is_some_and(|(_, owner)| *owner == Owner::Pooler)
+        self.owed
+            .front()
+            .is_some_and(|(_, owner)| *owner == Owner::Pooler)
     }
 
     /// Notes a request that has been sent. `describes_statement` tells the two kinds of Describe
@@ -229,7 +231,10 @@ impl Sync {
             }
         }
         if request == Request::Execute {
-            self.unsynced = !self.owed.iter().any(|(request, _)| *request == Request::Sync);
+            self.unsynced = !self
+                .owed
+                .iter()
+                .any(|(request, _)| *request == Request::Sync);
         }
         Reply::Of(owner)
     }

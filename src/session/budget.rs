@@ -24,7 +24,10 @@ impl Budget {
     /// Claims `bytes` unless that would exceed `limit` in all.
     pub fn claim(&self, bytes: u64, limit: u64) -> Option<Claim> {
         let before = self.0.fetch_add(bytes, Ordering::Relaxed);
-        let claim = Claim { budget: self.clone(), bytes };
+        let claim = Claim {
+            budget: self.clone(),
+            bytes,
+        };
         (before.saturating_add(bytes) <= limit).then_some(claim)
     }
 

@@ -167,7 +167,11 @@ impl Session {
         // A slow reader is not served further before it has taken what it got.
         if self.client.queued_bytes() > WINDOW_BYTES {
             self.client.pause();
-            if self.client.poll_sent(WINDOW_BYTES / 2, context).is_pending() {
+            if self
+                .client
+                .poll_sent(WINDOW_BYTES / 2, context)
+                .is_pending()
+            {
                 return Step::Wait;
             }
         }
@@ -229,7 +233,10 @@ impl Session {
             self.fail(&out_of_memory());
             return Step::End;
         }
-        let text = format!("invalid length {length} of message '{}'", tag.escape_ascii());
+        let text = format!(
+            "invalid length {length} of message '{}'",
+            tag.escape_ascii()
+        );
         self.fail(&Failure::new(sqlstate::PROTOCOL_VIOLATION, text));
         Step::End
     }
@@ -369,7 +376,11 @@ impl Session {
         loop {
             if self.client.queued_bytes() > WINDOW_BYTES {
                 server.stream.pause();
-                if self.client.poll_sent(WINDOW_BYTES / 2, context).is_pending() {
+                if self
+                    .client
+                    .poll_sent(WINDOW_BYTES / 2, context)
+                    .is_pending()
+                {
                     break;
                 }
             }
@@ -387,7 +398,11 @@ impl Session {
             }
             if server.is_settled() && self.may_release(&server) {
                 self.pool.give_back(server);
-                return if self.is_leaving { Step::End } else { Step::Again };
+                return if self.is_leaving {
+                    Step::End
+                } else {
+                    Step::Again
+                };
             }
         }
         if self.client.send_error().is_some() {
@@ -420,7 +435,11 @@ impl Session {
             }
             if server.stream.queued_bytes() > WINDOW_BYTES {
                 self.client.pause();
-                if server.stream.poll_sent(WINDOW_BYTES / 2, context).is_pending() {
+                if server
+                    .stream
+                    .poll_sent(WINDOW_BYTES / 2, context)
+                    .is_pending()
+                {
                     return true;
                 }
             }

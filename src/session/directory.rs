@@ -89,7 +89,10 @@ impl Directory {
     ) -> Option<Rc<Tenant>> {
         let tenant = self.tenant(&pool.name, &user.username)?;
         let (old_pool, old_user) = &tenant.made_of;
-        let alone = |pool: &PoolConfig| PoolConfig { users: Vec::new(), ..pool.clone() };
+        let alone = |pool: &PoolConfig| PoolConfig {
+            users: Vec::new(),
+            ..pool.clone()
+        };
         let same = alone(old_pool) == alone(pool)
             && old_user == user
             && pool_settings(&self.config) == pool_settings(config);
@@ -161,7 +164,10 @@ fn new_tenant(
         idle_check_timeout: general.server_idle_check_timeout,
         cleanup: pool.cleanup_server_connections,
     };
-    let alone = PoolConfig { users: Vec::new(), ..pool.clone() };
+    let alone = PoolConfig {
+        users: Vec::new(),
+        ..pool.clone()
+    };
     Rc::new(Tenant {
         stored: StoredPassword::parse(user.password.expose()),
         pool: Pool::new(key, settings, Rc::clone(host)),

@@ -85,7 +85,14 @@ pub async fn log_in(
 ) -> Option<Session> {
     let directory = shard.directory();
     let talk = Conversation::new(stream);
-    let mut login = Login { shard, directory, talk, connection, peer: None, local: None };
+    let mut login = Login {
+        shard,
+        directory,
+        talk,
+        connection,
+        peer: None,
+        local: None,
+    };
     let limit = login.directory.config.general.client_login_timeout;
     let deadline = shards::now() + limit;
     let outcome = if limit.is_zero() {
@@ -145,7 +152,12 @@ impl Login {
             None => learn_base(&tenant.pool, &startup).await?,
         };
         let speaks_3_2 = startup.negotiated_minor() >= 2;
-        Ok(Accepted { tenant, asked, base, speaks_3_2 })
+        Ok(Accepted {
+            tenant,
+            asked,
+            base,
+            speaks_3_2,
+        })
     }
 
     /// Requests for encryption, which is not offered here, then the startup packet.
@@ -181,7 +193,8 @@ impl Login {
     }
 
     fn peer_text(&self) -> String {
-        self.peer.map_or_else(|| "local".to_owned(), |peer| peer.to_string())
+        self.peer
+            .map_or_else(|| "local".to_owned(), |peer| peer.to_string())
     }
 
     /// The verdict of the rules for the two methods that rules can name.
@@ -276,8 +289,7 @@ impl Login {
         writer::authentication_sasl(&mut out, &["SCRAM-SHA-256"]);
         self.talk.stream.send(out);
         let body = self.talk.proof().await?;
-        let first =
-            SaslInitialResponse::decode(&body).map_err(|_| wrong_password(malformed))?;
+        let first = SaslInitialResponse::decode(&body).map_err(|_| wrong_password(malformed))?;
         let nonce = STANDARD.encode(rand::rng().random::<[u8; 18]>());
         let response = first.response.unwrap_or_default();
         let (machine, message) = ScramServer::new(verifier)
@@ -297,7 +309,12 @@ impl Login {
     }
 
     fn become_session(self, accepted: Accepted) -> Session {
-        let Accepted { tenant, asked, base, speaks_3_2 } = accepted;
+        let Accepted {
+            tenant,
+            asked,
+            base,
+            speaks_3_2,
+        } = accepted;
         let (slot, secret) = self.shard.registry.enter(speaks_3_2);
         let key = CancelKey {
             generation: self.shard.generation,
@@ -326,7 +343,15 @@ impl Login {
         let connection = match self.connection {
             Ok(connection) | Err(connection) => connection,
         };
-        Session::new(self.shard, &tenant, stream, rest, asked, &base, (slot, connection, log_as))
+        Session::new(
+            self.shard,
+            &tenant,
+            stream,
+            rest,
+            asked,
+            &base,
+            (slot, connection, log_as),
+        )
     }
 }
 

@@ -56,7 +56,13 @@ impl Registry {
             (Secret::Short(bytes), CancelSecret::Short(bytes))
         };
         entries.secrets[number as usize] = entry;
-        (Slot { registry: Rc::clone(self), number }, secret)
+        (
+            Slot {
+                registry: Rc::clone(self),
+                number,
+            },
+            secret,
+        )
     }
 
     /// True if a session holds this slot with this secret.
@@ -101,11 +107,19 @@ mod tests {
         let registry = Rc::new(Registry::default());
         for long in [false, true] {
             let (slot, secret) = registry.enter(long);
-            let key = CancelKey { generation: 0, shard: 0, slot: slot.number(), secret };
+            let key = CancelKey {
+                generation: 0,
+                shard: 0,
+                slot: slot.number(),
+                secret,
+            };
             assert!(registry.is_held(&key));
             assert_eq!(registry.count(), 1);
             let (other, _) = registry.enter(!long);
-            assert!(!registry.is_held(&CancelKey { slot: other.number(), ..key }));
+            assert!(!registry.is_held(&CancelKey {
+                slot: other.number(),
+                ..key
+            }));
             drop((slot, other));
             assert!(!registry.is_held(&key));
             assert_eq!(registry.count(), 0);

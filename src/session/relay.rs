@@ -99,7 +99,10 @@ impl Session {
         chunk.truncate(position);
         self.client.send(chunk);
         if !in_step {
-            tracing::error!(pid = server.pid(), "server out of step with the protocol, closed");
+            tracing::error!(
+                pid = server.pid(),
+                "server out of step with the protocol, closed"
+            );
             if server.framer.is_at_boundary() {
                 let text = "the server sent a message that does not belong here";
                 self.fail(&Failure::new(sqlstate::PROTOCOL_VIOLATION, text));
@@ -153,7 +156,9 @@ impl Session {
 
     /// The server has a canonical form of a value that the client wants, or announces a new one.
     fn correct_wanted(&mut self, body: &[u8]) {
-        let Ok(status) = ParameterStatus::decode(body) else { return };
+        let Ok(status) = ParameterStatus::decode(body) else {
+            return;
+        };
         let (Ok(name), Ok(value)) = (str::from_utf8(status.name), str::from_utf8(status.value))
         else {
             return;
@@ -172,7 +177,9 @@ impl Session {
 /// Accounts for a whole client message that is sent to a server.
 fn note_request(server: &mut ServerConnection, tag: u8, body: Option<&[u8]>) {
     let first = body.and_then(|body| body.first());
-    server.sync.sent(tag, tag == b'D' && first == Some(&b'S'), Owner::Client);
+    server
+        .sync
+        .sent(tag, tag == b'D' && first == Some(&b'S'), Owner::Client);
     match (tag, body) {
         (b'Q', Some(text)) => server.leftovers.note_text(text),
         (b'P', Some(text)) => {
@@ -201,12 +208,17 @@ fn note_completion(leftovers: &mut Leftovers, body: &[u8]) -> bool {
 
 /// Follows a parameter that the client has changed.
 fn note_wanted(session: &mut Session, base: &ParameterSet, body: &[u8]) {
-    let Ok(status) = ParameterStatus::decode(body) else { return };
+    let Ok(status) = ParameterStatus::decode(body) else {
+        return;
+    };
     let (Ok(name), Ok(value)) = (str::from_utf8(status.name), str::from_utf8(status.value)) else {
         return;
     };
     let is_default = base.get(name) == Some(value);
-    let asked = session.asked.get(name).filter(|_| is_default && session.has_reset);
+    let asked = session
+        .asked
+        .get(name)
+        .filter(|_| is_default && session.has_reset);
     let mut wanted = (*session.wanted).clone();
     match asked {
         // The client's own default is what it asked for at login.

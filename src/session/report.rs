@@ -25,18 +25,28 @@ pub struct Failure {
 impl Failure {
     /// An error without a `ReadyForQuery` behind it.
     pub fn new(sqlstate: SqlState, message: impl Into<String>) -> Self {
-        Self { sqlstate: sqlstate.into(), message: message.into(), is_followed_by_ready: false }
+        Self {
+            sqlstate: sqlstate.into(),
+            message: message.into(),
+            is_followed_by_ready: false,
+        }
     }
 
     /// An error with a `ReadyForQuery` behind it.
     pub fn with_ready(sqlstate: SqlState, message: impl Into<String>) -> Self {
-        Self { is_followed_by_ready: true, ..Self::new(sqlstate, message) }
+        Self {
+            is_followed_by_ready: true,
+            ..Self::new(sqlstate, message)
+        }
     }
 
     /// The bytes for the client.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        writer::error_response(&mut out, &Report::new(Severity::Fatal, &self.sqlstate, &self.message));
+        writer::error_response(
+            &mut out,
+            &Report::new(Severity::Fatal, &self.sqlstate, &self.message),
+        );
         if self.is_followed_by_ready {
             writer::ready_for_query(&mut out, TransactionStatus::Idle);
         }

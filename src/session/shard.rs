@@ -31,7 +31,11 @@ impl Connections {
     pub fn open(&self, limit: u64) -> Result<Connection, Connection> {
         let before = self.0.fetch_add(1, Ordering::Relaxed);
         let connection = Connection(self.clone());
-        if before < limit { Ok(connection) } else { Err(connection) }
+        if before < limit {
+            Ok(connection)
+        } else {
+            Err(connection)
+        }
     }
 }
 

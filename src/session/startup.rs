@@ -44,7 +44,11 @@ impl Conversation {
     /// A conversation that has not begun.
     pub fn new(stream: Stream) -> Self {
         let framer = Framer::new(&PROOF, PROOF_BYTES_MAX);
-        Self { stream, received: Vec::new(), framer }
+        Self {
+            stream,
+            received: Vec::new(),
+            framer,
+        }
     }
 
     /// The client's address and the one it connected to; none on a Unix socket.
@@ -100,9 +104,10 @@ impl Conversation {
                 Ok(Some(part)) if part.tag != b'p' => {
                     return Err(Ended::Violation("expected a password message"));
                 }
-                Ok(Some(part)) => {
-                    (part.len, part.body.filter(|_| part.is_last).map(<[u8]>::to_vec))
-                }
+                Ok(Some(part)) => (
+                    part.len,
+                    part.body.filter(|_| part.is_last).map(<[u8]>::to_vec),
+                ),
             };
             self.received.drain(..used);
             if let Some(body) = body {

@@ -16,12 +16,19 @@ fn error() -> Rc<CheckoutError> {
 
 /// A pool with `count` idle servers numbered from 1.
 fn with_idle(count: u32, now: Instant) -> Pool {
-    let mut pool = Pool::new(Limits { permits: count as usize, servers_min: count as usize, ..LIMITS });
+    let mut pool = Pool::new(Limits {
+        permits: count as usize,
+        servers_min: count as usize,
+        ..LIMITS
+    });
     assert_eq!(pool.openings(now), count as usize);
     for server in 1..=count {
         assert_eq!(pool.opened(server, now, None), None);
     }
-    pool.set_limits(Limits { permits: count as usize, ..LIMITS });
+    pool.set_limits(Limits {
+        permits: count as usize,
+        ..LIMITS
+    });
     pool
 }
 
@@ -30,7 +37,11 @@ fn the_last_used_server_is_lent_first_or_the_longest_idle() {
     let now = Instant::now();
     let mut pool = with_idle(3, now);
     assert_eq!(pool.checkout().map(|(server, _)| server), Some(3));
-    pool.set_limits(Limits { round_robin: true, permits: 3, ..LIMITS });
+    pool.set_limits(Limits {
+        round_robin: true,
+        permits: 3,
+        ..LIMITS
+    });
     assert_eq!(pool.checkout().map(|(server, _)| server), Some(1));
 }
 
@@ -52,13 +63,20 @@ fn waiters_are_served_in_order_and_nobody_overtakes() {
     let (granted, _) = pool.cancel(tickets[2]);
     assert_eq!(granted, Some(1), "granted to one who has gone");
     assert_eq!(pool.checkin(1, now, None), None);
-    assert_eq!((pool.idle_count(), pool.lent_count(), pool.waiting_count()), (1, 0, 0));
+    assert_eq!(
+        (pool.idle_count(), pool.lent_count(), pool.waiting_count()),
+        (1, 0, 0)
+    );
 }
 
 #[test]
 fn openings_follow_waiters_permits_and_the_parallel_limit() {
     let now = Instant::now();
-    let mut pool = Pool::new(Limits { permits: 5, opening_max: 2, ..LIMITS });
+    let mut pool = Pool::new(Limits {
+        permits: 5,
+        opening_max: 2,
+        ..LIMITS
+    });
     let later = now + Duration::from_secs(5);
     for name in ['a', 'b', 'c'] {
         pool.wait(name, now, later);
@@ -79,7 +97,10 @@ fn a_failed_opening_fails_waiters_only_if_nobody_can_serve_them() {
     let lent = pool.checkout().unwrap().0;
     let ticket = pool.wait('a', now, now + Duration::from_secs(5));
     assert_eq!(pool.openings(now), 1);
-    assert!(pool.open_failed(&error(), now, rest).is_empty(), "the lent server will come back");
+    assert!(
+        pool.open_failed(&error(), now, rest).is_empty(),
+        "the lent server will come back"
+    );
     assert_eq!(pool.openings(now), 0, "rests");
     assert_eq!(pool.next_deadline(), Some(now + rest));
     assert_eq!(pool.openings(now + rest), 1);
@@ -92,12 +113,18 @@ fn a_failed_opening_fails_waiters_only_if_nobody_can_serve_them() {
 #[test]
 fn waits_end_at_their_deadline() {
     let now = Instant::now();
-    let mut pool = Pool::new(Limits { permits: 0, ..LIMITS });
+    let mut pool = Pool::new(Limits {
+        permits: 0,
+        ..LIMITS
+    });
     let first = pool.wait('a', now, now + Duration::from_secs(1));
     let second = pool.wait('b', now, now + Duration::from_secs(2));
     assert_eq!(pool.next_deadline(), Some(now + Duration::from_secs(1)));
     assert_eq!(pool.expire(now + Duration::from_secs(1), &error()), ['a']);
-    assert_eq!(*pool.collect(first).unwrap().unwrap_err(), CheckoutError::WaitTimeout);
+    assert_eq!(
+        *pool.collect(first).unwrap().unwrap_err(),
+        CheckoutError::WaitTimeout
+    );
     assert!(pool.collect(first).is_none(), "a ticket is void once used");
     assert!(pool.collect(second).is_none());
     assert_eq!(pool.waiting_count(), 1);
@@ -107,13 +134,21 @@ fn waits_end_at_their_deadline() {
 fn idle_and_old_servers_retire_but_the_minimum_stays() {
     let now = Instant::now();
     let mut pool = with_idle(3, now);
-    pool.set_limits(Limits { permits: 3, servers_min: 2, ..LIMITS });
+    pool.set_limits(Limits {
+        permits: 3,
+        servers_min: 2,
+        ..LIMITS
+    });
     let later = now + Duration::from_secs(11);
     assert_eq!(pool.retire(now, 9), [0_u32; 0]);
     assert_eq!(pool.retire(later, 9), [1], "two are to stay");
     let (server, _) = pool.checkout().unwrap();
     assert_eq!(pool.checkin(server, later, Some(later)), None);
-    assert_eq!(pool.retire(later, 9), [3], "its life is over, minimum or not");
+    assert_eq!(
+        pool.retire(later, 9),
+        [3],
+        "its life is over, minimum or not"
+    );
 }
 
 /// Goal: the invariants of the module header hold whatever happens in whatever order.
@@ -135,7 +170,11 @@ fn random_run(seed: u64) {
     };
     let mut now = Instant::now();
     let permits = 1 + random(4);
-    let mut pool = Pool::new(Limits { permits, opening_max: 2, ..LIMITS });
+    let mut pool = Pool::new(Limits {
+        permits,
+        opening_max: 2,
+        ..LIMITS
+    });
     let (mut lent, mut opening, mut tickets, mut next) = (Vec::new(), 0, Vec::new(), 0);
     for _ in 0..500 {
         now += Duration::from_millis(random(50) as u64);
@@ -182,7 +221,14 @@ fn random_run(seed: u64) {
         assert!(pool.held() <= permits, "seed {seed}");
         let all = lent.iter().chain(pool.idle.iter().map(|idle| &idle.server));
         let distinct: std::collections::HashSet<_> = all.clone().collect();
-        assert_eq!(distinct.len(), all.count(), "seed {seed}: a server in two places");
-        assert!(pool.queued == 0 || pool.idle.is_empty(), "seed {seed}: idle while somebody waits");
+        assert_eq!(
+            distinct.len(),
+            all.count(),
+            "seed {seed}: a server in two places"
+        );
+        assert!(
+            pool.queued == 0 || pool.idle.is_empty(),
+            "seed {seed}: idle while somebody waits"
+        );
     }
 }

@@ -28,7 +28,11 @@ fn settles(requests: &str, replies: &str) {
     let mut sync = with_sent(requests);
     for (at, tag) in replies.bytes().enumerate() {
         assert!(!sync.is_settled(), "{requests}: settled before reply {at}");
-        assert_ne!(sync.received(tag), Reply::OutOfStep, "{requests}: reply {at} of {replies}");
+        assert_ne!(
+            sync.received(tag),
+            Reply::OutOfStep,
+            "{requests}: reply {at} of {replies}"
+        );
     }
     assert!(sync.is_settled(), "{requests} / {replies}: {sync:?}");
 }
@@ -113,7 +117,10 @@ fn an_error_in_mid_copy_leaves_the_rest_of_the_data_without_meaning() {
     receive(&mut sync, "EZ");
     assert!(sync.is_settled());
     send(&mut sync, "ddc");
-    assert!(sync.is_settled(), "CopyDone after the end of the COPY is not a request");
+    assert!(
+        sync.is_settled(),
+        "CopyDone after the end of the COPY is not a request"
+    );
     settles("QdcQdc", "GEZGCZ");
     settles("Qc", "CZ");
 }
@@ -127,9 +134,15 @@ fn copy_out_and_several_statements_settle() {
 
 #[test]
 fn replies_that_nobody_asked_for_put_the_connection_out_of_step() {
-    for (requests, replies) in
-        [("", "Z"), ("", "D"), ("Q", "1"), ("P", "2"), ("BES", "2C3"), ("Q", "ZZ"), ("S", "C")]
-    {
+    for (requests, replies) in [
+        ("", "Z"),
+        ("", "D"),
+        ("Q", "1"),
+        ("P", "2"),
+        ("BES", "2C3"),
+        ("Q", "ZZ"),
+        ("S", "C"),
+    ] {
         let mut sync = with_sent(requests);
         let last = replies.bytes().map(|tag| sync.received(tag)).last();
         assert_eq!(last, Some(Reply::OutOfStep), "{requests} / {replies}");
