@@ -1,5 +1,8 @@
 use super::*;
 
+#[path = "model.rs"]
+mod model;
+
 /// Sends the requests (`d` for a statement's Describe is written `s`).
 fn with_sent(requests: &str) -> Sync {
     let mut sync = Sync::default();
@@ -28,7 +31,11 @@ fn settles(requests: &str, replies: &str) {
     let mut sync = with_sent(requests);
     for (at, tag) in replies.bytes().enumerate() {
         assert!(!sync.is_settled(), "{requests}: settled before reply {at}");
-        assert_ne!(sync.received(tag), Reply::OutOfStep, "{requests}: reply {at} of {replies}");
+        assert_ne!(
+            sync.received(tag),
+            Reply::OutOfStep,
+            "{requests}: reply {at} of {replies}"
+        );
     }
     assert!(sync.is_settled(), "{requests} / {replies}: {sync:?}");
 }
@@ -113,7 +120,10 @@ fn an_error_in_mid_copy_leaves_the_rest_of_the_data_without_meaning() {
     receive(&mut sync, "EZ");
     assert!(sync.is_settled());
     send(&mut sync, "ddc");
-    assert!(sync.is_settled(), "CopyDone after the end of the COPY is not a request");
+    assert!(
+        sync.is_settled(),
+        "CopyDone after the end of the COPY is not a request"
+    );
     settles("QdcQdc", "GEZGCZ");
     settles("Qc", "CZ");
 }
@@ -127,9 +137,15 @@ fn copy_out_and_several_statements_settle() {
 
 #[test]
 fn replies_that_nobody_asked_for_put_the_connection_out_of_step() {
-    for (requests, replies) in
-        [("", "Z"), ("", "D"), ("Q", "1"), ("P", "2"), ("BES", "2C3"), ("Q", "ZZ"), ("S", "C")]
-    {
+    for (requests, replies) in [
+        ("", "Z"),
+        ("", "D"),
+        ("Q", "1"),
+        ("P", "2"),
+        ("BES", "2C3"),
+        ("Q", "ZZ"),
+        ("S", "C"),
+    ] {
         let mut sync = with_sent(requests);
         let last = replies.bytes().map(|tag| sync.received(tag)).last();
         assert_eq!(last, Some(Reply::OutOfStep), "{requests} / {replies}");
@@ -161,4 +177,41 @@ fn replies_go_to_the_owner_of_the_request() {
 fn a_farewell_without_a_request_is_no_fault() {
     let mut sync = Sync::default();
     assert_eq!(sync.received(b'E'), Reply::Unasked);
+}
+
+#[test]
+fn a_query_skipped_after_an_error_does_not_settle() {
+    let mut sync = with_sent("PQ");
+    receive(&mut sync, "E");
+    assert!(!sync.is_settled(), "the server waits for Sync");
+    send(&mut sync, "S");
+    receive(&mut sync, "Z");
+    assert!(sync.is_settled());
+}
+
+#[test]
+fn requests_behind_a_copy_decide_whether_a_sync_is_missing() {
+    settles("PBEScQ", "12GCCZ");
+    let mut sync = with_sent("EScSP");
+    receive(&mut sync, "GCZ1");
+    assert!(!sync.is_settled(), "Parse has no Sync yet");
+}
+
+#[test]
+fn a_sync_in_a_failed_copy_leaves_doubt_until_another_reply() {
+    let mut sync = with_sent("ES");
+    receive(&mut sync, "GE");
+    send(&mut sync, "cS");
+    receive(&mut sync, "Z");
+    assert!(!sync.is_settled(), "one ReadyForQuery more may come");
+    send(&mut sync, "Q");
+    receive(&mut sync, "ZTCZ");
+    assert!(sync.is_settled());
+
+    let mut read = with_sent("ES");
+    receive(&mut read, "GE");
+    send(&mut read, "cSQ");
+    receive(&mut read, "ZTCZ");
+    assert!(read.is_settled());
+    settles("QSc", "GCZ");
 }
