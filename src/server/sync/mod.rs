@@ -20,6 +20,10 @@
 //!   E while the first is an extended request ──▶ the server skips everything up to Sync
 //! ```
 //!
+//! A Sync sent into a COPY is ignored, unless the COPY has failed before the server read it: then
+//! it is answered. Nothing in the error tells which. Until another reply does, the connection is
+//! *in doubt*: not settled, and ready for a `ReadyForQuery` more.
+//!
 //! **Invariants**
 //! 1. A reply that does not fit the queue makes the connection *out of step*, for good: it must be
 //!    closed, and nothing further may be forwarded from it.
@@ -82,12 +86,21 @@ pub struct Sync {
     out_of_step: bool,
     /// Requests of the extended protocol have been sent since the last Sync or Query.
     unsynced: bool,
+    /// How many Syncs have been sent into the current COPY.
+    syncs_in_copy: usize,
+    /// How many Syncs, sent into a COPY that failed, the server may answer yet.
+    doubted: usize,
 }
 
 impl Sync {
     /// True if every request has been answered, up to a `ReadyForQuery`.
     pub fn is_settled(&self) -> bool {
-        self.owed.is_empty() && !self.unsynced && !self.copying_in && !self.out_of_step
+        self.owed.is_empty()
+            && !self.unsynced
+            && !self.skipping
+            && !self.copying_in
+            && self.doubted == 0
+            && !self.out_of_step
     }
 
     /// True if the connection can no longer be understood.
@@ -121,6 +134,7 @@ impl Sync {
             // The server ignores Sync while it reads COPY data; anything else ends the COPY with
             // an error, after which the server does not tell how it goes on.
             self.out_of_step |= request != Request::Sync;
+            self.syncs_in_copy += 1;
             return;
         }
         if self.skipping && request != Request::Sync {
@@ -157,6 +171,10 @@ impl Sync {
             _ => Reply::OutOfStep,
         };
         self.out_of_step |= reply == Reply::OutOfStep;
+        if matches!(reply, Reply::Of(_)) && !matches!(tag, b'E' | b'Z') {
+            // It answers a request behind the doubted Syncs.
+            self.doubted = 0;
+        }
         reply
     }
 
@@ -196,6 +214,7 @@ impl Sync {
 
     fn completed(&mut self) -> Reply {
         self.copying_in = false;
+        self.syncs_in_copy = 0;
         match self.front() {
             Some((Request::Query, owner)) => Reply::Of(owner),
             _ => self.end_of(Request::Execute),
@@ -212,14 +231,14 @@ impl Sync {
     /// The server now reads COPY data. Under the extended protocol it ignores a Sync that it finds
     /// among them.
     fn copy_in(&mut self) -> Reply {
-        let Some((request @ (Request::Query | Request::Execute), owner)) = self.front() else {
+        let Some((Request::Query | Request::Execute, owner)) = self.front() else {
             return Reply::OutOfStep;
         };
         self.copying_in = true;
         while let Some((next, _)) = self.owed.get(1) {
             match next {
                 Request::CopyEnd => self.copying_in = false,
-                Request::Sync => {}
+                Request::Sync => self.syncs_in_copy += 1,
                 _ => self.out_of_step = true,
             }
             if self.out_of_step {
@@ -230,12 +249,13 @@ impl Sync {
                 break;
             }
         }
-        if request == Request::Execute {
-            self.unsynced = !self
-                .owed
-                .iter()
-                .any(|(request, _)| *request == Request::Sync);
-        }
+        // One of the Syncs just removed may have been the last request.
+        let last = self
+            .owed
+            .iter()
+            .rev()
+            .find(|(request, _)| *request != Request::CopyEnd);
+        self.unsynced = last.is_some_and(|(request, _)| request.is_extended());
         Reply::Of(owner)
     }
 
@@ -245,7 +265,11 @@ impl Sync {
             // An error that nobody caused: the server is saying farewell.
             return Reply::Unasked;
         };
+        if request != Request::Sync {
+            self.doubted = 0;
+        }
         if request.is_extended() {
+            self.doubted = std::mem::take(&mut self.syncs_in_copy);
             while let Some((request, _)) = self.owed.front() {
                 if *request == Request::Sync {
                     break;
@@ -260,8 +284,17 @@ impl Sync {
     fn ready(&mut self) -> Reply {
         self.copying_in = false;
         match self.front() {
+            // A Query is not answered by this alone, nor is an extended request.
+            front if self.doubted > 0 && !matches!(front, Some((Request::Sync, _))) => {
+                self.doubted -= 1;
+                self.skipping = false;
+                self.unsynced &= front.is_some();
+                // The pooler itself sends nothing into a COPY.
+                Reply::Of(Owner::Client)
+            }
             Some((Request::Query | Request::Sync, owner)) => {
                 self.owed.pop_front();
+                self.doubted += std::mem::take(&mut self.syncs_in_copy);
                 // Marks of COPY data that no COPY has asked for.
                 self.front();
                 Reply::Of(owner)

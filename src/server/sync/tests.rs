@@ -1,5 +1,8 @@
 use super::*;
 
+#[path = "model.rs"]
+mod model;
+
 /// Sends the requests (`d` for a statement's Describe is written `s`).
 fn with_sent(requests: &str) -> Sync {
     let mut sync = Sync::default();
@@ -174,4 +177,41 @@ fn replies_go_to_the_owner_of_the_request() {
 fn a_farewell_without_a_request_is_no_fault() {
     let mut sync = Sync::default();
     assert_eq!(sync.received(b'E'), Reply::Unasked);
+}
+
+#[test]
+fn a_query_skipped_after_an_error_does_not_settle() {
+    let mut sync = with_sent("PQ");
+    receive(&mut sync, "E");
+    assert!(!sync.is_settled(), "the server waits for Sync");
+    send(&mut sync, "S");
+    receive(&mut sync, "Z");
+    assert!(sync.is_settled());
+}
+
+#[test]
+fn requests_behind_a_copy_decide_whether_a_sync_is_missing() {
+    settles("PBEScQ", "12GCCZ");
+    let mut sync = with_sent("EScSP");
+    receive(&mut sync, "GCZ1");
+    assert!(!sync.is_settled(), "Parse has no Sync yet");
+}
+
+#[test]
+fn a_sync_in_a_failed_copy_leaves_doubt_until_another_reply() {
+    let mut sync = with_sent("ES");
+    receive(&mut sync, "GE");
+    send(&mut sync, "cS");
+    receive(&mut sync, "Z");
+    assert!(!sync.is_settled(), "one ReadyForQuery more may come");
+    send(&mut sync, "Q");
+    receive(&mut sync, "ZTCZ");
+    assert!(sync.is_settled());
+
+    let mut read = with_sent("ES");
+    receive(&mut read, "GE");
+    send(&mut read, "cSQ");
+    receive(&mut read, "ZTCZ");
+    assert!(read.is_settled());
+    settles("QSc", "GCZ");
 }
