@@ -163,7 +163,7 @@ fn random_messages_end_only_that_client(target: &Target) {
                 break;
             }
         }
-        client.finish_sending_if_open();
+        client.finish_sending();
         drain(&mut client, b"random");
     }
     target.assert_serves();

@@ -98,11 +98,7 @@ impl Client {
 
     /// Ends the sending direction only.
     pub(crate) fn finish_sending(&self) {
-        self.stream.shutdown(Shutdown::Write).unwrap();
-    }
-
-    /// Ends the sending direction unless the peer was quicker.
-    pub(crate) fn finish_sending_if_open(&self) {
+        // Fails only if the peer has closed first.
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
@@ -127,6 +123,15 @@ impl Client {
     pub(crate) fn receive_byte(&mut self) -> u8 {
         self.fill(1).expect("one byte");
         self.take(1)[0]
+    }
+
+    /// The next byte, or `None` if the peer closes; silence fails the test.
+    pub(crate) fn first_byte_or_close(&mut self) -> Option<u8> {
+        match self.fill(1) {
+            Ok(()) => Some(self.take(1)[0]),
+            Err(error) if is_close(&error) => None,
+            Err(error) => panic!("{error}"),
+        }
     }
 
     /// The next message. `UnexpectedEof` or `ConnectionReset` when the peer has closed.
