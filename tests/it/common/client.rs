@@ -167,6 +167,13 @@ impl Client {
         message
     }
 
+    /// The next message, which must have one of `tags`.
+    pub(crate) fn expect_any(&mut self, tags: &[char]) -> Message {
+        let message = self.receive();
+        assert!(tags.contains(&(message.tag as char)), "{message:?} {:?}", message.error_fields());
+        message
+    }
+
     /// The next messages, whose tags must be exactly `tags`.
     pub(crate) fn expect_tags(&mut self, tags: &str) -> Vec<Message> {
         let mut got = String::new();
