@@ -55,7 +55,10 @@ fn wrong_scram_password_is_refused_with_28p01(shards: usize) {
     for password in ["wrong", "", &"x".repeat(5000)] {
         let refusal = doorman.login().password(password).refusal();
         assert_eq!(refusal.sqlstate(), "28P01", "{refusal:?}");
-        assert!(refusal.message().starts_with("Authentication failed."), "{refusal:?}");
+        assert!(
+            refusal.message().starts_with("Authentication failed."),
+            "{refusal:?}"
+        );
     }
     doorman.assert_serves();
 }
@@ -85,8 +88,14 @@ fn rejected_user_is_refused_with_28000() {
     let refusal = doorman.login().user("stranger").refusal();
     assert_eq!(refusal.sqlstate(), "28000");
     let text = refusal.message();
-    assert!(text.starts_with("Connection from IP address 127.0.0.1 to stranger@it"), "{text}");
-    assert!(text.contains("is not permitted by HBA configuration."), "{text}");
+    assert!(
+        text.starts_with("Connection from IP address 127.0.0.1 to stranger@it"),
+        "{text}"
+    );
+    assert!(
+        text.contains("is not permitted by HBA configuration."),
+        "{text}"
+    );
 }
 
 #[test]
@@ -121,7 +130,10 @@ fn legacy_list_of_networks_does_not_replace_the_password() {
     let config = Config::new(postgres).users(vec![user]).without_hba();
     let doorman = config.general("hba", networks).start();
     doorman.assert_serves();
-    assert_eq!(doorman.login().password("wrong").refusal().sqlstate(), "28P01");
+    assert_eq!(
+        doorman.login().password("wrong").refusal().sqlstate(),
+        "28P01"
+    );
 }
 
 #[test]
@@ -137,9 +149,14 @@ fn pooler_logs_in_to_the_server_by_every_method() {
 fn pooler_reaches_the_server_by_its_unix_socket() {
     let postgres = Postgres::shared();
     let directory = postgres.socket_directory().to_str().unwrap();
-    let doorman = Config::new(postgres).pool_key("server_host", directory).start();
+    let doorman = Config::new(postgres)
+        .pool_key("server_host", directory)
+        .start();
     let mut client = doorman.connect();
-    assert_eq!(client.value("select coalesce(inet_server_addr()::text, 'unix')"), "unix");
+    assert_eq!(
+        client.value("select coalesce(inet_server_addr()::text, 'unix')"),
+        "unix"
+    );
 }
 
 #[test]
@@ -151,7 +168,10 @@ fn wrong_server_password_is_an_error_and_not_a_hang() {
             Ok(mut client) => client.query("select 1").sqlstate().to_owned(),
             Err(refusal) => refusal.sqlstate().to_owned(),
         };
-        assert!(["3D000", "53300"].contains(&sqlstate.as_str()), "{server_user}: {sqlstate}");
+        assert!(
+            ["3D000", "53300"].contains(&sqlstate.as_str()),
+            "{server_user}: {sqlstate}"
+        );
     }
 }
 
@@ -159,7 +179,10 @@ fn wrong_server_password_is_an_error_and_not_a_hang() {
 fn refused_logins_do_not_hold_servers() {
     let doorman = doorman_with_passwords(1);
     for _ in 0..10 {
-        assert_eq!(doorman.login().password("wrong").refusal().sqlstate(), "28P01");
+        assert_eq!(
+            doorman.login().password("wrong").refusal().sqlstate(),
+            "28P01"
+        );
     }
     assert!(doorman.server_pids(Postgres::shared()).len() <= 2);
     doorman.assert_serves();
@@ -183,7 +206,12 @@ fn malformed_scram_messages_end_only_that_client() {
         sasl_initial("NOT-A-MECHANISM", nonce.as_bytes()),
         b"SCRAM-SHA-256".to_vec(),
         [b"SCRAM-SHA-256\0".as_slice(), &u32::MAX.to_be_bytes()].concat(),
-        [b"SCRAM-SHA-256\0".as_slice(), &0x7fff_ffff_u32.to_be_bytes(), b"n,,"].concat(),
+        [
+            b"SCRAM-SHA-256\0".as_slice(),
+            &0x7fff_ffff_u32.to_be_bytes(),
+            b"n,,",
+        ]
+        .concat(),
     ];
     for first in firsts {
         let mut client = asked_for_scram(&doorman);
@@ -196,13 +224,24 @@ fn malformed_scram_messages_end_only_that_client() {
 #[test]
 fn malformed_scram_final_messages_end_only_that_client() {
     let doorman = doorman_with_passwords(1);
-    for last in ["", "c=biws", "c=biws,r=other,p=AAAA", "c=biws,r=%,p=!!", "c=,r=%,p=", "%"] {
+    for last in [
+        "",
+        "c=biws",
+        "c=biws,r=other,p=AAAA",
+        "c=biws,r=%,p=!!",
+        "c=,r=%,p=",
+        "%",
+    ] {
         let mut client = asked_for_scram(&doorman);
         let first = sasl_initial("SCRAM-SHA-256", b"n,,n=,r=rOprNGfwEbeRWgbNEkqO");
         client.send(&message::message(b'p', &first));
         let challenge = client.expect('R').body;
         let challenge = String::from_utf8(challenge[4..].to_vec()).unwrap();
-        let nonce = challenge.split(',').next().unwrap().trim_start_matches("r=");
+        let nonce = challenge
+            .split(',')
+            .next()
+            .unwrap()
+            .trim_start_matches("r=");
         let last = last.replace('%', nonce);
         client.send(&message::message(b'p', last.as_bytes()));
         assert_refused(client, last.as_bytes());
@@ -249,7 +288,10 @@ fn assert_refused(mut client: Client, sent: &[u8]) {
     match client.try_receive() {
         Ok(message) => assert_eq!(message.tag, b'E', "{message:?} after {sent:?}"),
         Err(error) => {
-            assert!(crate::common::client::is_close(&error), "{error} after {sent:?}");
+            assert!(
+                crate::common::client::is_close(&error),
+                "{error} after {sent:?}"
+            );
         }
     }
 }

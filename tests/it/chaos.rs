@@ -27,9 +27,13 @@ const POOL_SIZE: usize = 4;
 type Outcome = io::Result<()>;
 
 fn answers_belong_to_their_questions_while_servers_and_clients_die(shards: usize) {
-    let seconds = std::env::var("CHAOS_SECONDS").ok().and_then(|text| text.parse().ok());
+    let seconds = std::env::var("CHAOS_SECONDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
     let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(5));
-    let chosen = std::env::var("SEED").ok().and_then(|text| text.parse().ok());
+    let chosen = std::env::var("SEED")
+        .ok()
+        .and_then(|text| text.parse().ok());
     let seed: u64 = chosen.unwrap_or_else(|| rand::rng().random());
     eprintln!("SEED={seed}");
 
@@ -60,11 +64,16 @@ fn answers_belong_to_their_questions_while_servers_and_clients_die(shards: usize
 fn assert_nothing_is_left(doorman: &Doorman, postgres: &Postgres, files: usize) {
     eventually("a client is served", || {
         doorman.login().attempt().is_ok_and(|mut client| {
-            client.try_query("select 1").is_ok_and(|reply| !reply.rows.is_empty())
+            client
+                .try_query("select 1")
+                .is_ok_and(|reply| !reply.rows.is_empty())
         })
     });
     for n in 0..20 {
-        assert_eq!(doorman.connect().value(&format!("select {n}")), n.to_string());
+        assert_eq!(
+            doorman.connect().value(&format!("select {n}")),
+            n.to_string()
+        );
     }
     // All servers can be used at the same time: none is lost.
     let mut clients: Vec<_> = (0..POOL_SIZE).map(|_| doorman.connect()).collect();
@@ -79,11 +88,15 @@ fn assert_nothing_is_left(doorman: &Doorman, postgres: &Postgres, files: usize) 
     );
     eventually("all servers are idle", || postgres.value(&sql) == "0");
     assert!(doorman.server_pids(postgres).len() <= POOL_SIZE);
-    eventually("files are closed", || open_files(doorman) <= files + POOL_SIZE);
+    eventually("files are closed", || {
+        open_files(doorman) <= files + POOL_SIZE
+    });
 }
 
 fn open_files(doorman: &Doorman) -> usize {
-    std::fs::read_dir(format!("/proc/{}/fd", doorman.pid())).unwrap().count()
+    std::fs::read_dir(format!("/proc/{}/fd", doorman.pid()))
+        .unwrap()
+        .count()
 }
 
 fn kill_servers(doorman: &Doorman, postgres: &Postgres, seed: u64, end: Instant) {
@@ -108,7 +121,9 @@ fn one_client(
     end: Instant,
     answered: &AtomicU64,
 ) {
-    let Ok(mut client) = doorman.login().attempt() else { return };
+    let Ok(mut client) = doorman.login().attempt() else {
+        return;
+    };
     for round in 0..random.random_range(1..40) {
         if Instant::now() > end {
             return;
@@ -126,7 +141,10 @@ fn one_client(
         match outcome {
             Ok(()) => answered.fetch_add(1, Ordering::Relaxed),
             Err(error) => {
-                assert!(is_close(&error) || error.kind() == io::ErrorKind::Other, "{error}");
+                assert!(
+                    is_close(&error) || error.kind() == io::ErrorKind::Other,
+                    "{error}"
+                );
                 return;
             }
         };
@@ -155,12 +173,14 @@ fn vanish(mut client: Client, random: &mut StdRng) {
 
 /// Errors of a dying server or of the pool; anything else is a fault of the pooler.
 fn check(errors: &[crate::common::ErrorFields]) -> Outcome {
-    for error in errors {
-        let known = ["57P01", "53300", "08006", "57P02", "08003", "3D000", "25P02"];
-        assert!(known.contains(&error.sqlstate.as_str()), "{error:?}");
-        return Err(io::Error::other(error.message.clone()));
-    }
-    Ok(())
+    let Some(error) = errors.first() else {
+        return Ok(());
+    };
+    let known = [
+        "57P01", "53300", "08006", "57P02", "08003", "3D000", "25P02",
+    ];
+    assert!(known.contains(&error.sqlstate.as_str()), "{error:?}");
+    Err(io::Error::other(error.message.clone()))
 }
 
 fn simple(client: &mut Client, value: &str) -> Outcome {
@@ -186,7 +206,14 @@ fn flushed(client: &mut Client, value: &str) -> Outcome {
         check(&errors_of(&message))?;
         assert_eq!(message.tag, tag);
     }
-    client.try_send(&[bind("", "", &[Some(value.as_bytes())]), execute("", 0), sync()].concat())?;
+    client.try_send(
+        &[
+            bind("", "", &[Some(value.as_bytes())]),
+            execute("", 0),
+            sync(),
+        ]
+        .concat(),
+    )?;
     let reply = client.try_reply()?;
     check(&reply.errors)?;
     assert_eq!((reply.value(), reply.tags.as_str()), (value, "2DCZ"));
@@ -194,14 +221,21 @@ fn flushed(client: &mut Client, value: &str) -> Outcome {
 }
 
 fn errors_of(message: &crate::common::client::Message) -> Vec<crate::common::ErrorFields> {
-    if message.tag == b'E' { vec![message.error_fields()] } else { Vec::new() }
+    if message.tag == b'E' {
+        vec![message.error_fields()]
+    } else {
+        Vec::new()
+    }
 }
 
 fn pipeline(client: &mut Client, value: &str) -> Outcome {
     let mut bytes = Vec::new();
     for n in 0..5 {
         bytes.extend(query(&format!("select '{n} {value}'")));
-        bytes.extend(unnamed("select $1", &[Some(format!("{n} {value}").as_bytes())]));
+        bytes.extend(unnamed(
+            "select $1",
+            &[Some(format!("{n} {value}").as_bytes())],
+        ));
         bytes.extend(sync());
     }
     client.try_send(&bytes)?;

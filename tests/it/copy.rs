@@ -7,7 +7,7 @@ use std::io::Write;
 use crate::common::client::Client;
 use crate::common::message::{copy_data, copy_done, copy_fail, query, sync, unnamed};
 use crate::common::{
-    Config, Postgres, Target, eventually, everywhere, unique, with_one_and_two_shards,
+    Config, Postgres, Target, at_once, eventually, everywhere, unique, with_one_and_two_shards,
 };
 
 everywhere!(
@@ -55,7 +55,10 @@ fn copy_in_stores_the_rows(target: &Target) {
     client.send_all(&[copy_data(b"1\tone\n2\tt"), copy_data(b"wo\n"), copy_done()]);
     let reply = client.reply();
     assert_eq!((reply.commands[0].as_str(), reply.status), ("COPY 2", 'I'));
-    assert_eq!(client.value(&format!("select word from {table} where n = 2")), "two");
+    assert_eq!(
+        client.value(&format!("select word from {table} where n = 2")),
+        "two"
+    );
 }
 
 fn copy_in_by_the_extended_protocol_stores_the_rows(target: &Target) {
@@ -87,7 +90,14 @@ fn copy_in_by_the_extended_protocol_in_one_write_stores_the_rows(target: &Target
     let copy = unnamed(&format!("copy {table} from stdin"), &[]);
     let data = [copy_data(b"1\tone\n"), copy_done(), sync()].concat();
     // One Sync inside the COPY is swallowed, the one after CopyDone is answered.
-    client.send_all(&[copy.clone(), sync(), data.clone(), copy, data, query("select 'next'")]);
+    client.send_all(&[
+        copy.clone(),
+        sync(),
+        data.clone(),
+        copy,
+        data,
+        query("select 'next'"),
+    ]);
     assert_eq!(client.reply().tags, "12nGCZ");
     assert_eq!(client.reply().tags, "12nGCZ");
     assert_eq!(client.reply().value(), "next");
@@ -110,7 +120,9 @@ fn copy_in_a_transaction_keeps_the_transaction(target: &Target) {
 
 fn copy_out_returns_the_rows(target: &Target) {
     let mut client = target.connect();
-    client.send(&query("copy (select n, 'row' from generate_series(1, 3) n) to stdout"));
+    client.send(&query(
+        "copy (select n, 'row' from generate_series(1, 3) n) to stdout",
+    ));
     let messages = client.expect_tags("HdddcCZ");
     assert_eq!(messages[1].body, b"1\trow\n");
     assert_eq!(client.value("select 1"), "1");
@@ -119,7 +131,12 @@ fn copy_out_returns_the_rows(target: &Target) {
 fn copy_out_by_the_extended_protocol_returns_the_rows(target: &Target) {
     let mut client = target.connect();
     let sql = "copy (select n from generate_series(1, 2) n) to stdout";
-    client.send_all(&[unnamed(sql, &[]), sync(), unnamed("select 'x'", &[]), sync()]);
+    client.send_all(&[
+        unnamed(sql, &[]),
+        sync(),
+        unnamed("select 'x'", &[]),
+        sync(),
+    ]);
     client.expect_tags("12nHddcCZ12TDCZ");
 }
 
@@ -173,7 +190,7 @@ fn bad_row_ends_the_extended_copy_while_the_client_goes_on_sending(target: &Targ
     assert_eq!(count(&table), "0");
 }
 
-/// CopyData whose first row is no number, followed by 8 MB of good rows.
+/// `CopyData` whose first row is no number, followed by 8 MB of good rows.
 fn bad_row_and_many_good_ones() -> Vec<u8> {
     let mut bytes = copy_data(b"not a number\tx\n");
     let good = copy_data(&b"1\tgood\n".repeat(1000));
@@ -198,7 +215,12 @@ fn several_copies_in_one_query_work(target: &Target) {
 
 fn copy_data_outside_a_copy_is_ignored(target: &Target) {
     let mut client = target.connect();
-    client.send_all(&[copy_data(b"stray"), copy_done(), copy_fail("stray"), query("select 1")]);
+    client.send_all(&[
+        copy_data(b"stray"),
+        copy_done(),
+        copy_fail("stray"),
+        query("select 1"),
+    ]);
     assert_eq!(client.reply().value(), "1");
     client.execute("begin");
     client.send_all(&[copy_data(b"stray"), copy_done(), query("select 2")]);
@@ -250,7 +272,9 @@ fn big_copy_in_and_out_keeps_every_byte(target: &Target) {
     client.set_deadline(crate::common::DEADLINE * 6);
     assert_eq!(client.reply().commands, [format!("COPY {ROWS}")]);
     sender.join().unwrap();
-    client.send(&query(&format!("copy (select * from {table} order by n) to stdout")));
+    client.send(&query(&format!(
+        "copy (select * from {table} order by n) to stdout"
+    )));
     client.expect_tags("H");
     for n in 0..ROWS {
         let row = format!("{n}\t{}\n", "x".repeat(n % 300));
@@ -260,7 +284,10 @@ fn big_copy_in_and_out_keeps_every_byte(target: &Target) {
 }
 
 fn client_vanishing_in_copy_in_stores_nothing(shards: usize) {
-    let doorman = Config::new(Postgres::shared()).shards(shards).pool_size(2).start();
+    let doorman = Config::new(Postgres::shared())
+        .shards(shards)
+        .pool_size(2)
+        .start();
     let table = table();
     for round in 0..6 {
         let mut client = doorman.connect();
@@ -272,10 +299,10 @@ fn client_vanishing_in_copy_in_stores_nothing(shards: usize) {
             client.expect_tags("12nG");
         }
         client.send(&copy_data(b"1\tone\n"));
-        match round % 3 {
-            0 => client.abort(),
-            1 => client.send(&copy_data(b"2\ttwo\n")[..7]),
-            _ => {}
+        if round % 3 == 0 {
+            client.abort();
+        } else if round % 3 == 1 {
+            client.send(&copy_data(b"2\ttwo\n")[..7]);
         }
     }
     let mut clients: Vec<Client> = (0..2).map(|_| doorman.connect()).collect();
@@ -288,7 +315,10 @@ fn client_vanishing_in_copy_in_stores_nothing(shards: usize) {
 }
 
 fn client_vanishing_in_copy_out_harms_nobody(shards: usize) {
-    let doorman = Config::new(Postgres::shared()).shards(shards).pool_size(2).start();
+    let doorman = Config::new(Postgres::shared())
+        .shards(shards)
+        .pool_size(2)
+        .start();
     let sql = "copy (select repeat('x', 500) from generate_series(1, 200000)) to stdout";
     for round in 0..4 {
         let mut client = doorman.connect();
@@ -307,28 +337,29 @@ fn client_vanishing_in_copy_out_harms_nobody(shards: usize) {
         Postgres::shared().value(&sql) == "0"
     });
     for n in 0..8 {
-        assert_eq!(doorman.connect().value(&format!("select {n}")), n.to_string());
+        assert_eq!(
+            doorman.connect().value(&format!("select {n}")),
+            n.to_string()
+        );
     }
 }
 
 fn copies_of_many_clients_do_not_mix(shards: usize) {
-    let doorman = Config::new(Postgres::shared()).shards(shards).pool_size(2).start();
-    std::thread::scope(|scope| {
-        for number in 0..10 {
-            let doorman = &doorman;
-            scope.spawn(move || {
-                let table = table();
-                let mut client = doorman.connect();
-                for round in 0..10 {
-                    client.send(&query(&format!("copy {table} from stdin")));
-                    client.expect_tags("G");
-                    let row = format!("{round}\tclient {number}\n");
-                    client.send_all(&[copy_data(row.as_bytes()), copy_done()]);
-                    assert_eq!(client.reply().commands, ["COPY 1"]);
-                }
-                let sql = format!("select count(*) from {table} where word = 'client {number}'");
-                assert_eq!(client.value(&sql), "10");
-            });
+    let doorman = Config::new(Postgres::shared())
+        .shards(shards)
+        .pool_size(2)
+        .start();
+    at_once(10, |number| {
+        let table = table();
+        let mut client = doorman.connect();
+        for round in 0..10 {
+            client.send(&query(&format!("copy {table} from stdin")));
+            client.expect_tags("G");
+            let row = format!("{round}\tclient {number}\n");
+            client.send_all(&[copy_data(row.as_bytes()), copy_done()]);
+            assert_eq!(client.reply().commands, ["COPY 1"]);
         }
+        let sql = format!("select count(*) from {table} where word = 'client {number}'");
+        assert_eq!(client.value(&sql), "10");
     });
 }

@@ -43,7 +43,13 @@ fn value_of_64_megabytes_comes_back_whole(target: &Target) {
     let mut client = patient(target);
     let value = client.value("select repeat('0123456789abcdef', 4 * 1048576)");
     assert_eq!(value.len(), 64 * MEGABYTE);
-    assert!(value.as_bytes().chunks(16).all(|chunk| chunk == b"0123456789abcdef"), "damaged");
+    assert!(
+        value
+            .as_bytes()
+            .chunks(16)
+            .all(|chunk| chunk == b"0123456789abcdef"),
+        "damaged"
+    );
     assert_eq!(client.value("select 'after'"), "after");
 }
 
@@ -52,7 +58,10 @@ fn parameter_of_64_megabytes_arrives_whole(target: &Target) {
     let value = "0123456789abcdef".repeat(4 * MEGABYTE);
     let sql = "select length($1), md5($1) = md5(repeat('0123456789abcdef', 4 * 1048576))";
     let reply = client.batch(&[unnamed(sql, &[Some(value.as_bytes())])]);
-    assert_eq!(reply.rows, [[Some("67108864".to_owned()), Some("t".to_owned())]]);
+    assert_eq!(
+        reply.rows,
+        [[Some("67108864".to_owned()), Some("t".to_owned())]]
+    );
     assert_eq!(client.value("select 'after'"), "after");
 }
 
@@ -61,7 +70,10 @@ fn query_of_10_megabytes_is_run(target: &Target) {
     let literal = "x".repeat(10 * MEGABYTE);
     let sql = format!("select length('{literal}')");
     assert_eq!(client.value(&sql), (10 * MEGABYTE).to_string());
-    assert_eq!(client.batch(&[unnamed(&sql, &[])]).value(), (10 * MEGABYTE).to_string());
+    assert_eq!(
+        client.batch(&[unnamed(&sql, &[])]).value(),
+        (10 * MEGABYTE).to_string()
+    );
 }
 
 fn rows_of_many_sizes_come_back_whole(target: &Target) {
@@ -74,7 +86,11 @@ fn rows_of_many_sizes_come_back_whole(target: &Target) {
     for row in rows {
         let value = row[0].as_ref().unwrap();
         let letter = u8::try_from(97 + value.len() % 26).unwrap();
-        assert!(value.bytes().all(|byte| byte == letter), "damaged at {}", value.len());
+        assert!(
+            value.bytes().all(|byte| byte == letter),
+            "damaged at {}",
+            value.len()
+        );
     }
 }
 
@@ -82,7 +98,11 @@ fn many_columns_come_back_whole(target: &Target) {
     let mut client = patient(target);
     let columns: Vec<_> = (0..1500).map(|n| n.to_string()).collect();
     let row = &client.rows(&format!("select {}", columns.join(",")))[0];
-    assert!(row.iter().zip(&columns).all(|(value, column)| value.as_ref() == Some(column)));
+    assert!(
+        row.iter()
+            .zip(&columns)
+            .all(|(value, column)| value.as_ref() == Some(column))
+    );
 }
 
 fn reader_that_does_not_read_costs_no_memory(shards: usize) {
@@ -92,7 +112,9 @@ fn reader_that_does_not_read_costs_no_memory(shards: usize) {
     let before = doorman.resident_bytes();
     let mut client = doorman.connect();
     client.set_deadline(crate::common::DEADLINE * 6);
-    client.send(&query("select repeat('x', 1048576) from generate_series(1, 256)"));
+    client.send(&query(
+        "select repeat('x', 1048576) from generate_series(1, 256)",
+    ));
     // The server waits for the pooler, so the pooler has taken what it wants to take.
     let mut in_a_row = 0;
     eventually("the server waits for its reader", || {
@@ -104,11 +126,18 @@ fn reader_that_does_not_read_costs_no_memory(shards: usize) {
         in_a_row > 20
     });
     let growth = doorman.resident_bytes().saturating_sub(before);
-    assert!(growth < 32 * MEGABYTE, "grew by {growth} bytes for a client that does not read");
+    assert!(
+        growth < 32 * MEGABYTE,
+        "grew by {growth} bytes for a client that does not read"
+    );
     client.expect_tags("T");
     for _ in 0..256 {
         let columns = client.expect('D').columns();
-        assert!(columns[0].as_ref().is_some_and(|value| value.len() == MEGABYTE));
+        assert!(
+            columns[0]
+                .as_ref()
+                .is_some_and(|value| value.len() == MEGABYTE)
+        );
     }
     client.expect_tags("CZ");
     doorman.assert_serves();
@@ -139,26 +168,29 @@ fn writer_that_floods_a_busy_server_costs_no_memory(shards: usize) {
     // Stops when neither the pooler nor the sockets between take more for a while.
     let mut refused_in_a_row = 0;
     while refused_in_a_row < 50 && sent < 256 * MEGABYTE {
-        match writer.write(&bytes[sent % bytes.len()..]) {
-            Ok(written) => {
-                sent += written;
-                refused_in_a_row = 0;
-            }
-            Err(_) => {
-                refused_in_a_row += 1;
-                std::thread::sleep(Duration::from_millis(4));
-            }
+        if let Ok(written) = writer.write(&bytes[sent % bytes.len()..]) {
+            sent += written;
+            refused_in_a_row = 0;
+        } else {
+            refused_in_a_row += 1;
+            std::thread::sleep(Duration::from_millis(4));
         }
     }
     let growth = doorman.resident_bytes().saturating_sub(before);
-    assert!(growth < 32 * MEGABYTE, "grew by {growth} bytes for a client that floods");
+    assert!(
+        growth < 32 * MEGABYTE,
+        "grew by {growth} bytes for a client that floods"
+    );
     flooder.abort();
     client.abort();
     doorman.assert_serves();
 }
 
 fn slow_reader_does_not_hinder_others(shards: usize) {
-    let doorman = Config::new(Postgres::shared()).shards(shards).pool_size(2 * shards).start();
+    let doorman = Config::new(Postgres::shared())
+        .shards(shards)
+        .pool_size(2 * shards)
+        .start();
     let mut slow: Vec<_> = (0..shards).map(|_| doorman.connect()).collect();
     for client in &mut slow {
         let body = text("select repeat('x', 1000) from generate_series(1, 100000)");

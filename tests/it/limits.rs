@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::common::{
-    Client, Config, Doorman, Postgres, User, eventually, message, unique, with_one_and_two_shards,
+    Client, Config, Doorman, Postgres, User, at_once, eventually, message, unique,
+    with_one_and_two_shards,
 };
 
 with_one_and_two_shards!(
@@ -18,7 +19,9 @@ const REFUSAL: &str = "Could not get a database connection from the pool. \
 
 /// A pooler with one server a shard and a short wait.
 fn doorman(shards: usize) -> Doorman {
-    let config = Config::new(Postgres::shared()).shards(shards).pool_size(shards);
+    let config = Config::new(Postgres::shared())
+        .shards(shards)
+        .pool_size(shards);
     config.general("query_wait_timeout", "500ms").start()
 }
 
@@ -41,8 +44,16 @@ fn waiting_longer_than_query_wait_timeout_is_an_error(shards: usize) {
     assert_eq!(error.sqlstate, "53300");
     assert!(error.message.starts_with(REFUSAL), "{error:?}");
     assert!(error.message.contains("query_wait_timeout"), "{error:?}");
-    assert!(start.elapsed() >= Duration::from_millis(450), "after {:?}", start.elapsed());
-    assert!(start.elapsed() < Duration::from_secs(5), "after {:?}", start.elapsed());
+    assert!(
+        start.elapsed() >= Duration::from_millis(450),
+        "after {:?}",
+        start.elapsed()
+    );
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "after {:?}",
+        start.elapsed()
+    );
     for holder in &mut holders {
         assert_eq!(holder.query("select 1").status, 'T');
         assert_eq!(holder.query("commit").status, 'I');
@@ -63,13 +74,18 @@ fn pool_serves_again_after_waiters_gave_up(shards: usize) {
         assert_eq!(holder.query("commit").status, 'I');
     }
     for n in 0..6 {
-        assert_eq!(doorman.connect().value(&format!("select {n}")), n.to_string());
+        assert_eq!(
+            doorman.connect().value(&format!("select {n}")),
+            n.to_string()
+        );
     }
     assert!(doorman.server_pids(Postgres::shared()).len() <= shards);
 }
 
 fn vanished_waiter_does_not_take_a_server(shards: usize) {
-    let config = Config::new(Postgres::shared()).shards(shards).pool_size(shards);
+    let config = Config::new(Postgres::shared())
+        .shards(shards)
+        .pool_size(shards);
     let doorman = config.general("query_wait_timeout", "30s").start();
     let table = unique("vanished_waiter");
     Postgres::shared().sql(&format!("create table {table} (n int)"));
@@ -93,7 +109,10 @@ fn vanished_waiter_does_not_take_a_server(shards: usize) {
 
 fn pools_of_two_users_do_not_share_their_limits(shards: usize) {
     let users = vec![User::new("app", shards), User::new("other", shards)];
-    let doorman = Config::new(Postgres::shared()).shards(shards).users(users).start();
+    let doorman = Config::new(Postgres::shared())
+        .shards(shards)
+        .users(users)
+        .start();
     let _holders = hold_all(&doorman, shards);
     let mut other = doorman.login().user("other").connect();
     assert_eq!(other.value("select 'not waiting'"), "not waiting");
@@ -103,7 +122,10 @@ fn pools_of_two_users_do_not_share_their_limits(shards: usize) {
 /// sent before.
 fn doorman_with_a_fence() -> Doorman {
     let users = vec![User::new("app", 1), User::new("fence", 1)];
-    Config::new(Postgres::shared()).users(users).general("query_wait_timeout", "30s").start()
+    Config::new(Postgres::shared())
+        .users(users)
+        .general("query_wait_timeout", "30s")
+        .start()
 }
 
 #[test]
@@ -137,7 +159,9 @@ fn busy_client_does_not_overtake_a_waiter() {
     let table = unique("overtaken");
     busy.send_all(&[
         message::query(&format!("commit; create table {table} (n int)")),
-        message::query(&format!("select count(*) from pg_class where relname = '{table}'")),
+        message::query(&format!(
+            "select count(*) from pg_class where relname = '{table}'"
+        )),
     ]);
     assert_eq!(waiter.reply().value(), "waited");
     assert_eq!(busy.reply().status, 'I');
@@ -148,19 +172,16 @@ fn busy_client_does_not_overtake_a_waiter() {
 fn pool_of_one_server_serves_a_crowd() {
     let config = Config::new(Postgres::shared()).pool_size(1);
     let doorman = config.general("query_wait_timeout", "30s").start();
-    std::thread::scope(|scope| {
-        for number in 0..100 {
-            let doorman = &doorman;
-            scope.spawn(move || {
-                let mut client = doorman.connect();
-                for round in 0..10 {
-                    let value = format!("{number}.{round}");
-                    assert_eq!(client.value(&format!("select '{value}'")), value);
-                }
-            });
+    at_once(100, |number| {
+        let mut client = doorman.connect();
+        for round in 0..10 {
+            let value = format!("{number}.{round}");
+            assert_eq!(client.value(&format!("select '{value}'")), value);
         }
     });
-    eventually("one server", || doorman.server_pids(Postgres::shared()).len() == 1);
+    eventually("one server", || {
+        doorman.server_pids(Postgres::shared()).len() == 1
+    });
 }
 
 #[test]

@@ -22,6 +22,7 @@
 mod common;
 
 mod auth;
+mod cancel;
 mod chaos;
 mod copy;
 mod extended;

@@ -96,7 +96,17 @@ fn malformed_messages() -> Vec<Vec<u8>> {
         }
     }
     for tag in *b"QPBDECF" {
-        for body in [&b""[..], b"\0", b"x", b"S", b"P", b"S\0", b"\0\0", b"\0\0\0", b"no end"] {
+        for body in [
+            &b""[..],
+            b"\0",
+            b"x",
+            b"S",
+            b"P",
+            b"S\0",
+            b"\0\0",
+            b"\0\0\0",
+            b"no end",
+        ] {
             list.push(message::message(tag, body));
         }
     }
@@ -112,7 +122,10 @@ fn malformed_messages() -> Vec<Vec<u8>> {
         (b'C', b"Zname\0"),
         (b'E', b"\0\0\0"),
     ];
-    list.extend(more.into_iter().map(|(tag, body)| message::message(tag, body)));
+    list.extend(
+        more.into_iter()
+            .map(|(tag, body)| message::message(tag, body)),
+    );
     // A body that goes on after its end.
     list.push(message::message(b'Q', b"select 1\0select 2\0"));
     list.push(message::message(b'S', b"more"));
@@ -198,7 +211,10 @@ fn drain(client: &mut Client, sent: &[u8]) {
             Ok(_) => {}
             Err(error) => {
                 let shown = String::from_utf8_lossy(&sent[..sent.len().min(60)]).into_owned();
-                assert!(crate::common::client::is_close(&error), "{error} after {shown:?}");
+                assert!(
+                    crate::common::client::is_close(&error),
+                    "{error} after {shown:?}"
+                );
                 return;
             }
         }
@@ -206,7 +222,9 @@ fn drain(client: &mut Client, sent: &[u8]) {
 }
 
 fn seed() -> u64 {
-    let chosen = std::env::var("SEED").ok().and_then(|text| text.parse().ok());
+    let chosen = std::env::var("SEED")
+        .ok()
+        .and_then(|text| text.parse().ok());
     let seed = chosen.unwrap_or_else(|| rand::rng().random());
     eprintln!("SEED={seed}");
     seed

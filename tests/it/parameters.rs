@@ -3,7 +3,9 @@
 //! Source: protocol-flow.html (ParameterStatus), sql-set.html, runtime-config-client.html.
 
 use crate::common::message::{message, text};
-use crate::common::{Client, Config, Postgres, Target, everywhere, with_one_and_two_shards};
+use crate::common::{
+    Client, Config, Postgres, Target, at_once, everywhere, with_one_and_two_shards,
+};
 
 everywhere!(
     startup_parameters_of_two_clients_do_not_mix,
@@ -46,7 +48,9 @@ fn startup_parameters_of_two_clients_do_not_mix(target: &Target) {
     ];
     let login = |list: &[(&str, &str)]| {
         let start = target.login();
-        list.iter().fold(start, |login, (name, value)| login.parameter(name, value)).connect()
+        list.iter()
+            .fold(start, |login, (name, value)| login.parameter(name, value))
+            .connect()
     };
     let mut clients = [(login(&one), one), (login(&two), two)];
     for _ in 0..4 {
@@ -147,7 +151,12 @@ fn client_encodings_of_two_clients_do_not_mix(target: &Target) {
 }
 
 fn backslashes_mean_what_the_client_has_chosen(target: &Target) {
-    let login = |value| target.login().parameter("standard_conforming_strings", value).connect();
+    let login = |value| {
+        target
+            .login()
+            .parameter("standard_conforming_strings", value)
+            .connect()
+    };
     let mut off = login("off");
     let mut on = login("on");
     for _ in 0..4 {
@@ -165,7 +174,10 @@ fn odd_values_are_not_taken_as_sql(target: &Target) {
         "x', 'y",
     ];
     for value in values {
-        let mut other = target.login().parameter("application_name", "other").connect();
+        let mut other = target
+            .login()
+            .parameter("application_name", "other")
+            .connect();
         for conforming in ["on", "off"] {
             let login = target.login().parameter("application_name", value);
             let login = login.parameter("standard_conforming_strings", conforming);
@@ -179,7 +191,10 @@ fn odd_values_are_not_taken_as_sql(target: &Target) {
 }
 
 fn names_of_parameters_ignore_case(target: &Target) {
-    let login = target.login().parameter("timezone", "Asia/Tokyo").parameter("DATESTYLE", "German");
+    let login = target
+        .login()
+        .parameter("timezone", "Asia/Tokyo")
+        .parameter("DATESTYLE", "German");
     let mut client = login.connect();
     for _ in 0..2 {
         assert_eq!(show(&mut client, "TimeZone"), "Asia/Tokyo");
@@ -188,9 +203,11 @@ fn names_of_parameters_ignore_case(target: &Target) {
 }
 
 fn impossible_startup_value_harms_nobody(target: &Target) {
-    for (name, value) in
-        [("client_encoding", "NONSENSE"), ("TimeZone", "Nowhere/Land"), ("DateStyle", "Stone Age")]
-    {
+    for (name, value) in [
+        ("client_encoding", "NONSENSE"),
+        ("TimeZone", "Nowhere/Land"),
+        ("DateStyle", "Stone Age"),
+    ] {
         // PostgreSQL refuses the login; a pooler may find out only at the first query.
         if let Ok(mut client) = target.login().parameter(name, value).attempt() {
             client.send(&message(b'Q', &text("select 1")));
@@ -206,39 +223,45 @@ fn impossible_startup_value_harms_nobody(target: &Target) {
 
 fn parameters_of_many_clients_on_few_servers_do_not_mix(shards: usize) {
     const ZONES: [&str; 4] = ["Asia/Tokyo", "Europe/Paris", "America/Lima", "Africa/Cairo"];
-    let doorman = Config::new(Postgres::shared()).shards(shards).pool_size(2).start();
-    std::thread::scope(|scope| {
-        for number in 0..12 {
-            let doorman = &doorman;
-            scope.spawn(move || {
-                let mut zone = ZONES[number % 4];
-                let name = format!("client {number}");
-                let login = doorman.login().parameter("TimeZone", zone);
-                let mut client = login.parameter("application_name", &name).connect();
-                for round in 0..30 {
-                    let row = &client.rows(
-                        "select current_setting('timezone'), current_setting('application_name')",
-                    )[0];
-                    assert_eq!(row, &[Some(zone.to_owned()), Some(name.clone())]);
-                    if round % 10 == number % 10 {
-                        zone = ZONES[(number + round) % 4];
-                        client.execute(&format!("set timezone = '{zone}'"));
-                    }
-                }
-            });
+    let doorman = Config::new(Postgres::shared())
+        .shards(shards)
+        .pool_size(2)
+        .start();
+    at_once(12, |number| {
+        let mut zone = ZONES[number % 4];
+        let name = format!("client {number}");
+        let login = doorman.login().parameter("TimeZone", zone);
+        let mut client = login.parameter("application_name", &name).connect();
+        for round in 0..30 {
+            let row = &client
+                .rows("select current_setting('timezone'), current_setting('application_name')")[0];
+            assert_eq!(row, &[Some(zone.to_owned()), Some(name.clone())]);
+            if round % 10 == number % 10 {
+                zone = ZONES[(number + round) % 4];
+                client.execute(&format!("set timezone = '{zone}'"));
+            }
         }
     });
 }
 
 fn parameters_survive_the_end_of_their_server(shards: usize) {
     let postgres = Postgres::shared();
-    let doorman = Config::new(postgres).shards(shards).pool_size(shards).start();
-    let mut client = doorman.login().parameter("TimeZone", "Asia/Tokyo").connect();
+    let doorman = Config::new(postgres)
+        .shards(shards)
+        .pool_size(shards)
+        .start();
+    let mut client = doorman
+        .login()
+        .parameter("TimeZone", "Asia/Tokyo")
+        .connect();
     assert_eq!(show(&mut client, "timezone"), "Asia/Tokyo");
     // Whoever renames a server by its application_name must not hide it from this search.
     let pid = client.backend_pid();
     postgres.sql(&format!("select pg_terminate_backend({pid}, 5000)"));
     let shown = client.try_query("show timezone");
     let shown = shown.map(|reply| reply.value().to_owned());
-    assert_eq!(shown.expect("an idle client survives the end of a server"), "Asia/Tokyo");
+    assert_eq!(
+        shown.expect("an idle client survives the end of a server"),
+        "Asia/Tokyo"
+    );
 }

@@ -39,17 +39,26 @@ fn program(name: &str, port: u16) -> Command {
 
 /// Runs `command` and returns what it wrote; failure of the program is failure of the test.
 fn run(command: &mut Command) -> String {
-    let Output { status, stdout, stderr } = command.output().expect("the program is installed");
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.output().expect("the program is installed");
     let stdout = String::from_utf8_lossy(&stdout).into_owned();
     let stderr = String::from_utf8_lossy(&stderr);
-    assert!(status.success(), "{command:?}: {status}\n{stdout}\n{stderr}");
+    assert!(
+        status.success(),
+        "{command:?}: {status}\n{stdout}\n{stderr}"
+    );
     stdout
 }
 
 /// psql without the settings of whoever runs the tests.
 fn psql(target: &Target, script: &str) -> String {
     let mut command = program("psql", target.port());
-    run(command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c"]).arg(script))
+    run(command
+        .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c"])
+        .arg(script))
 }
 
 fn psql_runs_a_script(target: &Target) {
@@ -65,10 +74,24 @@ fn psql_runs_a_script(target: &Target) {
     );
     std::fs::write(&file, script).unwrap();
     let mut command = program("psql", target.port());
-    let output = run(command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-f"]).arg(&file));
+    let output = run(command
+        .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-f"])
+        .arg(&file));
     std::fs::remove_file(&file).unwrap();
     let lines: Vec<_> = output.lines().collect();
-    assert_eq!(lines, ["100|word 99", "n|integer|||", "word|text|||", "1", "2", "3", "1", "2"]);
+    assert_eq!(
+        lines,
+        [
+            "100|word 99",
+            "n|integer|||",
+            "word|text|||",
+            "1",
+            "2",
+            "3",
+            "1",
+            "2"
+        ]
+    );
 }
 
 fn psql_copies_in_and_out(target: &Target) {
@@ -76,10 +99,23 @@ fn psql_copies_in_and_out(target: &Target) {
     psql(target, &format!("create table {table} (n int)"));
     let mut command = program("psql", target.port());
     let copy = format!("\\copy {table} from program 'seq 1 5000'");
-    run(command.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-c"]).arg(copy));
-    assert_eq!(psql(target, &format!("select sum(n) from {table}")), "12502500\n");
-    let output = psql(target, &format!("copy (select n from {table} order by n) to stdout"));
-    assert!(output.lines().map(str::to_owned).eq((1..=5000).map(|n: u32| n.to_string())));
+    run(command
+        .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-c"])
+        .arg(copy));
+    assert_eq!(
+        psql(target, &format!("select sum(n) from {table}")),
+        "12502500\n"
+    );
+    let output = psql(
+        target,
+        &format!("copy (select n from {table} order by n) to stdout"),
+    );
+    assert!(
+        output
+            .lines()
+            .map(str::to_owned)
+            .eq((1..=5000).map(|n: u32| n.to_string()))
+    );
 }
 
 /// Makes the tables of pgbench, once for all tests.
@@ -94,9 +130,17 @@ fn make_tables() {
 fn pgbench(port: u16, arguments: &[&str]) {
     make_tables();
     let mut command = program("pgbench", port);
-    let output = run(command.args(["-n", "-c", "8", "-j", "2", "-t", "100"]).args(arguments));
-    assert!(output.contains("number of transactions actually processed: 800/800"), "{output}");
-    assert!(output.contains("number of failed transactions: 0 "), "{output}");
+    let output = run(command
+        .args(["-n", "-c", "8", "-j", "2", "-t", "100"])
+        .args(arguments));
+    assert!(
+        output.contains("number of transactions actually processed: 800/800"),
+        "{output}"
+    );
+    assert!(
+        output.contains("number of failed transactions: 0 "),
+        "{output}"
+    );
 }
 
 fn pgbench_reads_by_the_simple_protocol(target: &Target) {
@@ -120,7 +164,9 @@ fn pgbench_may_reconnect_for_every_transaction(target: &Target) {
 }
 
 fn pgbench_uses_prepared_statements_in_session_mode(shards: usize) {
-    let config = Config::new(Postgres::shared()).shards(shards).session_mode();
+    let config = Config::new(Postgres::shared())
+        .shards(shards)
+        .session_mode();
     let doorman = config.pool_size(8 * shards).start();
     for script in ["-S", "-N"] {
         pgbench(doorman.port(), &[script, "-M", "prepared"]);
@@ -165,7 +211,9 @@ print("fine")
 "#;
 
 fn psycopg2_works(target: &Target) {
-    let is_there = Command::new("python3").args(["-c", "import psycopg2"]).output();
+    let is_there = Command::new("python3")
+        .args(["-c", "import psycopg2"])
+        .output();
     if !is_there.is_ok_and(|output| output.status.success()) {
         eprintln!("SKIPPED: python3 with psycopg2 (package python3-psycopg2) IS NOT INSTALLED");
         return;

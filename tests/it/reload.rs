@@ -61,11 +61,17 @@ fn reload_changes_pool_size(shards: usize) {
     assert!(transactions_at_once(&doorman, 6) <= 2);
     doorman.rewrite(wait(config(shards)).pool_size(6));
     doorman.sighup();
-    eventually("six transactions at once", || transactions_at_once(&doorman, 6) == 6);
+    eventually("six transactions at once", || {
+        transactions_at_once(&doorman, 6) == 6
+    });
     doorman.rewrite(wait(config(shards)).pool_size(2));
     doorman.sighup();
-    eventually("two transactions at once", || transactions_at_once(&doorman, 6) <= 2);
-    eventually("two servers", || doorman.server_pids(Postgres::shared()).len() <= 2);
+    eventually("two transactions at once", || {
+        transactions_at_once(&doorman, 6) <= 2
+    });
+    eventually("two servers", || {
+        doorman.server_pids(Postgres::shared()).len() <= 2
+    });
 }
 
 /// How many of `count` clients can be in a transaction at the same time.
@@ -74,7 +80,9 @@ fn transactions_at_once(doorman: &Doorman, count: usize) -> usize {
     for client in &mut clients {
         client.send(&message::query("begin"));
     }
-    let begun = clients.iter_mut().map(|client| client.expect_any(&['C', 'E']));
+    let begun = clients
+        .iter_mut()
+        .map(|client| client.expect_any(&['C', 'E']));
     let begun = begun.filter(|message| message.tag == b'C').count();
     for client in clients {
         client.abort();
@@ -102,10 +110,17 @@ fn reload_of_a_bad_file_keeps_the_old_configuration(shards: usize) {
     let doorman = config(shards).start();
     let mut client = doorman.connect();
     let mut length = doorman.log().len();
-    for text in ["", "[general", "[general]\nport = 'x'\n[pools]\n", "\u{0}\u{1}"] {
+    for text in [
+        "",
+        "[general",
+        "[general]\nport = 'x'\n[pools]\n",
+        "\u{0}\u{1}",
+    ] {
         doorman.rewrite_text(text);
         doorman.sighup();
-        eventually("the bad file is noted in the log", || doorman.log().len() > length);
+        eventually("the bad file is noted in the log", || {
+            doorman.log().len() > length
+        });
         length = doorman.log().len();
         assert_eq!(client.value("select 1"), "1");
         doorman.assert_serves();
@@ -154,7 +169,11 @@ fn termination_ends_at_once(shards: usize) {
     doorman.sigterm();
     let status = doorman.wait();
     assert_eq!(status.code(), Some(0), "{status}");
-    assert!(start.elapsed() < Duration::from_secs(2), "after {:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(2),
+        "after {:?}",
+        start.elapsed()
+    );
 }
 
 fn termination_under_load_ends_at_once(shards: usize) {
@@ -170,10 +189,16 @@ fn termination_under_load_ends_at_once(shards: usize) {
     doorman.sigterm();
     let status = doorman.wait();
     assert_eq!(status.code(), Some(0), "{status}");
-    assert!(start.elapsed() < Duration::from_secs(2), "after {:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(2),
+        "after {:?}",
+        start.elapsed()
+    );
     for client in [&mut idle, &mut in_transaction, &mut sleeping, &mut waiting] {
         // Whether with a last word or without: the connection ends.
         while client.try_receive().is_ok() {}
     }
-    eventually("no server is left", || doorman.server_pids(Postgres::shared()).is_empty());
+    eventually("no server is left", || {
+        doorman.server_pids(Postgres::shared()).is_empty()
+    });
 }

@@ -88,7 +88,10 @@ fn temporary_table_of_one_client_is_not_seen_by_the_next() {
     two_clients(
         |client| client.execute(&format!("create temp table {name} (n int)")),
         |client| {
-            assert_eq!(client.value(&format!("select to_regclass('{name}') is null")), "t");
+            assert_eq!(
+                client.value(&format!("select to_regclass('{name}') is null")),
+                "t"
+            );
         },
     );
 }
@@ -100,7 +103,10 @@ fn listening_of_one_client_is_not_seen_by_the_next() {
         |client| client.execute(&format!("listen {channel}")),
         |client| {
             Postgres::shared().sql(&format!("notify {channel}"));
-            assert_eq!(client.value("select count(*) from pg_listening_channels()"), "0");
+            assert_eq!(
+                client.value("select count(*) from pg_listening_channels()"),
+                "0"
+            );
             assert_eq!(client.query("select 1").tags, "TDCZ");
         },
     );
@@ -165,11 +171,22 @@ fn unnamed_statement_of_one_client_is_not_run_for_the_next() {
     let doorman = doorman();
     let mut one = doorman.connect();
     let mut two = doorman.connect();
-    assert_eq!(one.batch(&[message::unnamed("select 'secret'", &[])]).value(), "secret");
-    two.send_all(&[message::bind("", "", &[]), message::execute("", 0), message::sync()]);
+    assert_eq!(
+        one.batch(&[message::unnamed("select 'secret'", &[])])
+            .value(),
+        "secret"
+    );
+    two.send_all(&[
+        message::bind("", "", &[]),
+        message::execute("", 0),
+        message::sync(),
+    ]);
     // An error or a refusal; never the rows of the other client.
     if let Ok(reply) = two.try_reply() {
-        assert!(reply.rows.is_empty() && !reply.errors.is_empty(), "{reply:?}");
+        assert!(
+            reply.rows.is_empty() && !reply.errors.is_empty(),
+            "{reply:?}"
+        );
     }
     doorman.assert_serves();
 }
@@ -179,7 +196,12 @@ fn one_client_does_not_lose_its_server_by_resetting() {
     let doorman = doorman();
     let mut client = doorman.connect();
     let pid = client.backend_pid();
-    for sql in ["discard all", "reset all", "deallocate all", "set work_mem = '9MB'"] {
+    for sql in [
+        "discard all",
+        "reset all",
+        "deallocate all",
+        "set work_mem = '9MB'",
+    ] {
         let reply = client.query(sql);
         assert!(reply.errors.is_empty(), "{sql}: {reply:?}");
     }

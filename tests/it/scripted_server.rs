@@ -2,7 +2,7 @@
 //!
 //! Source: protocol-flow.html, protocol-message-formats.html.
 
-use std::io;
+use std::io::{self, Write};
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
 
@@ -28,8 +28,12 @@ fn doorman(
     script: impl Fn(&mut Peer) -> io::Result<()> + Send + Sync + 'static,
 ) -> (Doorman, ScriptedServer) {
     let server = ScriptedServer::start(script);
-    let config = Config::to_port(server.port()).shards(shards).pool_size(shards);
-    let config = config.general("connect_timeout", "2s").general("query_wait_timeout", "5s");
+    let config = Config::to_port(server.port())
+        .shards(shards)
+        .pool_size(shards);
+    let config = config
+        .general("connect_timeout", "2s")
+        .general("query_wait_timeout", "5s");
     (config.start(), server)
 }
 
@@ -115,7 +119,10 @@ fn is_replaced(shards: usize, bad: impl Fn(&mut Peer) -> io::Result<()> + Send +
                 victims += 1;
             }
             Err(error) => {
-                assert!(is_close(&error) || error.to_string().contains("of length"), "{error}");
+                assert!(
+                    is_close(&error) || error.to_string().contains("of length"),
+                    "{error}"
+                );
                 victims += 1;
             }
         }
@@ -124,7 +131,11 @@ fn is_replaced(shards: usize, bad: impl Fn(&mut Peer) -> io::Result<()> + Send +
     for _ in 0..4 {
         assert_eq!(doorman.connect().value("select 'y'"), "select 'y'");
     }
-    assert!(server.connections() <= 2 * shards + 2, "{}", server.connections());
+    assert!(
+        server.connections() <= 2 * shards + 2,
+        "{}",
+        server.connections()
+    );
 }
 
 fn server_that_closes_in_a_reply_is_replaced(shards: usize) {
@@ -159,10 +170,13 @@ fn bytes_of_an_idle_server_are_never_shown(shards: usize) {
         }
         peer.send(&answer(&message))?;
         if let Some((wait, tell)) = once.lock().unwrap().take() {
-            // An error means that the test has ended early.
-            let _ = wait.recv();
-            peer.send(&one_row("row of somebody else"))?;
-            let _ = tell.send(());
+            let mut writer = peer.writer()?;
+            std::thread::spawn(move || {
+                // Errors mean that the test has ended early.
+                let _ = wait.recv();
+                let _ = writer.write_all(&one_row("row of somebody else"));
+                let _ = tell.send(());
+            });
         }
         peer.echo()
     });
@@ -182,13 +196,20 @@ fn bytes_of_an_idle_server_are_never_shown(shards: usize) {
 fn server_that_refuses_the_login_is_an_error_and_not_a_hang() {
     let (doorman, _server) = doorman(1, |peer| {
         peer.receive_startup()?;
-        peer.send(&error("FATAL", "57P03", "the database system is starting up"))
+        peer.send(&error(
+            "FATAL",
+            "57P03",
+            "the database system is starting up",
+        ))
     });
     let sqlstate = match doorman.login().attempt() {
         Ok(mut client) => client.query("select 1").sqlstate().to_owned(),
         Err(refusal) => refusal.sqlstate().to_owned(),
     };
-    assert!(["3D000", "53300", "57P03"].contains(&sqlstate.as_str()), "{sqlstate}");
+    assert!(
+        ["3D000", "53300", "57P03"].contains(&sqlstate.as_str()),
+        "{sqlstate}"
+    );
 }
 
 #[test]
@@ -201,7 +222,10 @@ fn server_silent_at_login_is_given_up_after_connect_timeout() {
         Ok(mut client) => client.query("select 1").sqlstate().to_owned(),
         Err(refusal) => refusal.sqlstate().to_owned(),
     };
-    assert!(["3D000", "53300"].contains(&sqlstate.as_str()), "{sqlstate}");
+    assert!(
+        ["3D000", "53300"].contains(&sqlstate.as_str()),
+        "{sqlstate}"
+    );
 }
 
 #[test]
@@ -227,7 +251,10 @@ fn server_that_asks_for_an_unknown_method_is_given_up() {
         Ok(mut client) => client.query("select 1").sqlstate().to_owned(),
         Err(refusal) => refusal.sqlstate().to_owned(),
     };
-    assert!(["3D000", "53300"].contains(&sqlstate.as_str()), "{sqlstate}");
+    assert!(
+        ["3D000", "53300"].contains(&sqlstate.as_str()),
+        "{sqlstate}"
+    );
 }
 
 #[test]
@@ -258,7 +285,11 @@ fn fatal_error_of_the_server_reaches_the_client() {
         while !peer.receive_until(b'Q')?.body.starts_with(b"select") {
             peer.send(&[command("SET"), ready(b'I')].concat())?;
         }
-        peer.send(&error("FATAL", "57P01", "terminating connection due to administrator command"))
+        peer.send(&error(
+            "FATAL",
+            "57P01",
+            "terminating connection due to administrator command",
+        ))
     });
     let mut client = doorman.connect();
     client.send(&query("select 'x'"));

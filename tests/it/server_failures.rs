@@ -1,6 +1,6 @@
 //! Servers that die, restart, or are not there.
 //!
-//! A client that had a server may get an ErrorResponse or a close; the next client is served.
+//! A client that had a server may get an `ErrorResponse` or a close; the next client is served.
 //!
 //! Source: protocol-flow.html (termination), functions-admin.html.
 
@@ -8,7 +8,8 @@ use std::io;
 
 use crate::common::client::{Reply, is_close};
 use crate::common::{
-    Client, Config, Doorman, Postgres, Refusal, eventually, message, port, with_one_and_two_shards,
+    Client, Config, Doorman, Postgres, Refusal, at_once, eventually, message, port,
+    with_one_and_two_shards,
 };
 
 with_one_and_two_shards!(
@@ -36,8 +37,10 @@ fn terminate_servers(doorman: &Doorman, postgres: &Postgres) {
 /// Fails the test unless `outcome` is an error from the server's end or a close.
 fn assert_failed(outcome: io::Result<Reply>) {
     match outcome {
-        Ok(reply) => assert!(["57P01", "08006", "08003", "08000", "57P02"].contains(&reply.sqlstate()),
-            "{reply:?}"),
+        Ok(reply) => assert!(
+            ["57P01", "08006", "08003", "08000", "57P02"].contains(&reply.sqlstate()),
+            "{reply:?}"
+        ),
         Err(error) => assert!(is_close(&error), "{error}"),
     }
 }
@@ -51,8 +54,12 @@ fn assert_recovers(doorman: &Doorman) {
 }
 
 fn serves(doorman: &Doorman) -> bool {
-    let Ok(mut client) = doorman.login().attempt() else { return false };
-    client.try_query("select 42").is_ok_and(|reply| !reply.rows.is_empty())
+    let Ok(mut client) = doorman.login().attempt() else {
+        return false;
+    };
+    client
+        .try_query("select 42")
+        .is_ok_and(|reply| !reply.rows.is_empty())
 }
 
 fn server_terminated_while_idle_is_replaced(shards: usize) {
@@ -71,7 +78,11 @@ fn server_terminated_while_idle_is_replaced(shards: usize) {
             .filter(|reply| !reply.rows.is_empty())
             .inspect(|reply| assert_eq!(reply.value(), "alive"))
             .count();
-        assert_eq!(unharmed, clients.len(), "idle clients hurt by the end of an idle server");
+        assert_eq!(
+            unharmed,
+            clients.len(),
+            "idle clients hurt by the end of an idle server"
+        );
         assert_recovers(&doorman);
     }
 }
@@ -112,7 +123,11 @@ fn server_terminated_in_a_transaction_ends_the_transaction_only(shards: usize) {
 
 fn server_terminated_in_a_session_ends_the_session_only(shards: usize) {
     let postgres = Postgres::shared();
-    let doorman = Config::new(postgres).shards(shards).session_mode().pool_size(2).start();
+    let doorman = Config::new(postgres)
+        .shards(shards)
+        .session_mode()
+        .pool_size(2)
+        .start();
     for _ in 0..4 {
         let mut client = doorman.connect();
         client.execute("select 1");
@@ -155,7 +170,10 @@ fn assert_told_that_the_server_is_down(client: &mut Client) {
     match client.try_receive() {
         Ok(message) => {
             let error = message.error_fields();
-            assert!(["53300", "57P01", "08006"].contains(&error.sqlstate.as_str()), "{message:?}");
+            assert!(
+                ["53300", "57P01", "08006"].contains(&error.sqlstate.as_str()),
+                "{message:?}"
+            );
         }
         Err(error) => assert!(is_close(&error), "{error}"),
     }
@@ -199,19 +217,17 @@ fn servers_beyond_the_limit_of_postgresql_do_not_lose_waiters() {
     let config = Config::new(&postgres).pool_size(6);
     let doorman = config.general("query_wait_timeout", "5s").start();
     doorman.assert_serves();
-    std::thread::scope(|scope| {
-        for _ in 0..6 {
-            scope.spawn(|| {
-                for _ in 0..10 {
-                    let Ok(mut client) = doorman.login().attempt() else { continue };
-                    // Right answers or the error of the pool; never silence.
-                    match client.try_query("select 42 from pg_sleep(0.01)") {
-                        Ok(reply) if reply.errors.is_empty() => assert_eq!(reply.value(), "42"),
-                        Ok(reply) => assert_eq!(reply.sqlstate(), "53300", "{reply:?}"),
-                        Err(error) => assert!(is_close(&error), "{error}"),
-                    }
-                }
-            });
+    at_once(6, |_| {
+        for _ in 0..10 {
+            let Ok(mut client) = doorman.login().attempt() else {
+                continue;
+            };
+            // Right answers or the error of the pool; never silence.
+            match client.try_query("select 42 from pg_sleep(0.01)") {
+                Ok(reply) if reply.errors.is_empty() => assert_eq!(reply.value(), "42"),
+                Ok(reply) => assert_eq!(reply.sqlstate(), "53300", "{reply:?}"),
+                Err(error) => assert!(is_close(&error), "{error}"),
+            }
         }
     });
     assert_recovers(&doorman);

@@ -18,12 +18,18 @@ with_one_and_two_shards!(
 
 /// A pooler in session mode with one server a shard.
 fn doorman(shards: usize) -> Doorman {
-    Config::new(Postgres::shared()).shards(shards).session_mode().pool_size(shards).start()
+    Config::new(Postgres::shared())
+        .shards(shards)
+        .session_mode()
+        .pool_size(shards)
+        .start()
 }
 
 fn session_keeps_its_server(shards: usize) {
     let size = 2 * shards;
-    let config = Config::new(Postgres::shared()).shards(shards).session_mode();
+    let config = Config::new(Postgres::shared())
+        .shards(shards)
+        .session_mode();
     let doorman = config.pool_size(size).start();
     let mut client = doorman.connect();
     let pid = client.backend_pid();
@@ -40,11 +46,17 @@ fn session_keeps_its_server(shards: usize) {
 fn named_statement_lives_over_transactions(shards: usize) {
     let doorman = doorman(shards);
     let mut client = doorman.connect();
-    assert_eq!(client.batch(&[parse("kept", "select $1::int + 1")]).tags, "1Z");
+    assert_eq!(
+        client.batch(&[parse("kept", "select $1::int + 1")]).tags,
+        "1Z"
+    );
     for n in 0..5 {
         let text = n.to_string();
-        let messages =
-            [bind("", "kept", &[Some(text.as_bytes())]), describe(b'P', ""), execute("", 0)];
+        let messages = [
+            bind("", "kept", &[Some(text.as_bytes())]),
+            describe(b'P', ""),
+            execute("", 0),
+        ];
         assert_eq!(client.batch(&messages).value(), (n + 1).to_string());
         assert_eq!(client.value("select 'between'"), "between");
     }
@@ -53,7 +65,9 @@ fn named_statement_lives_over_transactions(shards: usize) {
 }
 
 fn notification_reaches_the_listening_session(shards: usize) {
-    let config = Config::new(Postgres::shared()).shards(shards).session_mode();
+    let config = Config::new(Postgres::shared())
+        .shards(shards)
+        .session_mode();
     let doorman = config.pool_size(2 * shards).start();
     let channel = unique("channel");
     let mut listener = doorman.connect();
@@ -63,7 +77,9 @@ fn notification_reaches_the_listening_session(shards: usize) {
     let message = listener.expect('A');
     assert!(String::from_utf8_lossy(&message.body).contains("from outside"));
     // … and from another session of the pool.
-    doorman.connect().execute(&format!("notify {channel}, 'from inside'"));
+    doorman
+        .connect()
+        .execute(&format!("notify {channel}, 'from inside'"));
     let message = listener.expect('A');
     assert!(String::from_utf8_lossy(&message.body).contains("from inside"));
     assert_eq!(listener.value("select 1"), "1");
@@ -92,7 +108,12 @@ fn leave_traces(client: &mut Client, name: &str) {
     client.execute(&format!("prepare {name} as select 1"));
     client.execute(&format!("declare {name} cursor with hold for select 1"));
     client.execute("set role app_md5");
-    assert_eq!(client.batch(&[parse(&format!("{name}_p"), "select 1")]).tags, "1Z");
+    assert_eq!(
+        client
+            .batch(&[parse(&format!("{name}_p"), "select 1")])
+            .tags,
+        "1Z"
+    );
     client.execute("begin");
 }
 
@@ -103,11 +124,20 @@ fn find_no_traces(client: &mut Client, name: &str) {
     let sql = "select count(*) from pg_locks where locktype = 'advisory' \
                and pid = pg_backend_pid()";
     assert_eq!(client.value(sql), "0");
-    assert_eq!(client.value("select count(*) from pg_listening_channels()"), "0");
+    assert_eq!(
+        client.value("select count(*) from pg_listening_channels()"),
+        "0"
+    );
     let sql = format!("select count(*) from pg_prepared_statements where name like '{name}%'");
     assert_eq!(client.value(&sql), "0");
-    assert_eq!(client.value("select count(*) from pg_cursors where is_holdable"), "0");
-    assert_eq!(client.value(&format!("select to_regclass('{name}') is null")), "t");
+    assert_eq!(
+        client.value("select count(*) from pg_cursors where is_holdable"),
+        "0"
+    );
+    assert_eq!(
+        client.value(&format!("select to_regclass('{name}') is null")),
+        "t"
+    );
 }
 
 fn next_client_finds_nothing_of_the_session_before(shards: usize) {
@@ -129,7 +159,9 @@ fn vanished_session_leaves_nothing(shards: usize) {
         find_no_traces(&mut client, &name);
         leave_traces(&mut client, &name);
         if round % 2 == 0 {
-            client.send(&message::query("select repeat('x', 100) from generate_series(1, 10000)"));
+            client.send(&message::query(
+                "select repeat('x', 100) from generate_series(1, 10000)",
+            ));
         }
         client.abort();
     }
@@ -153,5 +185,7 @@ fn session_that_ends_in_a_query_frees_its_server() {
     client.abort();
     let mut next = doorman.connect();
     assert_eq!(next.value("select 'free'"), "free");
-    eventually("one server", || doorman.server_pids(Postgres::shared()).len() == 1);
+    eventually("one server", || {
+        doorman.server_pids(Postgres::shared()).len() == 1
+    });
 }

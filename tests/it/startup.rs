@@ -59,12 +59,14 @@ fn refuses_and_goes_on(target: &Target, requests: &[Vec<u8>]) {
 
 fn startup_cut_into_single_bytes_is_understood(target: &Target) {
     let mut client = Client::dial(target.port());
-    let packet = target.login().user("app_trust").startup_packet();
-    if target.is_pooled() {
-        let packet = target.login().startup_packet();
-        packet.iter().for_each(|byte| client.send(&[*byte]));
+    // The user of whom no password is asked.
+    let login = if target.is_pooled() {
+        target.login()
     } else {
-        packet.iter().for_each(|byte| client.send(&[*byte]));
+        target.login().user("app_trust")
+    };
+    for byte in login.startup_packet() {
+        client.send(&[byte]);
     }
     client.reply();
     for byte in message::query("select 'cut'") {
@@ -82,7 +84,13 @@ fn unknown_minor_version_and_options_are_negotiated_down(target: &Target) {
     let (mut client, messages) = login.attempt_on(Client::dial(target.port())).unwrap();
     let negotiation = &messages[0];
     assert_eq!(negotiation.tag, b'v', "{messages:?}");
-    assert_eq!(messages.iter().filter(|message| message.tag == b'v').count(), 1);
+    assert_eq!(
+        messages
+            .iter()
+            .filter(|message| message.tag == b'v')
+            .count(),
+        1
+    );
     let (version, options) = negotiated(negotiation);
     assert_eq!(options, ["_pq_.test_protocol_negotiation", "_pq_.other"]);
     if target.is_pooled() {
@@ -93,17 +101,27 @@ fn unknown_minor_version_and_options_are_negotiated_down(target: &Target) {
     assert_eq!(client.value("select 1"), "1");
 }
 
-/// The version and the unknown options of a NegotiateProtocolVersion.
+/// The version and the unknown options of a `NegotiateProtocolVersion`.
 fn negotiated(message: &Message) -> (u32, Vec<String>) {
     let number = |at: usize| u32::from_be_bytes(message.body[at..at + 4].try_into().unwrap());
-    let options = Message { tag: b'v', body: message.body[8..].to_vec() }.strings();
+    let options = Message {
+        tag: b'v',
+        body: message.body[8..].to_vec(),
+    }
+    .strings();
     assert_eq!(number(4) as usize, options.len());
     (number(0), options)
 }
 
 fn known_version_is_not_negotiated(target: &Target) {
-    let (_, messages) = target.login().attempt_on(Client::dial(target.port())).unwrap();
-    assert!(messages.iter().all(|message| message.tag != b'v'), "{messages:?}");
+    let (_, messages) = target
+        .login()
+        .attempt_on(Client::dial(target.port()))
+        .unwrap();
+    assert!(
+        messages.iter().all(|message| message.tag != b'v'),
+        "{messages:?}"
+    );
 }
 
 fn protocol_2_is_refused(target: &Target) {
@@ -131,7 +149,9 @@ fn database_defaults_to_the_user(target: &Target) {
 }
 
 fn options_of_the_startup_packet_are_applied(target: &Target) {
-    let login = target.login().parameter("options", "-c statement_timeout=1234");
+    let login = target
+        .login()
+        .parameter("options", "-c statement_timeout=1234");
     assert_eq!(login.connect().value("show statement_timeout"), "1234ms");
     assert_eq!(target.connect().value("show statement_timeout"), "0");
 }
@@ -157,8 +177,17 @@ fn user_name_may_hold_letters_outside_ascii(target: &Target) {
 }
 
 fn startup_reports_the_parameters_and_a_cancel_key(target: &Target) {
-    let (client, messages) = target.login().attempt_on(Client::dial(target.port())).unwrap();
-    assert_eq!(messages.iter().filter(|message| message.tag == b'K').count(), 1);
+    let (client, messages) = target
+        .login()
+        .attempt_on(Client::dial(target.port()))
+        .unwrap();
+    assert_eq!(
+        messages
+            .iter()
+            .filter(|message| message.tag == b'K')
+            .count(),
+        1
+    );
     assert_eq!(client.key.len(), 8);
     for name in [
         "server_version",
@@ -172,7 +201,11 @@ fn startup_reports_the_parameters_and_a_cancel_key(target: &Target) {
         "standard_conforming_strings",
         "is_superuser",
     ] {
-        assert!(client.parameters.contains_key(name), "{name} in {:?}", client.parameters);
+        assert!(
+            client.parameters.contains_key(name),
+            "{name} in {:?}",
+            client.parameters
+        );
     }
     assert_eq!(client.parameters["server_encoding"], "UTF8");
     let other = target.connect();
@@ -197,7 +230,11 @@ fn client_that_vanishes_during_startup_harms_nobody(target: &Target) {
 
 fn query_sent_with_the_startup_packet_is_answered(target: &Target) {
     // Only where no password is asked may a client talk on before it is let in.
-    let login = if target.is_pooled() { target.login() } else { target.login().user("app_trust") };
+    let login = if target.is_pooled() {
+        target.login()
+    } else {
+        target.login().user("app_trust")
+    };
     let mut client = Client::dial(target.port());
     client.send_all(&[login.startup_packet(), message::query("select 'early'")]);
     assert_eq!(client.reply().status, 'I');
@@ -251,7 +288,7 @@ fn logged_in_client_outlives_the_login_timeout() {
     assert_eq!(early.value("select 'still here'"), "still here");
 }
 
-/// Whether the peer closes, with or without an ErrorResponse before.
+/// Whether the peer closes, with or without an `ErrorResponse` before.
 fn is_ended(client: &mut Client) -> bool {
     match client.try_receive() {
         Ok(message) => message.tag == b'E' && client.is_closed(),
@@ -271,7 +308,11 @@ fn clients_beyond_max_connections_are_refused_with_53300() {
         }
         assert!(clients.len() <= 4, "more clients than max_connections");
     };
-    assert!(clients.len() >= 2, "refused after {} clients", clients.len());
+    assert!(
+        clients.len() >= 2,
+        "refused after {} clients",
+        clients.len()
+    );
     assert_eq!(refusal.sqlstate(), "53300");
     assert_eq!(refusal.message(), "sorry, too many clients already");
     clients.pop().unwrap().terminate();

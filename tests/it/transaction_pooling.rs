@@ -5,7 +5,8 @@
 use std::collections::BTreeSet;
 
 use crate::common::{
-    Config, Postgres, Target, eventually, everywhere, message, unique, with_one_and_two_shards,
+    Config, Postgres, Target, at_once, eventually, everywhere, message, unique,
+    with_one_and_two_shards,
 };
 
 everywhere!(
@@ -41,7 +42,10 @@ fn transaction_stays_on_one_server(target: &Target) {
     for client in &mut clients {
         assert_eq!(client.query("begin").status, 'T');
     }
-    let first: Vec<_> = clients.iter_mut().map(crate::common::Client::backend_pid).collect();
+    let first: Vec<_> = clients
+        .iter_mut()
+        .map(crate::common::Client::backend_pid)
+        .collect();
     for _ in 0..20 {
         for (client, pid) in clients.iter_mut().zip(&first) {
             assert_eq!(&client.backend_pid(), pid);
@@ -62,7 +66,10 @@ fn error_in_a_transaction_lasts_until_rollback(target: &Target) {
     let reply = client.query("select 1");
     assert_eq!((reply.sqlstate(), reply.status), ("25P02", 'E'));
     let reply = client.query("rollback");
-    assert_eq!((reply.commands[0].as_str(), reply.status), ("ROLLBACK", 'I'));
+    assert_eq!(
+        (reply.commands[0].as_str(), reply.status),
+        ("ROLLBACK", 'I')
+    );
     assert_eq!(client.value("select 2"), "2");
     assert!(!pid.is_empty());
 }
@@ -96,7 +103,9 @@ fn empty_queries_are_answered(target: &Target) {
 
 fn queries_sent_in_one_write_are_answered_in_order(target: &Target) {
     let mut client = target.connect();
-    let queries: Vec<_> = (0..500).map(|n| message::query(&format!("select {n}"))).collect();
+    let queries: Vec<_> = (0..500)
+        .map(|n| message::query(&format!("select {n}")))
+        .collect();
     client.send_all(&queries);
     for n in 0..500 {
         assert_eq!(client.reply().value(), n.to_string());
@@ -105,7 +114,14 @@ fn queries_sent_in_one_write_are_answered_in_order(target: &Target) {
 
 fn transaction_sent_in_one_write_is_answered_in_order(target: &Target) {
     let mut client = target.connect();
-    let texts = ["select 1", "begin", "select 2", "select 1/0", "rollback", "select 3"];
+    let texts = [
+        "select 1",
+        "begin",
+        "select 2",
+        "select 1/0",
+        "rollback",
+        "select 3",
+    ];
     client.send_all(&texts.map(message::query));
     let status: String = texts.iter().map(|_| client.reply().status).collect();
     assert_eq!(status, "ITTEII");
@@ -113,7 +129,10 @@ fn transaction_sent_in_one_write_is_answered_in_order(target: &Target) {
 
 fn query_cut_into_single_bytes_is_answered(target: &Target) {
     let mut client = target.connect();
-    let bytes = [message::query("select 'one'"), message::unnamed("select 'two'", &[])];
+    let bytes = [
+        message::query("select 'one'"),
+        message::unnamed("select 'two'", &[]),
+    ];
     for byte in [bytes.concat(), message::sync()].concat() {
         client.send(&[byte]);
     }
@@ -125,9 +144,15 @@ fn server_errors_arrive_unchanged(target: &Target) {
     let mut client = target.connect();
     let error = client.error("select * from no_such_table_anywhere");
     assert_eq!(error.sqlstate, "42P01");
-    assert_eq!(error.message, "relation \"no_such_table_anywhere\" does not exist");
+    assert_eq!(
+        error.message,
+        "relation \"no_such_table_anywhere\" does not exist"
+    );
     let error = client.error("selec");
-    assert_eq!((error.severity.as_str(), error.sqlstate.as_str()), ("ERROR", "42601"));
+    assert_eq!(
+        (error.severity.as_str(), error.sqlstate.as_str()),
+        ("ERROR", "42601")
+    );
 }
 
 fn notice_arrives_before_the_end_of_its_statement(target: &Target) {
@@ -161,7 +186,10 @@ fn cursor_lives_as_long_as_its_transaction(target: &Target) {
 fn function_call_is_answered(target: &Target) {
     // 177 is the fixed object identifier of int4pl(int4, int4).
     let mut client = target.connect();
-    client.send(&message::function_call(177, &[&[0, 0, 0, 40], &[0, 0, 0, 2]]));
+    client.send(&message::function_call(
+        177,
+        &[&[0, 0, 0, 40], &[0, 0, 0, 2]],
+    ));
     let messages = client.expect_tags("VZ");
     assert_eq!(messages[0].body, [0, 0, 0, 4, 0, 0, 0, 42]);
     client.send(&message::function_call(1, &[]));
@@ -175,7 +203,10 @@ fn large_object_survives_its_transaction(target: &Target) {
     let opened = client.query(&format!("begin; select lo_open({id}, 262144)"));
     assert_eq!((opened.value(), opened.status), ("0", 'T'));
     // 954 is loread(int4, int4): the way libpq reads large objects.
-    client.send(&message::function_call(954, &[&[0, 0, 0, 0], &[0, 0, 0, 5]]));
+    client.send(&message::function_call(
+        954,
+        &[&[0, 0, 0, 0], &[0, 0, 0, 5]],
+    ));
     let messages = client.expect_tags("VZ");
     assert_eq!(&messages[0].body[4..], b"bytes");
     client.execute("commit");
@@ -183,43 +214,39 @@ fn large_object_survives_its_transaction(target: &Target) {
 }
 
 fn many_clients_on_few_servers_get_their_own_rows(shards: usize) {
-    let doorman = Config::new(Postgres::shared()).shards(shards).pool_size(3).start();
-    std::thread::scope(|scope| {
-        for number in 0..40 {
-            let doorman = &doorman;
-            scope.spawn(move || {
-                let mut client = doorman.connect();
-                for round in 0..50 {
-                    let value = format!("client {number} round {round}");
-                    assert_eq!(client.value(&format!("select '{value}'")), value);
-                    let batch = [message::unnamed("select $1", &[Some(value.as_bytes())])];
-                    assert_eq!(client.batch(&batch).value(), value);
-                }
-            });
+    let doorman = Config::new(Postgres::shared())
+        .shards(shards)
+        .pool_size(3)
+        .start();
+    at_once(40, |number| {
+        let mut client = doorman.connect();
+        for round in 0..50 {
+            let value = format!("client {number} round {round}");
+            assert_eq!(client.value(&format!("select '{value}'")), value);
+            let batch = [message::unnamed("select $1", &[Some(value.as_bytes())])];
+            assert_eq!(client.batch(&batch).value(), value);
         }
     });
     assert!(doorman.server_pids(Postgres::shared()).len() <= 3);
 }
 
 fn many_transactions_on_few_servers_do_not_mix(shards: usize) {
-    let doorman = Config::new(Postgres::shared()).shards(shards).pool_size(3).start();
+    let doorman = Config::new(Postgres::shared())
+        .shards(shards)
+        .pool_size(3)
+        .start();
     let table = unique("numbers");
     Postgres::shared().sql(&format!("create table {table} (client int, n int)"));
     Postgres::shared().sql(&format!("grant all on {table} to public"));
-    std::thread::scope(|scope| {
-        for number in 0..20 {
-            let (doorman, table) = (&doorman, &table);
-            scope.spawn(move || {
-                let mut client = doorman.connect();
-                for round in 0..20 {
-                    client.execute("begin");
-                    let pid = client.backend_pid();
-                    client.execute(&format!("insert into {table} values ({number}, {round})"));
-                    assert_eq!(client.backend_pid(), pid);
-                    let end = if round % 2 == 0 { "commit" } else { "rollback" };
-                    assert_eq!(client.query(end).status, 'I');
-                }
-            });
+    at_once(20, |number| {
+        let mut client = doorman.connect();
+        for round in 0..20 {
+            client.execute("begin");
+            let pid = client.backend_pid();
+            client.execute(&format!("insert into {table} values ({number}, {round})"));
+            assert_eq!(client.backend_pid(), pid);
+            let end = if round % 2 == 0 { "commit" } else { "rollback" };
+            assert_eq!(client.query(end).status, 'I');
         }
     });
     let sql = format!("select count(*), count(*) filter (where n % 2 = 1) from {table}");
@@ -228,7 +255,10 @@ fn many_transactions_on_few_servers_do_not_mix(shards: usize) {
 }
 
 fn pool_never_opens_more_servers_than_its_size(shards: usize) {
-    let doorman = Config::new(Postgres::shared()).shards(shards).pool_size(4).start();
+    let doorman = Config::new(Postgres::shared())
+        .shards(shards)
+        .pool_size(4)
+        .start();
     let pids = std::thread::scope(|scope| {
         let work = |_| {
             let doorman = &doorman;
@@ -239,7 +269,10 @@ fn pool_never_opens_more_servers_than_its_size(shards: usize) {
             })
         };
         let threads: Vec<_> = (0..24).map(work).collect();
-        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect::<BTreeSet<_>>()
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap())
+            .collect::<BTreeSet<_>>()
     });
     assert!(pids.len() <= 4, "{} servers for a pool of 4", pids.len());
     assert!(doorman.server_pids(Postgres::shared()).len() <= 4);
@@ -267,7 +300,10 @@ fn after_vanishing(shards: usize, vanish: impl Fn(crate::common::Client, &str, u
     for round in 0..4 * size {
         let mut client = doorman.connect();
         let reply = client.query(&format!("select 'round {round}'"));
-        assert_eq!((reply.value(), reply.status), (format!("round {round}").as_str(), 'I'));
+        assert_eq!(
+            (reply.value(), reply.status),
+            (format!("round {round}").as_str(), 'I')
+        );
         assert_eq!(client.value(&format!("select count(*) from {table}")), "0");
         let sql = "select coalesce(txid_current_if_assigned()::text, 'none')";
         assert_eq!(client.value(sql), "none");

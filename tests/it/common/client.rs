@@ -23,7 +23,7 @@ pub(crate) struct Message {
     pub(crate) body: Vec<u8>,
 }
 
-/// The fields of an ErrorResponse or NoticeResponse.
+/// The fields of an `ErrorResponse` or `NoticeResponse`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ErrorFields {
     pub(crate) severity: String,
@@ -54,7 +54,7 @@ pub(crate) struct Client {
     taken: usize,
     /// The last value of every ParameterStatus.
     pub(crate) parameters: BTreeMap<String, String>,
-    /// Body of BackendKeyData.
+    /// Body of `BackendKeyData`.
     pub(crate) key: Vec<u8>,
 }
 
@@ -64,7 +64,13 @@ impl Client {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_write_timeout(Some(DEADLINE)).unwrap();
         stream.set_nodelay(true).unwrap();
-        Self { stream, received: Vec::new(), taken: 0, parameters: BTreeMap::new(), key: Vec::new() }
+        Self {
+            stream,
+            received: Vec::new(),
+            taken: 0,
+            parameters: BTreeMap::new(),
+            key: Vec::new(),
+        }
     }
 
     /// Connects to 127.0.0.1 and sends nothing.
@@ -104,7 +110,7 @@ impl Client {
 
     /// Reads and forgets some bytes; `Ok(0)` at the end.
     pub(crate) fn try_receive_anything(&mut self) -> io::Result<usize> {
-        self.stream.read(&mut [0; 65_536])
+        self.stream.read(&mut [0; 16_384])
     }
 
     /// Says goodbye and waits for the close of the other side.
@@ -119,7 +125,7 @@ impl Client {
         socket.set_linger(Some(Duration::ZERO)).unwrap();
     }
 
-    /// The next byte, outside any message (answer to SSLRequest).
+    /// The next byte, outside any message (answer to `SSLRequest`).
     pub(crate) fn receive_byte(&mut self) -> u8 {
         self.fill(1).expect("one byte");
         self.take(1)[0]
@@ -141,7 +147,10 @@ impl Client {
         let tag = header[0];
         let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize;
         if !(4..1 << 30).contains(&length) {
-            return Err(io::Error::other(format!("message {:?} of length {length}", tag as char)));
+            return Err(io::Error::other(format!(
+                "message {:?} of length {length}",
+                tag as char
+            )));
         }
         self.fill(length + 1)?;
         let body = self.take(length + 1)[5..].to_vec();
@@ -149,7 +158,8 @@ impl Client {
         if tag == b'S' {
             let mut strings = message.strings().into_iter();
             let name = strings.next().unwrap_or_default();
-            self.parameters.insert(name, strings.next().unwrap_or_default());
+            self.parameters
+                .insert(name, strings.next().unwrap_or_default());
         }
         Ok(message)
     }
@@ -170,7 +180,11 @@ impl Client {
     /// The next message, which must have one of `tags`.
     pub(crate) fn expect_any(&mut self, tags: &[char]) -> Message {
         let message = self.receive();
-        assert!(tags.contains(&(message.tag as char)), "{message:?} {:?}", message.error_fields());
+        assert!(
+            tags.contains(&(message.tag as char)),
+            "{message:?} {:?}",
+            message.error_fields()
+        );
         message
     }
 
@@ -181,7 +195,10 @@ impl Client {
         for _ in tags.chars() {
             let message = self.receive();
             got.push(message.tag as char);
-            assert!(tags.starts_with(&got), "wanted {tags}, got {got}: {message:?}");
+            assert!(
+                tags.starts_with(&got),
+                "wanted {tags}, got {got}: {message:?}"
+            );
             messages.push(message);
         }
         messages
@@ -190,7 +207,10 @@ impl Client {
     /// Whether the peer closes without sending anything more.
     pub(crate) fn is_closed(&mut self) -> bool {
         match self.try_receive() {
-            Ok(message) => panic!("wanted a close, got {message:?} {:?}", message.error_fields()),
+            Ok(message) => panic!(
+                "wanted a close, got {message:?} {:?}",
+                message.error_fields()
+            ),
             Err(error) => is_close(&error),
         }
     }
@@ -245,7 +265,11 @@ impl Client {
     /// The error of a simple query that must fail.
     pub(crate) fn error(&mut self, sql: &str) -> ErrorFields {
         let reply = self.query(sql);
-        reply.errors.into_iter().next().unwrap_or_else(|| panic!("{sql}: no error"))
+        reply
+            .errors
+            .into_iter()
+            .next()
+            .unwrap_or_else(|| panic!("{sql}: no error"))
     }
 
     /// Sends an extended batch with Sync and returns the answer.
@@ -270,11 +294,13 @@ impl Client {
             self.taken = 0;
             self.received.reserve(count);
         }
-        let mut chunk = [0; 65_536];
+        let mut chunk = [0; 16_384];
         while self.received.len() - self.taken < count {
-            match self.stream.read(&mut chunk)? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                read => self.received.extend_from_slice(&chunk[..read]),
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => self.received.extend_from_slice(&chunk[..read]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -289,17 +315,22 @@ impl Client {
 /// Whether `error` means that the peer has closed (and not that it is silent).
 pub(crate) fn is_close(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+    matches!(
+        error.kind(),
+        BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
+    )
 }
 
 impl Message {
     /// The NUL-terminated strings of the body.
     pub(crate) fn strings(&self) -> Vec<String> {
         let body = self.body.strip_suffix(&[0]).unwrap_or(&self.body);
-        body.split(|byte| *byte == 0).map(|part| String::from_utf8_lossy(part).into()).collect()
+        body.split(|byte| *byte == 0)
+            .map(|part| String::from_utf8_lossy(part).into())
+            .collect()
     }
 
-    /// The fields, if this is an ErrorResponse or NoticeResponse; else empty ones.
+    /// The fields, if this is an `ErrorResponse` or `NoticeResponse`; else empty ones.
     pub(crate) fn error_fields(&self) -> ErrorFields {
         let mut fields = ErrorFields::default();
         if self.tag == b'E' || self.tag == b'N' {
@@ -315,7 +346,7 @@ impl Message {
         fields
     }
 
-    /// The columns of a DataRow as bytes.
+    /// The columns of a `DataRow` as bytes.
     pub(crate) fn columns(&self) -> Vec<Option<Vec<u8>>> {
         let count = i16::from_be_bytes([self.body[0], self.body[1]]);
         let mut rest = &self.body[2..];
@@ -323,11 +354,15 @@ impl Message {
         for _ in 0..count {
             let (length, after) = rest.split_first_chunk::<4>().unwrap();
             rest = after;
-            columns.push(usize::try_from(i32::from_be_bytes(*length)).ok().map(|length| {
-                let (value, after) = rest.split_at(length);
-                rest = after;
-                value.to_vec()
-            }));
+            columns.push(
+                usize::try_from(i32::from_be_bytes(*length))
+                    .ok()
+                    .map(|length| {
+                        let (value, after) = rest.split_at(length);
+                        rest = after;
+                        value.to_vec()
+                    }),
+            );
         }
         assert!(rest.is_empty(), "bytes after the last column");
         columns
@@ -340,7 +375,8 @@ impl Reply {
         match message.tag {
             b'D' => {
                 let text = |value: Vec<u8>| String::from_utf8_lossy(&value).into_owned();
-                self.rows.push(message.columns().into_iter().map(|c| c.map(text)).collect());
+                self.rows
+                    .push(message.columns().into_iter().map(|c| c.map(text)).collect());
             }
             b'C' => self.commands.extend(message.strings()),
             b'E' => self.errors.push(message.error_fields()),
@@ -353,11 +389,15 @@ impl Reply {
     /// The first value, which must be there.
     pub(crate) fn value(&self) -> &str {
         let first = self.rows.first().and_then(|row| row.first());
-        first.and_then(|value| value.as_deref()).unwrap_or_else(|| panic!("no value in {self:?}"))
+        first
+            .and_then(|value| value.as_deref())
+            .unwrap_or_else(|| panic!("no value in {self:?}"))
     }
 
     /// SQLSTATE of the first error, empty if there is none.
     pub(crate) fn sqlstate(&self) -> &str {
-        self.errors.first().map_or("", |error| error.sqlstate.as_str())
+        self.errors
+            .first()
+            .map_or("", |error| error.sqlstate.as_str())
     }
 }

@@ -36,7 +36,8 @@ impl User {
     /// Logs in to the pooler without a password, and the pooler to the server as `app`.
     pub(crate) fn new(name: &str, pool_size: usize) -> Self {
         let user = Self(Table::new()).key("username", name).key("password", "");
-        user.key("pool_size", i64::try_from(pool_size).unwrap()).server("app", postgres::PASSWORD)
+        user.key("pool_size", i64::try_from(pool_size).unwrap())
+            .server("app", postgres::PASSWORD)
     }
 
     /// What the pooler compares with: a SCRAM verifier or an md5 hash.
@@ -46,7 +47,8 @@ impl User {
 
     /// How the pooler logs in to the server.
     pub(crate) fn server(self, user: &str, password: &str) -> Self {
-        self.key("server_username", user).key("server_password", password)
+        self.key("server_username", user)
+            .key("server_password", password)
     }
 
     pub(crate) fn key(mut self, name: &str, value: impl Into<Value>) -> Self {
@@ -106,7 +108,10 @@ impl Config {
         table.insert("server_host".to_owned(), "127.0.0.1".into());
         table.insert("server_port".to_owned(), i64::from(server_port).into());
         table.insert("server_database".to_owned(), name.into());
-        table.insert("application_name".to_owned(), self.application_name.clone().into());
+        table.insert(
+            "application_name".to_owned(),
+            self.application_name.clone().into(),
+        );
         self.pools.push((name.to_owned(), table, users));
         self
     }
@@ -143,7 +148,10 @@ impl Config {
         let mut pools = Table::new();
         for (name, table, users) in &self.pools {
             let mut table = table.clone();
-            let users = users.iter().map(|user| Value::Table(user.0.clone())).collect();
+            let users = users
+                .iter()
+                .map(|user| Value::Table(user.0.clone()))
+                .collect();
             table.insert("users".to_owned(), Value::Array(users));
             pools.insert(name.clone(), Value::Table(table));
         }
@@ -154,7 +162,10 @@ impl Config {
     }
 
     fn port(&self) -> u16 {
-        self.general["port"].as_integer().and_then(|port| u16::try_from(port).ok()).unwrap()
+        self.general["port"]
+            .as_integer()
+            .and_then(|port| u16::try_from(port).ok())
+            .unwrap()
     }
 }
 
@@ -190,7 +201,12 @@ impl Doorman {
             .expect("setpriv (package util-linux) is there");
         let port = config.port();
         let application_name = config.application_name;
-        let mut doorman = Self { child, directory, port, application_name };
+        let mut doorman = Self {
+            child,
+            directory,
+            port,
+            application_name,
+        };
         doorman.wait_until_it_accepts();
         doorman
     }
@@ -233,14 +249,21 @@ impl Doorman {
     pub(crate) fn server_pids(&self, postgres: &Postgres) -> Vec<String> {
         let mut sql = "select pid from pg_stat_activity where application_name like ".to_owned();
         let _ = write!(sql, "'{}%' order by pid", self.application_name);
-        postgres.sql(&sql).into_iter().filter_map(|mut row| row.pop().flatten()).collect()
+        postgres
+            .sql(&sql)
+            .into_iter()
+            .filter_map(|mut row| row.pop().flatten())
+            .collect()
     }
 
     /// Replaces the configuration file; the port stays. Does not tell the pooler.
     pub(crate) fn rewrite(&self, config: Config) {
         let mut config = config.general("port", i64::from(self.port));
         for (_, table, _) in &mut config.pools {
-            table.insert("application_name".to_owned(), self.application_name.clone().into());
+            table.insert(
+                "application_name".to_owned(),
+                self.application_name.clone().into(),
+            );
         }
         self.rewrite_text(&config.text());
     }
@@ -259,7 +282,10 @@ impl Doorman {
     }
 
     fn signal(&self, signal: &str) {
-        let status = Command::new("/bin/kill").arg(signal).arg(self.pid().to_string()).status();
+        let status = Command::new("/bin/kill")
+            .arg(signal)
+            .arg(self.pid().to_string())
+            .status();
         assert!(status.unwrap().success());
     }
 
@@ -285,7 +311,12 @@ impl Doorman {
         let path = format!("/proc/{}/smaps_rollup", self.pid());
         let text = std::fs::read_to_string(path).unwrap();
         let line = text.lines().find(|line| line.starts_with("Rss:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+        line.split_whitespace()
+            .nth(1)
+            .unwrap()
+            .parse::<usize>()
+            .unwrap()
+            * 1024
     }
 
     /// Whether the process still runs and serves a new client.
@@ -302,8 +333,15 @@ impl Drop for Doorman {
         let _ = self.child.wait();
         if std::thread::panicking() {
             let log = self.log();
-            let start = log.char_indices().rev().nth(20_000).map_or(0, |(index, _)| index);
-            eprintln!("--- pg_doorman: ended by itself: {ended:?}; log:\n{}---", &log[start..]);
+            let start = log
+                .char_indices()
+                .rev()
+                .nth(20_000)
+                .map_or(0, |(index, _)| index);
+            eprintln!(
+                "--- pg_doorman: ended by itself: {ended:?}; log:\n{}---",
+                &log[start..]
+            );
         }
         let _ = std::fs::remove_dir_all(&self.directory);
     }

@@ -31,7 +31,7 @@ pub(crate) struct Login {
 pub(crate) enum Refusal {
     /// The peer closed without a word.
     Closed,
-    /// The peer sent an ErrorResponse.
+    /// The peer sent an `ErrorResponse`.
     Error(ErrorFields),
 }
 
@@ -102,12 +102,14 @@ impl Login {
 
     /// Logs in; a refusal fails the test.
     pub(crate) fn connect(&self) -> Client {
-        self.attempt().unwrap_or_else(|refusal| panic!("{self:?}: {refusal:?}"))
+        self.attempt()
+            .unwrap_or_else(|refusal| panic!("{self:?}: {refusal:?}"))
     }
 
     /// Logs in; silence fails the test.
     pub(crate) fn attempt(&self) -> Result<Client, Refusal> {
-        self.attempt_on(Client::dial(self.port)).map(|(client, _)| client)
+        self.attempt_on(Client::dial(self.port))
+            .map(|(client, _)| client)
     }
 
     /// The refusal of a login that must fail.
@@ -155,7 +157,9 @@ impl Login {
         body: &[u8],
         scram: &mut Option<ScramSha256>,
     ) -> io::Result<()> {
-        let (code, rest) = body.split_first_chunk::<4>().expect("an authentication code");
+        let (code, rest) = body
+            .split_first_chunk::<4>()
+            .expect("an authentication code");
         match u32::from_be_bytes(*code) {
             0 => Ok(()),
             3 => client.try_send(&message::message(b'p', &message::text(&self.password))),
@@ -167,7 +171,10 @@ impl Login {
             10 => {
                 let mechanism = message::text("SCRAM-SHA-256");
                 let offered = rest.split(|byte| *byte == 0);
-                assert!(offered.into_iter().any(|name| name == b"SCRAM-SHA-256"), "{rest:?}");
+                assert!(
+                    offered.into_iter().any(|name| name == b"SCRAM-SHA-256"),
+                    "{rest:?}"
+                );
                 let binding = ChannelBinding::unsupported();
                 let machine = scram.insert(ScramSha256::new(self.password.as_bytes(), binding));
                 let first = machine.message();

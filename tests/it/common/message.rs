@@ -18,7 +18,7 @@ pub(crate) fn packet(body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A StartupMessage; the version is 3.0 = `0x0003_0000`.
+/// A `StartupMessage`; the version is 3.0 = `0x0003_0000`.
 pub(crate) fn startup(version: u32, parameters: &[(String, String)]) -> Vec<u8> {
     let mut body = version.to_be_bytes().to_vec();
     for (name, value) in parameters {
@@ -69,7 +69,10 @@ pub(crate) fn describe(kind: u8, name: &str) -> Vec<u8> {
 
 /// `rows_max` 0 means all.
 pub(crate) fn execute(portal: &str, rows_max: u32) -> Vec<u8> {
-    message(b'E', &[text(portal), rows_max.to_be_bytes().to_vec()].concat())
+    message(
+        b'E',
+        &[text(portal), rows_max.to_be_bytes().to_vec()].concat(),
+    )
 }
 
 /// `kind` is `S` for a statement, `P` for a portal.
@@ -91,7 +94,13 @@ pub(crate) fn terminate() -> Vec<u8> {
 
 /// Parse, Bind, Describe, Execute on the unnamed statement and portal, without Sync.
 pub(crate) fn unnamed(sql: &str, parameters: &[Option<&[u8]>]) -> Vec<u8> {
-    [parse("", sql), bind("", "", parameters), describe(b'P', ""), execute("", 0)].concat()
+    [
+        parse("", sql),
+        bind("", "", parameters),
+        describe(b'P', ""),
+        execute("", 0),
+    ]
+    .concat()
 }
 
 /// Calls a function with binary arguments and result.

@@ -34,9 +34,22 @@ pub(crate) fn unique(stem: &str) -> String {
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + DEADLINE;
     while !condition() {
-        assert!(Instant::now() < end, "did not happen in {DEADLINE:?}: {what}");
+        assert!(
+            Instant::now() < end,
+            "did not happen in {DEADLINE:?}: {what}"
+        );
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Runs `body` in `count` threads at the same time, numbered from 0.
+pub(crate) fn at_once(count: usize, body: impl Fn(usize) + Sync) {
+    std::thread::scope(|scope| {
+        for number in 0..count {
+            let body = &body;
+            scope.spawn(move || body(number));
+        }
+    });
 }
 
 /// Turns bodies `fn name(target: &Target)` into tests: against PostgreSQL itself, and through

@@ -98,7 +98,11 @@ impl Postgres {
         let mut keeper = Keeper::spawn(port);
         let directory = PathBuf::from(keeper.answer());
         keeper.command("start");
-        let postgres = Self { port, directory, keeper: Mutex::new(keeper) };
+        let postgres = Self {
+            port,
+            directory,
+            keeper: Mutex::new(keeper),
+        };
         postgres.create_users();
         postgres
     }
@@ -145,14 +149,21 @@ impl Postgres {
 
     /// The stored secret of `user`: a SCRAM verifier or an md5 hash.
     pub(crate) fn verifier(&self, user: &str) -> String {
-        self.value(&format!("select rolpassword from pg_authid where rolname = '{user}'"))
+        self.value(&format!(
+            "select rolpassword from pg_authid where rolname = '{user}'"
+        ))
     }
 
     fn create_users(&self) {
-        let mut superuser = Login::new(self.port).user("postgres").database("postgres").connect();
+        let mut superuser = Login::new(self.port)
+            .user("postgres")
+            .database("postgres")
+            .connect();
         superuser.execute("create role app_trust login");
         for user in ["app", "app_clear", UTF8_USER] {
-            superuser.execute(&format!("create role \"{user}\" login password '{PASSWORD}'"));
+            superuser.execute(&format!(
+                "create role \"{user}\" login password '{PASSWORD}'"
+            ));
         }
         superuser.execute("set password_encryption = 'md5'");
         superuser.execute(&format!("create role app_md5 login password '{PASSWORD}'"));
@@ -169,7 +180,12 @@ impl Keeper {
         let mut command = if is_root() {
             // PostgreSQL refuses to run as root.
             let mut command = Command::new("setpriv");
-            command.args(["--reuid=postgres", "--regid=postgres", "--init-groups", "bash"]);
+            command.args([
+                "--reuid=postgres",
+                "--regid=postgres",
+                "--init-groups",
+                "bash",
+            ]);
             command
         } else {
             Command::new("bash")
@@ -189,7 +205,11 @@ impl Keeper {
             .expect("bash and, for root, setpriv are there");
         let commands = child.stdin.take();
         let answers = BufReader::new(child.stdout.take().unwrap());
-        Self { child, commands, answers }
+        Self {
+            child,
+            commands,
+            answers,
+        }
     }
 
     fn command(&mut self, command: &str) {
@@ -200,7 +220,10 @@ impl Keeper {
     fn answer(&mut self) -> String {
         let mut line = String::new();
         self.answers.read_line(&mut line).unwrap();
-        assert!(!line.is_empty(), "the keeper of PostgreSQL has ended, see its message above");
+        assert!(
+            !line.is_empty(),
+            "the keeper of PostgreSQL has ended, see its message above"
+        );
         line.trim_end().to_owned()
     }
 }
@@ -225,11 +248,17 @@ pub(crate) fn programs_directory() -> PathBuf {
             let entry = entry.ok()?;
             let version = entry.file_name().to_str()?.parse().ok()?;
             let directory = entry.path().join("bin");
-            directory.join("initdb").exists().then_some((version, directory))
+            directory
+                .join("initdb")
+                .exists()
+                .then_some((version, directory))
         })
         .collect();
     found.sort();
-    found.pop().expect("PostgreSQL in /usr/lib/postgresql, or PG_BIN set").1
+    found
+        .pop()
+        .expect("PostgreSQL in /usr/lib/postgresql, or PG_BIN set")
+        .1
 }
 
 fn is_root() -> bool {

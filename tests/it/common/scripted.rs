@@ -73,6 +73,11 @@ impl Peer {
         self.stream.write_all(bytes)
     }
 
+    /// Another handle of the socket, for a second thread that writes.
+    pub(crate) fn writer(&self) -> io::Result<TcpStream> {
+        self.stream.try_clone()
+    }
+
     /// Sends `bytes` in two writes, cut at `at`, far enough apart to arrive apart.
     pub(crate) fn send_cut(&mut self, bytes: &[u8], at: usize) -> io::Result<()> {
         let (first, second) = bytes.split_at(at.min(bytes.len()));
@@ -89,7 +94,10 @@ impl Peer {
         let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize;
         let mut body = vec![0; length.saturating_sub(4)];
         self.stream.read_exact(&mut body)?;
-        Ok(Message { tag: header[0], body })
+        Ok(Message {
+            tag: header[0],
+            body,
+        })
     }
 
     /// Reads messages up to one that has tag `tag`.
@@ -102,7 +110,7 @@ impl Peer {
         }
     }
 
-    /// Reads the startup packet and returns its body. SSLRequest is answered with `N`.
+    /// Reads the startup packet and returns its body. `SSLRequest` is answered with `N`.
     pub(crate) fn receive_startup(&mut self) -> io::Result<Vec<u8>> {
         loop {
             let mut length = [0; 4];
@@ -138,7 +146,7 @@ impl Peer {
     }
 }
 
-/// AuthenticationOk, some ParameterStatus, BackendKeyData, ReadyForQuery.
+/// `AuthenticationOk`, some ParameterStatus, `BackendKeyData`, ReadyForQuery.
 pub(crate) fn login_reply() -> Vec<u8> {
     let mut bytes = message(b'R', &[0, 0, 0, 0]);
     for (name, value) in [
@@ -166,11 +174,17 @@ pub(crate) fn ready(status: u8) -> Vec<u8> {
 pub(crate) fn one_row(value: &str) -> Vec<u8> {
     let mut description = vec![0, 1];
     description.extend(text("column"));
-    description.extend([0, 0, 0, 0, 0, 0, 0, 0, 0, 25, 255, 255, 255, 255, 255, 255, 0, 0]);
+    description.extend([
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 25, 255, 255, 255, 255, 255, 255, 0, 0,
+    ]);
     let mut row = vec![0, 1];
     row.extend(u32::try_from(value.len()).unwrap().to_be_bytes());
     row.extend_from_slice(value.as_bytes());
-    let parts = [message(b'T', &description), message(b'D', &row), command("SELECT 1")];
+    let parts = [
+        message(b'T', &description),
+        message(b'D', &row),
+        command("SELECT 1"),
+    ];
     [parts.concat(), ready(b'I')].concat()
 }
 
@@ -178,10 +192,18 @@ pub(crate) fn command(tag: &str) -> Vec<u8> {
     message(b'C', &text(tag))
 }
 
-/// An ErrorResponse.
+/// An `ErrorResponse`.
 pub(crate) fn error(severity: &str, sqlstate: &str, reason: &str) -> Vec<u8> {
-    let fields = [("S", severity), ("V", severity), ("C", sqlstate), ("M", reason)];
-    let mut body: Vec<u8> = fields.iter().flat_map(|(code, v)| text(&format!("{code}{v}"))).collect();
+    let fields = [
+        ("S", severity),
+        ("V", severity),
+        ("C", sqlstate),
+        ("M", reason),
+    ];
+    let mut body: Vec<u8> = fields
+        .iter()
+        .flat_map(|(code, v)| text(&format!("{code}{v}")))
+        .collect();
     body.push(0);
     message(b'E', &body)
 }
@@ -189,7 +211,12 @@ pub(crate) fn error(severity: &str, sqlstate: &str, reason: &str) -> Vec<u8> {
 /// The answer of `echo` to a Query.
 pub(crate) fn answer(query: &Message) -> Vec<u8> {
     let sql = query.strings().concat();
-    let first = sql.split_whitespace().next().unwrap_or("").trim_end_matches(';').to_uppercase();
+    let first = sql
+        .split_whitespace()
+        .next()
+        .unwrap_or("")
+        .trim_end_matches(';')
+        .to_uppercase();
     match first.as_str() {
         "SELECT" => one_row(&sql),
         "" => [message(b'I', &[]), ready(b'I')].concat(),

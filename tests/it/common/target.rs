@@ -27,11 +27,15 @@ impl Target {
         let users = vec![User::new("app", 2), User::new(UTF8_USER, 2)];
         let config = Config::new(Postgres::shared()).shards(shards).users(users);
         let doorman = config.pool("app", port, vec![User::new("app", 2)]).start();
-        Self { doorman: Some(doorman) }
+        Self {
+            doorman: Some(doorman),
+        }
     }
 
     pub(crate) fn port(&self) -> u16 {
-        self.doorman.as_ref().map_or_else(|| Postgres::shared().port(), Doorman::port)
+        self.doorman
+            .as_ref()
+            .map_or_else(|| Postgres::shared().port(), Doorman::port)
     }
 
     /// Whether a pooler is between.
