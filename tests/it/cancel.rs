@@ -109,6 +109,7 @@ fn doorman(shards: usize) -> Doorman {
     Config::new(Postgres::shared())
         .shards(shards)
         .pool_size(shards)
+        .general("query_wait_timeout", "2s")
         .start()
 }
 
@@ -138,10 +139,7 @@ fn late_cancel_never_hits_another_client(shards: usize) {
 
 fn waiting_client_can_be_cancelled(shards: usize) {
     let doorman = doorman(shards);
-    let mut holders: Vec<_> = (0..shards).map(|_| doorman.connect()).collect();
-    for holder in &mut holders {
-        holder.execute("begin");
-    }
+    let mut holders = doorman.hold_servers(shards);
     let mut waiter = doorman.connect();
     waiter.send(&query("select 'served'"));
     cancel(doorman.port(), &waiter.key);

@@ -153,14 +153,18 @@ fn waiting_to_write(postgres: &Postgres, application_name: &str) -> bool {
 
 fn writer_that_floods_a_busy_server_costs_no_memory(shards: usize) {
     let postgres = Postgres::shared();
-    let doorman = Config::new(postgres).shards(shards).pool_size(2).start();
+    let doorman = Config::new(postgres)
+        .shards(shards)
+        .pool_size(2 * shards)
+        .start();
     doorman.assert_serves();
     let before = doorman.resident_bytes();
     let mut client = doorman.connect();
-    client.send(&query("select pg_advisory_lock(815)"));
-    client.reply();
+    let lock = format!("select pg_advisory_xact_lock({})", doorman.port());
+    client.execute("begin");
+    client.execute(&lock);
     let mut flooder = doorman.connect();
-    flooder.send(&query("select pg_advisory_xact_lock(815)"));
+    flooder.send(&query(&lock));
     let mut writer = flooder.writer();
     writer.set_nonblocking(true).unwrap();
     let bytes = query(&format!("select '{}'", "x".repeat(MEGABYTE)));
@@ -189,7 +193,7 @@ fn writer_that_floods_a_busy_server_costs_no_memory(shards: usize) {
 fn slow_reader_does_not_hinder_others(shards: usize) {
     let doorman = Config::new(Postgres::shared())
         .shards(shards)
-        .pool_size(2 * shards)
+        .pool_size(shards * (shards + 1))
         .start();
     let mut slow: Vec<_> = (0..shards).map(|_| doorman.connect()).collect();
     for client in &mut slow {

@@ -3,8 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::common::{
-    Client, Config, Doorman, Postgres, User, at_once, eventually, message, unique,
-    with_one_and_two_shards,
+    Config, Doorman, Postgres, User, at_once, eventually, message, unique, with_one_and_two_shards,
 };
 
 with_one_and_two_shards!(
@@ -25,18 +24,9 @@ fn doorman(shards: usize) -> Doorman {
     config.general("query_wait_timeout", "500ms").start()
 }
 
-/// As many clients as there are servers, each in a transaction.
-fn hold_all(doorman: &Doorman, servers: usize) -> Vec<Client> {
-    let mut holders: Vec<_> = (0..servers).map(|_| doorman.connect()).collect();
-    for holder in &mut holders {
-        assert_eq!(holder.query("begin").status, 'T');
-    }
-    holders
-}
-
 fn waiting_longer_than_query_wait_timeout_is_an_error(shards: usize) {
     let doorman = doorman(shards);
-    let mut holders = hold_all(&doorman, shards);
+    let mut holders = doorman.hold_servers(shards);
     let mut waiter = doorman.connect();
     let start = Instant::now();
     waiter.send(&message::query("select 1"));
@@ -62,7 +52,7 @@ fn waiting_longer_than_query_wait_timeout_is_an_error(shards: usize) {
 
 fn pool_serves_again_after_waiters_gave_up(shards: usize) {
     let doorman = doorman(shards);
-    let mut holders = hold_all(&doorman, shards);
+    let mut holders = doorman.hold_servers(shards);
     let mut waiters: Vec<_> = (0..6).map(|_| doorman.connect()).collect();
     for waiter in &mut waiters {
         waiter.send(&message::query("select 'too late'"));
@@ -83,14 +73,8 @@ fn pool_serves_again_after_waiters_gave_up(shards: usize) {
 }
 
 fn vanished_waiter_does_not_take_a_server(shards: usize) {
-    let config = Config::new(Postgres::shared())
-        .shards(shards)
-        .pool_size(shards);
-    let doorman = config.general("query_wait_timeout", "30s").start();
-    let table = unique("vanished_waiter");
-    Postgres::shared().sql(&format!("create table {table} (n int)"));
-    Postgres::shared().sql(&format!("grant all on {table} to public"));
-    let mut holders = hold_all(&doorman, shards);
+    let doorman = doorman(shards);
+    let mut holders = doorman.hold_servers(shards);
     for round in 0..6 {
         let mut waiter = doorman.connect();
         waiter.send(&message::query("begin"));
@@ -101,7 +85,7 @@ fn vanished_waiter_does_not_take_a_server(shards: usize) {
     for holder in &mut holders {
         assert_eq!(holder.query("commit").status, 'I');
     }
-    let mut clients = hold_all(&doorman, shards);
+    let mut clients = doorman.hold_servers(shards);
     for client in &mut clients {
         assert_eq!(client.query("select 1").status, 'T');
     }
@@ -112,8 +96,9 @@ fn pools_of_two_users_do_not_share_their_limits(shards: usize) {
     let doorman = Config::new(Postgres::shared())
         .shards(shards)
         .users(users)
+        .general("query_wait_timeout", "500ms")
         .start();
-    let _holders = hold_all(&doorman, shards);
+    let _holders = doorman.hold_servers(shards);
     let mut other = doorman.login().user("other").connect();
     assert_eq!(other.value("select 'not waiting'"), "not waiting");
 }
@@ -135,7 +120,7 @@ fn waiters_are_served_in_the_order_of_their_arrival() {
     Postgres::shared().sql(&format!("create sequence {sequence}"));
     Postgres::shared().sql(&format!("grant all on {sequence} to public"));
     let mut fence = doorman.login().user("fence").connect();
-    let mut holders = hold_all(&doorman, 1);
+    let mut holders = doorman.hold_servers(1);
     let mut waiters: Vec<_> = (0..10).map(|_| doorman.connect()).collect();
     for waiter in &mut waiters {
         waiter.send(&message::query(&format!("select nextval('{sequence}')")));
@@ -151,7 +136,7 @@ fn waiters_are_served_in_the_order_of_their_arrival() {
 fn busy_client_does_not_overtake_a_waiter() {
     let doorman = doorman_with_a_fence();
     let mut fence = doorman.login().user("fence").connect();
-    let mut busy = hold_all(&doorman, 1).remove(0);
+    let mut busy = doorman.hold_servers(1).remove(0);
     let mut waiter = doorman.connect();
     waiter.send(&message::query("select 'waited'"));
     fence.execute("select 1");

@@ -115,7 +115,7 @@ fn listening_of_one_client_is_not_seen_by_the_next() {
 #[test]
 fn advisory_lock_of_one_client_is_not_held_for_the_next() {
     two_clients(
-        |client| client.execute("select pg_advisory_lock(4712)"),
+        |client| client.execute("select pg_advisory_lock_shared(4712)"),
         |client| {
             let sql = "select count(*) from pg_locks where locktype = 'advisory' \
                        and pid = pg_backend_pid()";

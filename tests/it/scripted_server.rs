@@ -132,7 +132,7 @@ fn is_replaced(shards: usize, bad: impl Fn(&mut Peer) -> io::Result<()> + Send +
         assert_eq!(doorman.connect().value("select 'y'"), "select 'y'");
     }
     assert!(
-        server.connections() <= 2 * shards + 2,
+        server.connections() <= 8 * shards,
         "{}",
         server.connections()
     );

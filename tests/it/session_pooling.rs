@@ -86,11 +86,14 @@ fn notification_reaches_the_listening_session(shards: usize) {
 }
 
 fn waiting_client_gets_the_server_when_a_session_ends(shards: usize) {
-    let doorman = doorman(shards);
-    let mut holders: Vec<Client> = (0..shards).map(|_| doorman.connect()).collect();
-    for holder in &mut holders {
-        holder.execute("select 1");
-    }
+    let config = Config::new(Postgres::shared())
+        .shards(shards)
+        .session_mode();
+    let config = config
+        .pool_size(shards)
+        .general("query_wait_timeout", "500ms");
+    let doorman = config.start();
+    let holders = doorman.hold_servers(shards);
     let mut waiter = doorman.connect();
     waiter.send(&message::query("select 'at last'"));
     for holder in holders {
@@ -103,7 +106,7 @@ fn waiting_client_gets_the_server_when_a_session_ends(shards: usize) {
 fn leave_traces(client: &mut Client, name: &str) {
     client.execute("set work_mem = '9MB'");
     client.execute(&format!("create temp table {name} (n int)"));
-    client.execute("select pg_advisory_lock(4711)");
+    client.execute("select pg_advisory_lock_shared(4711)");
     client.execute(&format!("listen {name}"));
     client.execute(&format!("prepare {name} as select 1"));
     client.execute(&format!("declare {name} cursor with hold for select 1"));

@@ -256,6 +256,33 @@ impl Doorman {
             .collect()
     }
 
+    /// As many clients as there are servers, each in a transaction. Needs a short
+    /// `query_wait_timeout`.
+    ///
+    /// A client whose shard has no server left is refused, so more clients are tried than there
+    /// are servers.
+    pub(crate) fn hold_servers(&self, count: usize) -> Vec<Client> {
+        let mut holders = Vec::new();
+        for _ in 0..16 * count {
+            if holders.len() == count {
+                break;
+            }
+            let mut client = self.connect();
+            if client
+                .try_query("begin")
+                .is_ok_and(|reply| reply.status == 'T')
+            {
+                holders.push(client);
+            }
+        }
+        assert_eq!(
+            holders.len(),
+            count,
+            "servers that can be used at the same time"
+        );
+        holders
+    }
+
     /// Replaces the configuration file; the port stays. Does not tell the pooler.
     pub(crate) fn rewrite(&self, config: Config) {
         let mut config = config.general("port", i64::from(self.port));

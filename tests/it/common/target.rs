@@ -8,7 +8,7 @@ use super::doorman::{Config, Doorman, User};
 use super::login::Login;
 use super::postgres::{Postgres, UTF8_USER};
 
-/// PostgreSQL or a pooler with few servers.
+/// PostgreSQL, or a pooler with two servers a shard for each of its users.
 #[derive(Debug)]
 pub(crate) struct Target {
     doorman: Option<Doorman>,
@@ -21,12 +21,16 @@ impl Target {
         Self { doorman: None }
     }
 
-    /// A pooler in transaction mode with two servers for each of its users.
+    /// A pooler in transaction mode.
     pub(crate) fn pooled(shards: usize) -> Self {
         let port = Postgres::shared().port();
-        let users = vec![User::new("app", 2), User::new(UTF8_USER, 2)];
-        let config = Config::new(Postgres::shared()).shards(shards).users(users);
-        let doorman = config.pool("app", port, vec![User::new("app", 2)]).start();
+        let users = ["app", UTF8_USER].map(|name| User::new(name, 2 * shards));
+        let config = Config::new(Postgres::shared())
+            .shards(shards)
+            .users(users.into());
+        let doorman = config
+            .pool("app", port, vec![User::new("app", 2 * shards)])
+            .start();
         Self {
             doorman: Some(doorman),
         }
