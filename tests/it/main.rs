@@ -9,6 +9,10 @@
 //!   `pg_doorman`;
 //! - nothing waits by sleeping: a wait is a read with a deadline or a poll of a condition.
 //!
+//! One topic: `cargo test --test it copy::`; one test: `cargo test --test it -- --exact
+//! copy::copy_in_stores_the_rows::through_one_shard --nocapture`; all that need no pooler:
+//! `cargo test --test it directly`.
+//!
 //! Environment: `PG_BIN` (directory of the PostgreSQL programs), `PG_DOORMAN_BIN` (another pooler
 //! program to test), `CHAOS_SECONDS`, `SEED`.
 //!

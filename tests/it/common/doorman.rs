@@ -297,7 +297,10 @@ impl Doorman {
 
     /// Replaces the configuration file by any text.
     pub(crate) fn rewrite_text(&self, text: &str) {
-        std::fs::write(self.directory.join("pg_doorman.toml"), text).unwrap();
+        // By renaming, so that a reload still under way never reads half a file.
+        let new = self.directory.join("new.toml");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, self.directory.join("pg_doorman.toml")).unwrap();
     }
 
     pub(crate) fn sighup(&self) {
