@@ -305,4 +305,6 @@ impl Sync {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;

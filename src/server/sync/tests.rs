@@ -1,8 +1,5 @@
 use super::*;
 
-#[path = "model.rs"]
-mod model;
-
 /// Sends the requests (`d` for a statement's Describe is written `s`).
 fn with_sent(requests: &str) -> Sync {
     let mut sync = Sync::default();

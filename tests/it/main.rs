@@ -1,0 +1,44 @@
+//! The integration tests: real sockets, a real PostgreSQL and the real `pg_doorman` program.
+//!
+//! Owns: one test binary with one module a topic, and the tools they share (`common`).
+//! Does not own: unit tests (they live beside the code) and the rules of the source (`tests/tidy.rs`).
+//! Invariants:
+//! - every test has its own pooler process, port and table names, so tests run in parallel;
+//! - a test whose name ends in `directly` talks to PostgreSQL without a pooler and checks the
+//!   tests themselves; `through_one_shard` and `through_two_shards` are the same body through
+//!   `pg_doorman`;
+//! - nothing waits by sleeping: a wait is a read with a deadline or a poll of a condition.
+//!
+//! One topic: `cargo test --test it copy::`; one test: `cargo test --test it -- --exact
+//! copy::copy_in_stores_the_rows::through_one_shard --nocapture`; all that need no pooler:
+//! `cargo test --test it directly`.
+//!
+//! Environment: `PG_BIN` (directory of the PostgreSQL programs), `PG_DOORMAN_BIN` (another pooler
+//! program to test), `CHAOS_SECONDS`, `SEED`.
+//!
+//! Source: protocol-flow.html, protocol-message-formats.html.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "the whole crate is a test: a failed unwrap is a failed test"
+)]
+
+mod common;
+
+mod auth;
+mod cancel;
+mod chaos;
+mod copy;
+mod extended;
+mod large_data;
+mod limits;
+mod malformed;
+mod parameters;
+mod programs;
+mod reload;
+mod reset;
+mod scripted_server;
+mod server_failures;
+mod session_pooling;
+mod startup;
+mod transaction_pooling;

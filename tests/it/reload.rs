@@ -1,0 +1,204 @@
+//! Signals: SIGHUP reads the configuration again, SIGTERM ends.
+
+use std::time::{Duration, Instant};
+
+use crate::common::{
+    Client, Config, Doorman, Postgres, User, eventually, message, with_one_and_two_shards,
+};
+
+with_one_and_two_shards!(
+    reload_adds_a_pool,
+    reload_adds_a_user,
+    reload_removes_a_user,
+    reload_changes_pool_size,
+    reload_keeps_connected_clients,
+    reload_of_a_bad_file_keeps_the_old_configuration,
+    many_reloads_under_load_lose_nothing,
+    termination_ends_at_once,
+    termination_under_load_ends_at_once,
+);
+
+fn config(shards: usize) -> Config {
+    Config::new(Postgres::shared()).shards(shards).pool_size(2)
+}
+
+fn reload_adds_a_pool(shards: usize) {
+    let doorman = config(shards).start();
+    let login = doorman.login().database("app");
+    assert_eq!(login.refusal().sqlstate(), "3D000");
+    let users = vec![User::new("app", 2)];
+    doorman.rewrite(config(shards).pool("app", Postgres::shared().port(), users));
+    doorman.sighup();
+    eventually("the new pool serves", || login.attempt().is_ok());
+    assert_eq!(login.connect().value("select current_database()"), "app");
+    doorman.assert_serves();
+}
+
+fn reload_adds_a_user(shards: usize) {
+    let doorman = config(shards).start();
+    let login = doorman.login().user("other");
+    assert!(login.attempt().is_err());
+    doorman.rewrite(config(shards).users(vec![User::new("app", 2), User::new("other", 2)]));
+    doorman.sighup();
+    eventually("the new user is let in", || login.attempt().is_ok());
+    assert_eq!(login.connect().value("select 1"), "1");
+}
+
+fn reload_removes_a_user(shards: usize) {
+    let both = config(shards).users(vec![User::new("app", 2), User::new("other", 2)]);
+    let doorman = both.start();
+    let login = doorman.login().user("other");
+    assert_eq!(login.connect().value("select 1"), "1");
+    doorman.rewrite(config(shards));
+    doorman.sighup();
+    eventually("the user is gone", || login.attempt().is_err());
+    doorman.assert_serves();
+}
+
+fn reload_changes_pool_size(shards: usize) {
+    let wait = |config: Config| config.general("query_wait_timeout", "300ms");
+    let doorman = wait(config(shards)).start();
+    assert!(transactions_at_once(&doorman, 6) <= 2);
+    doorman.rewrite(wait(config(shards)).pool_size(6));
+    doorman.sighup();
+    eventually("six transactions at once", || {
+        transactions_at_once(&doorman, 6) == 6
+    });
+    doorman.rewrite(wait(config(shards)).pool_size(2));
+    doorman.sighup();
+    eventually("two transactions at once", || {
+        transactions_at_once(&doorman, 6) <= 2
+    });
+    eventually("two servers", || {
+        doorman.server_pids(Postgres::shared()).len() <= 2
+    });
+}
+
+/// How many of `count` clients can be in a transaction at the same time.
+fn transactions_at_once(doorman: &Doorman, count: usize) -> usize {
+    let mut clients: Vec<Client> = (0..count).map(|_| doorman.connect()).collect();
+    for client in &mut clients {
+        client.send(&message::query("begin"));
+    }
+    let begun = clients
+        .iter_mut()
+        .map(|client| client.expect_any(&['C', 'E']));
+    let begun = begun.filter(|message| message.tag == b'C').count();
+    for client in clients {
+        client.abort();
+    }
+    begun
+}
+
+fn reload_keeps_connected_clients(shards: usize) {
+    let doorman = config(shards).start();
+    let mut idle = doorman.connect();
+    let mut busy = doorman.connect();
+    busy.execute("begin");
+    let pid = busy.backend_pid();
+    let other = doorman.login().user("other");
+    doorman.rewrite(config(shards).users(vec![User::new("app", 4), User::new("other", 2)]));
+    doorman.sighup();
+    eventually("the reload is done", || other.attempt().is_ok());
+    assert_eq!(busy.backend_pid(), pid);
+    assert_eq!(busy.query("commit").status, 'I');
+    assert_eq!(idle.value("select 1"), "1");
+    assert_eq!(busy.value("select 2"), "2");
+}
+
+fn reload_of_a_bad_file_keeps_the_old_configuration(shards: usize) {
+    let doorman = config(shards).start();
+    let mut client = doorman.connect();
+    let mut length = doorman.log().len();
+    for text in [
+        "",
+        "[general",
+        "[general]\nport = 'x'\n[pools]\n",
+        "\u{0}\u{1}",
+    ] {
+        doorman.rewrite_text(text);
+        doorman.sighup();
+        eventually("the bad file is noted in the log", || {
+            doorman.log().len() > length
+        });
+        length = doorman.log().len();
+        assert_eq!(client.value("select 1"), "1");
+        doorman.assert_serves();
+    }
+    doorman.rewrite(config(shards).users(vec![User::new("app", 2), User::new("other", 2)]));
+    doorman.sighup();
+    let login = doorman.login().user("other");
+    eventually("a good file is taken again", || login.attempt().is_ok());
+}
+
+fn many_reloads_under_load_lose_nothing(shards: usize) {
+    let doorman = config(shards).start();
+    let end = Instant::now() + Duration::from_secs(2);
+    std::thread::scope(|scope| {
+        for number in 0..8 {
+            let doorman = &doorman;
+            scope.spawn(move || {
+                let mut client = doorman.connect();
+                let mut round = 0;
+                while Instant::now() < end {
+                    let value = format!("{number} {round}");
+                    assert_eq!(client.value(&format!("select '{value}'")), value);
+                    round += 1;
+                }
+            });
+        }
+        for round in 0.. {
+            if Instant::now() >= end {
+                break;
+            }
+            doorman.rewrite(config(shards).pool_size(2 + round % 4));
+            doorman.sighup();
+            doorman.assert_serves();
+        }
+    });
+    eventually("servers within the largest pool_size", || {
+        doorman.server_pids(Postgres::shared()).len() <= 5
+    });
+    doorman.assert_serves();
+}
+
+fn termination_ends_at_once(shards: usize) {
+    let mut doorman = config(shards).start();
+    doorman.assert_serves();
+    let start = Instant::now();
+    doorman.sigterm();
+    let status = doorman.wait();
+    assert_eq!(status.code(), Some(0), "{status}");
+    assert!(
+        start.elapsed() < Duration::from_secs(2),
+        "after {:?}",
+        start.elapsed()
+    );
+}
+
+fn termination_under_load_ends_at_once(shards: usize) {
+    let mut doorman = config(shards).start();
+    let mut idle = doorman.connect();
+    let mut in_transaction = doorman.connect();
+    in_transaction.execute("begin");
+    let mut sleeping = doorman.connect();
+    sleeping.send(&message::query("select pg_sleep(60)"));
+    let mut waiting = doorman.connect();
+    waiting.send(&message::query("select pg_sleep(60)"));
+    let start = Instant::now();
+    doorman.sigterm();
+    let status = doorman.wait();
+    assert_eq!(status.code(), Some(0), "{status}");
+    assert!(
+        start.elapsed() < Duration::from_secs(2),
+        "after {:?}",
+        start.elapsed()
+    );
+    for client in [&mut idle, &mut in_transaction, &mut sleeping, &mut waiting] {
+        // Whether with a last word or without: the connection ends.
+        while client.try_receive().is_ok() {}
+    }
+    eventually("no server is left", || {
+        doorman.server_pids(Postgres::shared()).is_empty()
+    });
+}
