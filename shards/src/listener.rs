@@ -97,12 +97,12 @@ impl Listener {
                 Ok(socket) => return Ok(socket),
                 Err(error) => io::Error::from_raw_os_error(error),
             };
-            match error.raw_os_error() {
-                Some(libc::EINVAL | libc::EBADF | libc::ENOTSOCK | libc::EOPNOTSUPP) => {
-                    return Err(error);
-                }
-                _ => tracing::warn!(%error, "accepting rests"),
+            if let Some(libc::EINVAL | libc::EBADF | libc::ENOTSOCK | libc::EOPNOTSUPP) =
+                error.raw_os_error()
+            {
+                return Err(error);
             }
+            tracing::warn!(%error, "accepting rests");
             sleep(REST).await;
         }
     }

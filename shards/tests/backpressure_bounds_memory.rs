@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use common::{Checker, on_a_shard, pair_with_buffers, pattern};
 use shards::{REGION_BYTES, Stream};
@@ -42,23 +43,19 @@ fn the_source_is_stopped_and_goes_on_when_the_reader_does() {
     let counted = accepted.clone();
     let (stuck, is_stuck) = channel();
     std::thread::spawn(move || {
-        source.set_nonblocking(true).unwrap();
-        let (mut position, mut waits) = (0, 0);
+        // A write that waits this long is stuck.
+        let patience = Duration::from_secs(1);
+        source.set_write_timeout(Some(patience)).unwrap();
+        let mut position = 0;
         while position < BYTES {
             match source.write(&pattern(position, 10_000.min(BYTES - position))) {
                 Ok(count) => {
                     position += count;
                     counted.store(position, Ordering::Relaxed);
-                    waits = 0;
                 }
                 Err(error) => {
                     assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
-                    // Stuck: nothing was taken for a second.
-                    std::thread::sleep(std::time::Duration::from_millis(5));
-                    waits += 1;
-                    if waits == 200 {
-                        let _ = stuck.send(());
-                    }
+                    let _ = stuck.send(());
                 }
             }
         }

@@ -6,6 +6,7 @@ mod common;
 
 use std::io::Read;
 use std::os::fd::OwnedFd;
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
 use common::{launch_shards, pair, within_limit};
@@ -29,8 +30,10 @@ fn a_refused_message_closes_its_socket_when_it_is_dropped() {
     within_limit(|| {
         let (near, mut far) = pair();
         let near = Arc::new(Mutex::new(Some(near)));
+        let (tell, told) = channel();
         let (fleet, _control) = launch_shards::<Detached, _, _>(1, move |context| {
             let near = near.lock().unwrap().take().unwrap();
+            let tell = tell.clone();
             async move {
                 let message = Detached {
                     socket: near,
@@ -39,10 +42,11 @@ fn a_refused_message_closes_its_socket_when_it_is_dropped() {
                 let nowhere = Seat::Shard(ShardId::new(7));
                 let refused = context.outbox.try_send(nowhere, message).unwrap_err();
                 let message = refused.into_message();
-                assert_eq!(message.unread, b"bytes");
+                tell.send(message.unread).unwrap();
             }
         });
         fleet.join().unwrap();
+        assert_eq!(told.recv().unwrap(), b"bytes");
         assert_eq!(far.read(&mut [0; 1]).unwrap(), 0);
     });
 }

@@ -2,6 +2,8 @@
 //!
 //! **Owns:** accepting, on several shards.
 
+#![allow(clippy::unwrap_used, reason = "a failure is the test's failure")]
+
 mod common;
 
 use std::io::Read;
@@ -19,6 +21,13 @@ fn free_address() -> SocketAddr {
     holder.local_addr().unwrap().as_socket().unwrap()
 }
 
+/// Tells every connection which shard it has met.
+async fn greet(mut listener: Listener, id: u8) {
+    while let Ok(socket) = listener.accept().await {
+        Stream::new(socket).send(vec![id]);
+    }
+}
+
 #[test]
 fn two_shards_share_two_hundred_connections() {
     within_limit(|| {
@@ -29,15 +38,9 @@ fn two_shards_share_two_hundred_connections() {
             async move {
                 let socket = bind_tcp(address).unwrap();
                 socket.listen(256).unwrap();
-                let mut listener = Listener::new(socket);
+                let listener = Listener::new(socket);
                 ready.send(()).unwrap();
-                let id = context.id.index() as u8;
-                spawn(async move {
-                    while let Ok(socket) = listener.accept().await {
-                        let mut stream = Stream::new(socket);
-                        stream.send(vec![id]);
-                    }
-                });
+                spawn(greet(listener, context.id.index() as u8));
                 context.inbox.receive().await;
             }
         });

@@ -21,12 +21,10 @@ fn the_message_comes_back_and_order_is_kept() {
             async move {
                 // The shard is busy: it reads nothing.
                 wait.lock().unwrap().recv().unwrap();
-                loop {
-                    let (_, number) = context.inbox.receive().await;
+                let mut number = 0;
+                while number != u32::MAX {
+                    number = context.inbox.receive().await.1;
                     tell.send(number).unwrap();
-                    if number == u32::MAX {
-                        return;
-                    }
                 }
             }
         });

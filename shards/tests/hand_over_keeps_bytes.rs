@@ -2,6 +2,8 @@
 //!
 //! **Owns:** detaching, and what travels along.
 
+#![allow(clippy::unwrap_used, reason = "a failure is the test's failure")]
+
 mod common;
 
 use std::cell::Cell;

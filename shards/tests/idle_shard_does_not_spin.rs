@@ -10,6 +10,12 @@ use std::sync::mpsc::channel;
 use common::{launch_shards, pair, within_limit};
 use shards::{ShardId, Stream, ring_enters};
 
+async fn echo(mut stream: Stream) {
+    while let Ok(Some(chunk)) = stream.receive().await {
+        stream.send(chunk);
+    }
+}
+
 #[test]
 fn the_count_of_calls_stands_still_while_nothing_happens() {
     within_limit(|| {
@@ -23,19 +29,12 @@ fn the_count_of_calls_stands_still_while_nothing_happens() {
                 if context.id.index() == 1 {
                     // The clock of the test: it answers many times meanwhile.
                     let near = near.lock().unwrap().take().unwrap();
-                    shards::spawn(async move {
-                        let mut stream = Stream::new(near);
-                        while let Ok(Some(chunk)) = stream.receive().await {
-                            stream.send(chunk);
-                        }
-                    });
+                    shards::spawn(echo(Stream::new(near)));
                 }
-                loop {
-                    let (_, end) = context.inbox.receive().await;
+                let mut end = false;
+                while !end {
+                    end = context.inbox.receive().await.1;
                     tell.send(ring_enters()).unwrap();
-                    if end {
-                        return;
-                    }
                 }
             }
         });

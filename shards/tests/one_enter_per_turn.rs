@@ -2,6 +2,8 @@
 //!
 //! **Owns:** the number of `io_uring_enter` calls.
 
+#![allow(clippy::unwrap_used, reason = "a failure is the test's failure")]
+
 mod common;
 
 use std::io::{Read, Write};

@@ -42,7 +42,7 @@ fn the_last_bytes_arrive_before_the_end() {
 #[test]
 fn bytes_that_nobody_has_read_do_not_reset_the_connection() {
     let (near, mut far) = pair();
-    far.write_all(&[9; 100_000]).unwrap();
+    far.write_all(&vec![9; 100_000]).unwrap();
     let reader = reader(far);
     on_a_shard(move || async move {
         let mut stream = Stream::new(near);

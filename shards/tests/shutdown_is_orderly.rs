@@ -11,6 +11,10 @@ use std::time::{Duration, Instant};
 use common::{launch_shards, pair, within_limit};
 use shards::{Listener, Stream, bind_tcp, sleep};
 
+async fn wait_for_bytes(mut stream: Stream) {
+    let _ = stream.receive().await;
+}
+
 #[test]
 fn the_fleet_ends_with_streams_open_and_closes_them() {
     within_limit(|| {
@@ -26,10 +30,8 @@ fn the_fleet_ends_with_streams_open_and_closes_them() {
             let nears = nears.clone();
             async move {
                 for _ in 0..10 {
-                    let mut stream = Stream::new(nears.lock().unwrap().recv().unwrap());
-                    shards::spawn(async move {
-                        let _ = stream.receive().await;
-                    });
+                    let near = nears.lock().unwrap().recv().unwrap();
+                    shards::spawn(wait_for_bytes(Stream::new(near)));
                 }
                 shards::spawn(async {
                     let socket = bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();

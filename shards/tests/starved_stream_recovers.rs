@@ -4,9 +4,10 @@
 
 mod common;
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::Write;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use common::{Checker, on_a_shard, pair, pattern, receive_pattern};
 use shards::{Chunk, Stream};
@@ -65,10 +66,31 @@ fn every_byte_arrives_after_all_buffers_were_held() {
     });
 }
 
+const BYTES: usize = 60_000;
+
+/// Takes all that is there; each chunk is held while a thousand others pass.
+fn take_and_hold(
+    stream: &mut Stream,
+    checker: &mut Checker,
+    held: &mut VecDeque<Chunk>,
+    context: &mut Context<'_>,
+) {
+    while checker.position < BYTES {
+        let Poll::Ready(chunk) = stream.poll_receive(context) else {
+            return;
+        };
+        let chunk = chunk.expect("no error").expect("no end yet");
+        checker.check(&chunk);
+        held.push_back(chunk);
+        if held.len() > BUFFERS - 4 {
+            held.pop_front();
+        }
+    }
+}
+
 #[test]
 fn bytes_flow_while_most_buffers_are_held_for_long() {
     const STREAMS: usize = 300;
-    const BYTES: usize = 60_000;
     let (nears, fars): (Vec<_>, Vec<_>) = (0..STREAMS).map(|_| pair()).unzip();
     let writer = std::thread::spawn(move || {
         let mut fars = fars;
@@ -82,21 +104,10 @@ fn bytes_flow_while_most_buffers_are_held_for_long() {
     on_a_shard(move || async move {
         let mut streams: Vec<_> = nears.into_iter().map(Stream::new).collect();
         let mut checkers: Vec<_> = (0..STREAMS).map(|_| Checker::default()).collect();
-        // Each chunk is held while a thousand others pass.
-        let mut held = std::collections::VecDeque::new();
+        let mut held = VecDeque::new();
         poll_fn(|context| {
             for (stream, checker) in streams.iter_mut().zip(&mut checkers) {
-                while checker.position < BYTES {
-                    let Poll::Ready(chunk) = stream.poll_receive(context) else {
-                        break;
-                    };
-                    let chunk = chunk.unwrap().unwrap();
-                    checker.check(&chunk);
-                    held.push_back(chunk);
-                    if held.len() > BUFFERS - 4 {
-                        held.pop_front();
-                    }
-                }
+                take_and_hold(stream, checker, &mut held, context);
             }
             if checkers.iter().all(|checker| checker.position == BYTES) {
                 Poll::Ready(())

@@ -15,46 +15,60 @@ use shards::ring_enters;
 const TASKS: usize = 200;
 const ROUNDS: usize = 50;
 
-#[test]
-fn a_long_chain_of_wakes_ends_without_a_system_call() {
-    let enters = on_a_shard(|| async {
-        let turn = Rc::new(Cell::new(0_usize));
-        let wakers: Rc<RefCell<Vec<Option<Waker>>>> = Rc::new(RefCell::new(vec![None; TASKS + 1]));
-        // The ring runs, spawned tasks run; every task waits only for its predecessor.
-        for number in 0..TASKS {
-            let (turn, wakers) = (turn.clone(), wakers.clone());
-            shards::spawn(async move {
-                for round in 0..ROUNDS {
-                    poll_fn(|context| {
-                        if turn.get() == round * TASKS + number {
-                            return Poll::Ready(());
-                        }
-                        wakers.borrow_mut()[number] = Some(context.waker().clone());
-                        Poll::Pending
-                    })
-                    .await;
-                    turn.set(turn.get() + 1);
-                    let next = if turn.get() == TASKS * ROUNDS {
-                        TASKS
-                    } else {
-                        turn.get() % TASKS
-                    };
-                    let waker = wakers.borrow_mut()[next].take();
-                    if let Some(waker) = waker {
-                        waker.wake();
-                    }
-                }
-            });
-        }
-        let before = ring_enters();
+/// Whose turn it is, counted up, and who waits for it.
+struct Chain {
+    turn: Cell<usize>,
+    wakers: RefCell<Vec<Option<Waker>>>,
+}
+
+impl Chain {
+    /// Waits, as the one with `number`, until it is `turn`.
+    async fn wait(&self, number: usize, turn: usize) {
         poll_fn(|context| {
-            if turn.get() == TASKS * ROUNDS {
+            if self.turn.get() == turn {
                 return Poll::Ready(());
             }
-            wakers.borrow_mut()[TASKS] = Some(context.waker().clone());
+            self.wakers.borrow_mut()[number] = Some(context.waker().clone());
             Poll::Pending
         })
         .await;
+    }
+
+    /// Passes the turn on to the next task, the last time to the one who waits for the end.
+    fn pass(&self) {
+        let turn = self.turn.get() + 1;
+        self.turn.set(turn);
+        let next = if turn == TASKS * ROUNDS {
+            TASKS
+        } else {
+            turn % TASKS
+        };
+        let waker = self.wakers.borrow_mut()[next].take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+async fn link(chain: Rc<Chain>, number: usize) {
+    for round in 0..ROUNDS {
+        chain.wait(number, round * TASKS + number).await;
+        chain.pass();
+    }
+}
+
+#[test]
+fn a_long_chain_of_wakes_ends_without_a_system_call() {
+    let enters = on_a_shard(|| async {
+        let chain = Rc::new(Chain {
+            turn: Cell::new(0),
+            wakers: RefCell::new(vec![None; TASKS + 1]),
+        });
+        for number in 0..TASKS {
+            shards::spawn(link(chain.clone(), number));
+        }
+        let before = ring_enters();
+        chain.wait(TASKS, TASKS * ROUNDS).await;
         ring_enters() - before
     });
     assert_eq!(enters, 0, "something was always runnable");

@@ -298,6 +298,7 @@ impl Chunk {
     }
 
     /// Splits off and returns the first `count` bytes; `self` keeps the rest.
+    #[must_use]
     pub fn split_to(&mut self, count: usize) -> Self {
         let head = self.slice(0..count);
         self.advance(count);

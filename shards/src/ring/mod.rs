@@ -1,4 +1,4 @@
-//! The shard's own io_uring: every socket operation, timer and wake-up of the shard goes through it.
+//! The shard's own `io_uring`: every socket operation, timer and wake-up of the shard goes through it.
 //!
 //! **Owns:** the ring, the slots of the shard's streams, their receive memory, timers.
 //! **Does not own:** tasks (glommio runs them), the order of turns (`driver`).
@@ -89,7 +89,7 @@ thread_local! {
 /// On a thread that is not a shard: a mistake of the caller, found by its first test.
 pub(crate) fn current() -> RingRef {
     CURRENT
-        .with_borrow(|ring| ring.clone())
+        .with_borrow(Clone::clone)
         .expect("this thread runs no shard")
 }
 
@@ -110,7 +110,7 @@ fn wait_as(place: &mut Option<Waker>, waker: &Waker, discarded: &mut Vec<Waker>)
     }
 }
 
-/// One shard's io_uring with everything that hangs on it.
+/// One shard's `io_uring` with everything that hangs on it.
 pub(crate) struct Ring {
     uring: IoUring,
     buffers: Rc<Buffers>,
@@ -127,6 +127,10 @@ pub(crate) struct Ring {
     lingering: VecDeque<(Instant, u32, u32)>,
     /// When to look whether a region still fills: deadline, slot, life of the slot.
     region_checks: VecDeque<(Instant, u32, u32)>,
+    #[allow(
+        clippy::vec_box,
+        reason = "boxes go from slot to slot; moving one is moving a pointer"
+    )]
     spare_queues: Vec<Box<SendQueue>>,
     completions: Vec<(u64, i32, u32)>,
     timers: Timers,
@@ -268,7 +272,7 @@ impl Ring {
         let spare = &mut self.spare_queues;
         let queue = slot
             .send
-            .get_or_insert_with(|| spare.pop().unwrap_or_else(SendQueue::new));
+            .get_or_insert_with(|| spare.pop().unwrap_or_default());
         let was_empty = queue.is_empty();
         queue.push(piece);
         if was_empty {

@@ -82,18 +82,20 @@ pub(crate) struct SendQueue {
     header: libc::msghdr,
 }
 
-impl SendQueue {
-    pub(crate) fn new() -> Box<Self> {
+impl Default for SendQueue {
+    fn default() -> Self {
         // SAFETY: `msghdr` is a plain C structure for which all zeroes is the empty message.
         let header = unsafe { std::mem::zeroed() };
-        Box::new(Self {
+        Self {
             pieces: VecDeque::new(),
             in_flight: 0,
             vector: Vec::new(),
             header,
-        })
+        }
     }
+}
 
+impl SendQueue {
     pub(crate) fn push(&mut self, piece: Piece) {
         self.pieces.push_back(piece);
     }
@@ -172,7 +174,7 @@ mod tests {
     fn a_short_send_keeps_exactly_the_rest() {
         let text = b"abcdefghij";
         for sent in 0..=text.len() {
-            let mut queue = SendQueue::new();
+            let mut queue = SendQueue::default();
             queue.push(text[..3].to_vec().into());
             queue.push(Rc::<[u8]>::from(&text[3..4]).into());
             queue.push(text[4..].to_vec().into());
@@ -188,7 +190,7 @@ mod tests {
 
     #[test]
     fn discarding_spares_what_the_kernel_reads() {
-        let mut queue = SendQueue::new();
+        let mut queue = SendQueue::default();
         queue.push(b"first".to_vec().into());
         assert!(queue.submission(types::Fd(0)).is_some());
         queue.push(b"second".to_vec().into());
