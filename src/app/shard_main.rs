@@ -24,6 +24,9 @@ use crate::session::{Directory, Shard};
 use super::errands::{DeskErrands, ErrandDesk};
 use super::mailbox::ShardMessage;
 
+/// The shortest pause between two rounds of housekeeping.
+const REST_MIN: Duration = Duration::from_millis(1);
+
 /// What the shards of a process share from the start.
 #[derive(Clone)]
 pub struct Shared {
@@ -160,6 +163,8 @@ fn retire(directory: &Directory, mut limit: usize) {
 async fn rest(shard: &Shard, deadline: Instant) {
     let alarm = &shard.host.alarm;
     let until = alarm.deadline().map_or(deadline, |at| at.min(deadline));
+    // Never without a pause: whatever asks for a time in the past must not stop the shard.
+    let until = until.max(shards::now() + REST_MIN);
     let mut sleep = std::pin::pin!(sleep_until(until));
     poll_fn(|context| {
         alarm.set_waker(context.waker());

@@ -384,6 +384,7 @@ async fn open_one(pool: Rc<Pool>) {
                 sync: Sync::default(),
                 status: TransactionStatus::Idle,
                 leftovers: Leftovers::default(),
+                has_unnamed: false,
                 base: pool.intern(greeting.parameters),
                 applied: pool.intern(ParameterSet::default()),
                 key: greeting.key,

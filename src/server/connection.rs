@@ -74,6 +74,8 @@ pub struct ServerConnection {
     pub status: TransactionStatus,
     /// What clients left behind.
     pub leftovers: Leftovers,
+    /// The session has an unnamed statement of some client.
+    pub has_unnamed: bool,
     /// The parameters that the server reported at login: its defaults.
     pub base: Rc<ParameterSet>,
     /// The settings that were made beyond the defaults.

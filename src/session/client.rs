@@ -317,19 +317,35 @@ impl Session {
         }
     }
 
-    /// Gives a clean server the client's settings, if it has others.
+    /// Gives a clean server the client's settings, if it has others, and takes away the unnamed
+    /// statement of another client if this one does not replace it anyhow.
     fn attach(&mut self, mut server: Box<ServerConnection>) -> Step {
-        if !Rc::ptr_eq(&self.wanted, &server.applied) {
-            let text = parameters::difference(&server.base, &server.applied, &self.wanted);
-            if let Some(text) = text {
-                server.send_own_query(&text);
-                self.phase = Phase::Preparing(server, false);
-                return Step::Again;
-            }
-            server.applied = Rc::clone(&self.wanted);
+        let mut text = String::new();
+        if server.has_unnamed && !self.replaces_unnamed() {
+            // Any simple query makes PostgreSQL forget the unnamed statement.
+            server.has_unnamed = false;
+            text.push(';');
         }
+        if !Rc::ptr_eq(&self.wanted, &server.applied) {
+            let difference = parameters::difference(&server.base, &server.applied, &self.wanted);
+            text.extend(difference);
+        }
+        if !text.is_empty() {
+            server.send_own_query(&text);
+            self.phase = Phase::Preparing(server, false);
+            return Step::Again;
+        }
+        server.applied = Rc::clone(&self.wanted);
         self.phase = Phase::Serving(server);
         Step::Again
+    }
+
+    /// The next message is a query, or the Parse of an unnamed statement.
+    fn replaces_unnamed(&self) -> bool {
+        match self.input.as_deref() {
+            Some([b'Q', ..] | [b'P', _, _, _, _, 0, ..]) => true,
+            Some(_) | None => false,
+        }
     }
 
     fn preparing(

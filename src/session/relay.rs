@@ -181,15 +181,21 @@ fn note_request(server: &mut ServerConnection, tag: u8, body: Option<&[u8]>) {
         .sync
         .sent(tag, tag == b'D' && first == Some(&b'S'), Owner::Client);
     match (tag, body) {
-        (b'Q', Some(text)) => server.leftovers.note_text(text),
+        (b'Q', Some(text)) => {
+            server.has_unnamed = false;
+            server.leftovers.note_text(text);
+        }
         (b'P', Some(text)) => {
             server.leftovers.note_text(text);
-            if first != Some(&0) {
+            if first == Some(&0) {
+                server.has_unnamed = true;
+            } else {
                 server.leftovers.add(Leftovers::STATEMENTS);
             }
         }
         // Too long to look into: it may have left anything but settings, which have tags.
         (b'Q' | b'P', None) => {
+            server.has_unnamed = true;
             server.leftovers.add(Leftovers::TEMPORARY);
             server.leftovers.add(Leftovers::LOCKS);
             server.leftovers.add(Leftovers::SETTINGS);

@@ -285,6 +285,8 @@ impl<S, W> PoolState<S, W> {
         if self.rest_until.is_some_and(|until| until > now) {
             return 0;
         }
+        // A rest that is over is no deadline any more, whether or not something can be opened.
+        self.rest_until = None;
         let free = self.limits.permits.saturating_sub(self.held());
         let may = self.limits.opening_max.saturating_sub(self.opening);
         let missing = self.limits.servers_min.saturating_sub(self.held());
