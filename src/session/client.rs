@@ -20,7 +20,7 @@
 //! 1. Only whole messages (or the start of one too long to hold) make a client take a server.
 //! 2. A server that still owes something, or got only a part of a message, is closed when its client
 //!    goes; otherwise it goes back to the pool.
-//! 3. A side is not read while more than [`WINDOW_BYTES`] wait for the other side.
+//! 3. A side is not read while more than `WINDOW_BYTES` wait for the other side.
 //! 4. An idle client owns no buffer.
 
 use std::future::Future;
