@@ -194,7 +194,7 @@ fn note_request(server: &mut ServerConnection, tag: u8, body: Option<&[u8]>) {
                 server.leftovers.add(Leftovers::STATEMENTS);
             }
         }
-        // Too long to look into: it may have left anything but settings, which have tags.
+        // Too long to look into: it may have left anything that no tag tells of.
         (b'Q' | b'P', None) => {
             server.has_unnamed = true;
             server.leftovers.add(Leftovers::TEMPORARY);
