@@ -163,12 +163,14 @@ fn retire(directory: &Directory, mut limit: usize) {
 async fn rest(shard: &Shard, deadline: Instant) {
     let alarm = &shard.host.alarm;
     let until = alarm.deadline().map_or(deadline, |at| at.min(deadline));
-    // Never without a pause: whatever asks for a time in the past must not stop the shard.
-    let until = until.max(shards::now() + REST_MIN);
+    // Never without a pause: whatever asks for a time in the past must not stop the shard. Time
+    // stands still until this task waits, so an alarm within the pause is no reason to wake up.
+    let soonest = shards::now() + REST_MIN;
+    let until = until.max(soonest);
     let mut sleep = std::pin::pin!(sleep_until(until));
     poll_fn(|context| {
         alarm.set_waker(context.waker());
-        if alarm.deadline().is_some_and(|at| at < until) {
+        if alarm.deadline().is_some_and(|at| at.max(soonest) < until) {
             return Poll::Ready(());
         }
         sleep.as_mut().poll(context)
