@@ -291,14 +291,18 @@ impl Pool {
         );
         let now = shards::now();
         let error = Rc::new(error);
-        let wakers = self
-            .state
-            .borrow_mut()
-            .open_failed(&error, now, REST_AFTER_FAILURE);
+        let (wakers, waiting) = {
+            let mut state = self.state.borrow_mut();
+            let wakers = state.open_failed(&error, now, REST_AFTER_FAILURE);
+            (wakers, state.waiting_count())
+        };
         for waker in wakers {
             waker.wake();
         }
-        self.host.alarm.at_most(now + REST_AFTER_FAILURE);
+        // A server that is down is not asked a hundred times a second for the minimum's sake.
+        if waiting > 0 {
+            self.host.alarm.at_most(now + REST_AFTER_FAILURE);
+        }
     }
 
     /// Does what is due: ends waits that took too long, opens what is missing. Returns when it wants
