@@ -23,7 +23,8 @@ fn with_idle(count: u32, now: Instant) -> Pool {
     });
     assert_eq!(pool.openings(now), count as usize);
     for server in 1..=count {
-        assert_eq!(pool.opened(server, now, None), None);
+        pool.opened();
+        assert_eq!(pool.checkin(server, now, None), None);
     }
     pool.set_limits(Limits {
         permits: count as usize,
@@ -83,7 +84,8 @@ fn openings_follow_waiters_permits_and_the_parallel_limit() {
     }
     assert_eq!(pool.openings(now), 2);
     assert_eq!(pool.openings(now), 0, "both are on their way");
-    assert_eq!(pool.opened(1, now, None), Some('a'));
+    pool.opened();
+    assert_eq!(pool.checkin(1, now, None), Some('a'));
     assert_eq!(pool.openings(now), 1);
     assert_eq!(pool.held(), 3);
 }
@@ -195,7 +197,8 @@ fn random_run(seed: u64) {
             6 if opening > 0 => {
                 opening -= 1;
                 next += 1;
-                pool.opened(next, now, None);
+                pool.opened();
+                pool.checkin(next, now, None);
             }
             7 if opening > 0 => {
                 opening -= 1;
