@@ -42,6 +42,7 @@ use crate::server::reset::Leftovers;
 use super::budget::Claim;
 use super::directory::Tenant;
 use super::registry::Slot;
+use super::relay::{is_request, unknown_request};
 use super::report::Failure;
 use super::shard::{Connection, Shard};
 
@@ -223,7 +224,11 @@ impl Session {
             }
             // PostgreSQL ignores these outside of a COPY; Flush has nothing to flush.
             b'd' | b'c' | b'f' | b'H' => Local::Handled,
-            _ => Local::NeedsServer,
+            _ if is_request(tag) => Local::NeedsServer,
+            _ => {
+                self.fail(&unknown_request(tag));
+                Local::Leave
+            }
         }
     }
 

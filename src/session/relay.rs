@@ -38,9 +38,16 @@ impl Session {
                     return false;
                 }
             };
-            if part.tag == b'X' && part.is_first {
-                self.is_leaving = true;
-                break;
+            if part.is_first {
+                if part.tag == b'X' {
+                    self.is_leaving = true;
+                    break;
+                }
+                if !is_request(part.tag) {
+                    let failure = unknown_request(part.tag);
+                    self.fail(&failure);
+                    return false;
+                }
             }
             if part.is_last {
                 note_request(server, part.tag, part.body);
@@ -174,10 +181,24 @@ impl Session {
     }
 }
 
+/// A message that a client may send after its login.
+pub(super) const fn is_request(tag: u8) -> bool {
+    matches!(
+        tag,
+        b'Q' | b'P' | b'B' | b'D' | b'E' | b'C' | b'S' | b'H' | b'd' | b'c' | b'f' | b'F' | b'X'
+    )
+}
+
+/// In PostgreSQL's words. The server would end its connection over such a message.
+pub(super) fn unknown_request(tag: u8) -> Failure {
+    let text = format!("invalid frontend message type {tag}");
+    Failure::new(sqlstate::PROTOCOL_VIOLATION, text)
+}
+
+    server
 /// Accounts for a whole client message that is sent to a server.
 fn note_request(server: &mut ServerConnection, tag: u8, body: Option<&[u8]>) {
     let first = body.and_then(|body| body.first());
-    server
         .sync
         .sent(tag, tag == b'D' && first == Some(&b'S'), Owner::Client);
     match (tag, body) {
