@@ -199,7 +199,10 @@ impl Session {
                 return self.hold(chunk, message_bytes, context);
             }
             match self.handle_locally(tag) {
-                Local::Handled => chunk.advance(message_bytes),
+                Local::Handled => {
+                    self.claim = None;
+                    chunk.advance(message_bytes);
+                }
                 Local::Leave => return Step::End,
                 Local::NeedsServer => {
                     self.input = Some(chunk);

@@ -51,6 +51,8 @@ impl Session {
             }
             if part.is_last {
                 note_request(server, part.tag, part.body);
+                // The next one that is cut claims for itself.
+                self.claim = None;
             }
             is_cut = !part.is_last;
             position += part.len;
@@ -61,7 +63,7 @@ impl Session {
                 return false;
             }
         } else {
-            self.claim = None;
+            self.framer.free_collected();
         }
         let mut chunk = chunk;
         chunk.truncate(position);
