@@ -156,6 +156,7 @@ impl Session {
                 }
                 b'E' if !*failed => {
                     *failed = true;
+                    self.has_farewell = true;
                     self.fail(&refused_settings(body));
                 }
                 _ => {}
@@ -197,10 +198,10 @@ pub(super) fn unknown_request(tag: u8) -> Failure {
     Failure::new(sqlstate::PROTOCOL_VIOLATION, text)
 }
 
-    server
 /// Accounts for a whole client message that is sent to a server.
 fn note_request(server: &mut ServerConnection, tag: u8, body: Option<&[u8]>) {
     let first = body.and_then(|body| body.first());
+    server
         .sync
         .sent(tag, tag == b'D' && first == Some(&b'S'), Owner::Client);
     match (tag, body) {
