@@ -33,7 +33,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("patroni", &["tls", "config"]),
     ("admin", &["protocol", "config", "metrics"]),
-    ("pool", &["server", "config", "metrics", "shards"]),
+    // The pool cleans its servers between two clients and reads their replies itself.
+    (
+        "pool",
+        &["server", "protocol", "config", "metrics", "shards"],
+    ),
     (
         "session",
         &[

@@ -11,12 +11,12 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use io_uring::types;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::ring::{RingRef, current};
@@ -54,7 +54,7 @@ pub fn bind_unix(path: &Path) -> io::Result<Socket> {
 
 /// A listening socket on its shard.
 pub struct Listener {
-    socket: Socket,
+    socket: Rc<Socket>,
     id: u32,
     ring: RingRef,
 }
@@ -67,7 +67,8 @@ impl Listener {
     /// On a thread that runs no shard.
     pub fn new(socket: Socket) -> Self {
         let ring = current();
-        let id = ring.borrow_mut().accept_start();
+        let socket = Rc::new(socket);
+        let id = ring.borrow_mut().accept_start(Rc::clone(&socket));
         Self { socket, id, ring }
     }
 
@@ -84,12 +85,8 @@ impl Listener {
     /// Only errors that will not pass, such as a socket that does not listen.
     pub async fn accept(&mut self) -> io::Result<OwnedFd> {
         loop {
-            let fd = types::Fd(self.socket.as_raw_fd());
             let accepted = poll_fn(|context| {
-                let next = self
-                    .ring
-                    .borrow_mut()
-                    .accept_next(self.id, fd, context.waker());
+                let next = self.ring.borrow_mut().accept_next(self.id, context.waker());
                 next.map_or(Poll::Pending, Poll::Ready)
             })
             .await;

@@ -4,11 +4,13 @@
 
 mod common;
 
+use std::future::poll_fn;
 use std::io::Write;
 use std::sync::mpsc::channel;
+use std::task::Poll;
 use std::time::Duration;
 
-use common::{Checker, on_a_shard, pair, pattern};
+use common::{Checker, on_a_shard, pair, pattern, receive_pattern};
 use shards::{BUFFER_BYTES, Stream, sleep};
 
 const BULK: usize = 8 << 20;
@@ -96,4 +98,37 @@ fn order_is_kept_at_every_rhythm() {
         assert_eq!(checker.position, BYTES);
     });
     writer.join().unwrap();
+}
+
+#[test]
+fn order_is_kept_across_the_switch_when_nobody_takes_for_a_while() {
+    const STREAMS: usize = 8;
+    const BYTES: usize = 700_000;
+    let (nears, fars): (Vec<_>, Vec<_>) = (0..STREAMS).map(|_| pair()).unzip();
+    let writers = fars.into_iter().map(|mut far| {
+        std::thread::spawn(move || {
+            far.write_all(&pattern(0, BYTES)).unwrap();
+            far
+        })
+    });
+    let writers: Vec<_> = writers.collect();
+    on_a_shard(move || async move {
+        let mut streams: Vec<_> = nears.into_iter().map(Stream::new).collect();
+        poll_fn(|context| {
+            for stream in &mut streams {
+                let _ = stream.poll_receive(context);
+            }
+            Poll::Ready(())
+        })
+        .await;
+        // Four buffers fill in a row, the stream turns to bulk, and its owner is busy.
+        sleep(Duration::from_millis(20)).await;
+        for mut stream in streams {
+            let mut checker = Checker::default();
+            receive_pattern(&mut stream, &mut checker, BYTES).await;
+        }
+    });
+    for writer in writers {
+        writer.join().unwrap();
+    }
 }

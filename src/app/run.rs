@@ -53,7 +53,7 @@ pub fn run(cli: &Cli) -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!("configuration: {warning}");
     }
-    match serve(cli, Arc::new(loaded.config)) {
+    match serve(cli, &Arc::new(loaded.config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Refused { code, reason }) => {
             tracing::error!("{reason}");
@@ -78,7 +78,7 @@ impl Refused {
     }
 }
 
-fn serve(cli: &Cli, config: Arc<Config>) -> Result<(), Refused> {
+fn serve(cli: &Cli, config: &Arc<Config>) -> Result<(), Refused> {
     let general = &config.general;
     let os = |what: &'static str| move |error: io::Error| Refused::new(EXIT_OS, what, &error);
     let count = ShardCount::new(general.worker_threads)
@@ -104,7 +104,7 @@ fn serve(cli: &Cli, config: Arc<Config>) -> Result<(), Refused> {
         listeners.push(listener);
     }
     let shared = Shared {
-        config: Arc::clone(&config),
+        config: Arc::clone(config),
         connections: Connections::default(),
         budget: Budget::default(),
         mock_secret: rand::rng().random(),

@@ -160,18 +160,16 @@ fn retire(directory: &Directory, mut limit: usize) {
     }
 }
 
-/// Sleeps until `deadline`, or the alarm if that is earlier.
+/// Sleeps until `deadline`, or the alarm if that is earlier or becomes so meanwhile.
 async fn rest(shard: &Shard, deadline: Instant) {
     let alarm = &shard.host.alarm;
-    let until = alarm.deadline().map_or(deadline, |at| at.min(deadline));
-    // Never without a pause: whatever asks for a time in the past must not stop the shard. Time
-    // stands still until this task waits, so an alarm within the pause is no reason to wake up.
-    let soonest = shards::now() + REST_MIN;
-    let until = until.max(soonest);
+    let known = alarm.deadline().unwrap_or(deadline);
+    // Never without a pause: whatever asks for a time in the past must not stop the shard.
+    let until = known.min(deadline).max(shards::now() + REST_MIN);
     let mut sleep = std::pin::pin!(sleep_until(until));
     poll_fn(|context| {
         alarm.set_waker(context.waker());
-        if alarm.deadline().is_some_and(|at| at.max(soonest) < until) {
+        if alarm.deadline().is_some_and(|at| at < known) {
             return Poll::Ready(());
         }
         sleep.as_mut().poll(context)

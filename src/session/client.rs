@@ -20,7 +20,7 @@
 //! 1. Only whole messages (or the start of one too long to hold) make a client take a server.
 //! 2. A server that still owes something, or got only a part of a message, is closed when its client
 //!    goes; otherwise it goes back to the pool.
-//! 3. A side is not read while more than [`WINDOW_BYTES`] wait for the other side.
+//! 3. A side is not read while more than `WINDOW_BYTES` wait for the other side.
 //! 4. An idle client owns no buffer.
 
 use std::future::Future;
@@ -115,8 +115,7 @@ impl Session {
     pub fn new(
         shard: Rc<Shard>,
         tenant: &Tenant,
-        client: Stream,
-        rest: Option<Chunk>,
+        (client, rest): (Stream, Option<Chunk>),
         asked: ParameterSet,
         base: &ParameterSet,
         (slot, connection, log_as): (Slot, Connection, Option<Box<str>>),
@@ -280,15 +279,12 @@ impl Session {
             return true;
         }
         let limit = self.shard.directory().config.general.max_memory_usage;
-        match self.shard.budget.claim(bytes as u64, limit) {
-            Some(claim) => {
-                self.claim = Some(Box::new(claim));
-                true
-            }
-            None => {
-                self.fail(&out_of_memory());
-                false
-            }
+        if let Some(claim) = self.shard.budget.claim(bytes as u64, limit) {
+            self.claim = Some(Box::new(claim));
+            true
+        } else {
+            self.fail(&out_of_memory());
+            false
         }
     }
 
@@ -371,7 +367,7 @@ impl Session {
                 self.phase = Phase::Preparing(server, failed);
                 return Step::Wait;
             }
-            Poll::Ready(Ok(Some(chunk))) => self.read_preparation(&mut server, chunk, &mut failed),
+            Poll::Ready(Ok(Some(chunk))) => self.read_preparation(&mut server, &chunk, &mut failed),
             Poll::Ready(Ok(None) | Err(_)) => false,
         };
         if !received {

@@ -200,15 +200,14 @@ impl Login {
     /// The verdict of the rules for the two methods that rules can name.
     fn decide(&self, client: &HbaClient<'_>) -> (Decision, Decision) {
         let general = self.general();
-        match &general.pg_hba {
-            Some(rules) => (
+        if let Some(rules) = &general.pg_hba {
+            (
                 hba::decide(rules, client, WantedMethod::Md5),
                 hba::decide(rules, client, WantedMethod::ScramSha256),
-            ),
-            None => {
-                let decision = hba::decide_by_network(&general.hba, client.ip);
-                (decision, decision)
-            }
+            )
+        } else {
+            let decision = hba::decide_by_network(&general.hba, client.ip);
+            (decision, decision)
         }
     }
 
@@ -338,16 +337,15 @@ impl Login {
                 user = %tenant.pool.key.user, "client connected (plain)");
         }
         let log_as = logs.then(|| self.peer_text().into_boxed_str());
-        let (mut stream, rest) = self.talk.finish();
-        stream.send(out);
+        let (mut client, rest) = self.talk.finish();
+        client.send(out);
         let connection = match self.connection {
             Ok(connection) | Err(connection) => connection,
         };
         Session::new(
             self.shard,
             &tenant,
-            stream,
-            rest,
+            (client, rest),
             asked,
             &base,
             (slot, connection, log_as),

@@ -85,23 +85,24 @@ impl Session {
                     Reply::Of(Owner::Client) | Reply::Unasked => {}
                     Reply::Of(Owner::Pooler) | Reply::OutOfStep => break false,
                 }
-                if let Some(body) = part.body {
-                    match part.tag {
-                        b'Z' => {
-                            if let Ok(ready) = ReadyForQuery::decode(body) {
-                                server.status = ready.status;
-                            }
-                            self.has_reset = false;
-                        }
-                        b'C' => self.has_reset |= note_completion(&mut server.leftovers, body),
-                        b'S' => {
-                            note_parameter(&server.base, &self.pool, &mut server.applied, body);
-                            note_wanted(self, &server.base, body);
-                        }
-                        b'E' => self.has_farewell |= is_fatal(body),
-                        _ => {}
+            }
+            // Only the last part of a message has a body.
+            match (part.tag, part.body) {
+                (b'Z', Some(body)) => {
+                    if let Ok(ready) = ReadyForQuery::decode(body) {
+                        server.status = ready.status;
                     }
+                    self.has_reset = false;
                 }
+                (b'C', Some(body)) => {
+                    self.has_reset |= note_completion(&mut server.leftovers, body);
+                }
+                (b'S', Some(body)) => {
+                    note_parameter(&server.base, &self.pool, &mut server.applied, body);
+                    note_wanted(self, &server.base, body);
+                }
+                (b'E', Some(body)) => self.has_farewell |= is_fatal(body),
+                _ => {}
             }
             position += part.len;
         };
@@ -125,7 +126,7 @@ impl Session {
     pub(super) fn read_preparation(
         &mut self,
         server: &mut ServerConnection,
-        chunk: Chunk,
+        chunk: &[u8],
         failed: &mut bool,
     ) -> bool {
         let mut position = 0;
@@ -217,7 +218,7 @@ fn note_request(server: &mut ServerConnection, tag: u8, body: Option<&[u8]>) {
                 server.leftovers.add(Leftovers::STATEMENTS);
             }
         }
-        // Too long to look into: it may have left anything but settings, which have tags.
+        // Too long to look into: it may have left anything that no tag tells of.
         (b'Q' | b'P', None) => {
             server.has_unnamed = true;
             server.leftovers.add(Leftovers::TEMPORARY);

@@ -4,7 +4,7 @@
 //! **Does not own:** what is asked and decided (`login`).
 //!
 //! **Invariant:** nothing that a client sends before it is authenticated makes the pooler hold more
-//! than [`PROOF_BYTES_MAX`] bytes for it.
+//! than `PROOF_BYTES_MAX` bytes for it.
 
 use std::io;
 use std::net::IpAddr;

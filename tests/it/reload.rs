@@ -182,9 +182,9 @@ fn termination_under_load_ends_at_once(shards: usize) {
     let mut in_transaction = doorman.connect();
     in_transaction.execute("begin");
     let mut sleeping = doorman.connect();
-    sleeping.send(&message::query("select pg_sleep(60)"));
+    sleeping.send(&message::query("select pg_sleep(4)"));
     let mut waiting = doorman.connect();
-    waiting.send(&message::query("select pg_sleep(60)"));
+    waiting.send(&message::query("select pg_sleep(4)"));
     let start = Instant::now();
     doorman.sigterm();
     let status = doorman.wait();

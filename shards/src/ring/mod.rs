@@ -21,6 +21,7 @@ pub(crate) mod driver;
 mod operation;
 pub(crate) mod receive;
 pub(crate) mod send_queue;
+mod sending;
 mod slot;
 #[cfg(test)]
 mod tests;
@@ -40,7 +41,7 @@ use io_uring::{IoUring, opcode, squeue, types};
 
 use buffers::{Buffers, GROUP};
 use operation::Operations;
-use send_queue::{Piece, SendQueue};
+use send_queue::SendQueue;
 use slot::{Life, Receive, Slot};
 
 /// Submission entries. More in one turn only cost an extra system call.
@@ -66,6 +67,7 @@ mod kind {
     pub(super) const UNTRACKED: u64 = 8;
     pub(super) const CANCEL_RECEIVE: u64 = 9;
     pub(super) const CANCEL_ALL: u64 = 10;
+    pub(super) const TIMEOUT: u64 = 11;
 }
 
 /// User data by which another shard's ring announces mail.
@@ -123,6 +125,8 @@ pub(crate) struct Ring {
     operations: Operations,
     /// Streams with queued bytes and no send in flight.
     unsent: Vec<u32>,
+    /// Streams whose send of this turn is done unless a completion says otherwise.
+    instant: Vec<u32>,
     starved: VecDeque<u32>,
     lingering: VecDeque<(Instant, u32, u32)>,
     /// When to look whether a region still fills: deadline, slot, life of the slot.
@@ -135,6 +139,10 @@ pub(crate) struct Ring {
     completions: Vec<(u64, i32, u32)>,
     timers: Timers,
     timer_count: u64,
+    /// Timeouts in the kernel, by number.
+    timeouts: Vec<(u32, Instant)>,
+    timeout_count: u32,
+    timeout: Box<types::Timespec>,
     watch_events: Vec<u32>,
     watch_waker: Option<Waker>,
     mail_waker: Option<Waker>,
@@ -183,6 +191,7 @@ impl Ring {
             free_slots: Vec::new(),
             operations: Operations::default(),
             unsent: Vec::new(),
+            instant: Vec::new(),
             starved: VecDeque::new(),
             lingering: VecDeque::new(),
             region_checks: VecDeque::new(),
@@ -190,6 +199,9 @@ impl Ring {
             completions: Vec::with_capacity(512),
             timers: BTreeMap::new(),
             timer_count: 0,
+            timeouts: Vec::new(),
+            timeout_count: 0,
+            timeout: Box::default(),
             watch_events: Vec::new(),
             watch_waker: None,
             mail_waker: None,
@@ -256,101 +268,6 @@ impl Ring {
         });
         self.slots[id as usize].open(fd.into_raw_fd());
         id
-    }
-
-    /// Queues `piece`; it leaves with everything else that is queued by the end of the turn.
-    pub(crate) fn send(&mut self, id: u32, piece: Piece) {
-        let slot = &mut self.slots[id as usize];
-        if piece.is_empty() || slot.send_error.is_some() {
-            return;
-        }
-        let piece = match piece {
-            Piece::Chunk(chunk) => Piece::Chunk(chunk.release_if_scarce()),
-            composed @ (Piece::Owned(..) | Piece::Shared(..)) => composed,
-        };
-        slot.queued_bytes += piece.len() as u32;
-        let spare = &mut self.spare_queues;
-        let queue = slot
-            .send
-            .get_or_insert_with(|| spare.pop().unwrap_or_default());
-        let was_empty = queue.is_empty();
-        queue.push(piece);
-        if was_empty {
-            self.unsent.push(id);
-        }
-    }
-
-    /// Bytes queued or in flight.
-    pub(crate) fn queued_bytes(&self, id: u32) -> usize {
-        self.slots[id as usize].queued_bytes as usize
-    }
-
-    /// Error of a failed send, if any.
-    pub(crate) fn send_error(&self, id: u32) -> Option<i32> {
-        self.slots[id as usize].send_error
-    }
-
-    fn submit_sends(&mut self) {
-        let mut unsent = std::mem::take(&mut self.unsent);
-        for id in unsent.drain(..) {
-            let slot = &mut self.slots[id as usize];
-            let fd = types::Fd(slot.fd);
-            let Some(entry) = slot.send.as_mut().and_then(|queue| queue.submission(fd)) else {
-                continue;
-            };
-            self.push_for_slot(entry, kind::SEND, id);
-        }
-        self.unsent = unsent;
-    }
-
-    fn on_sent(&mut self, id: u32, result: i32) {
-        let slot = &mut self.slots[id as usize];
-        slot.operations -= 1;
-        let Some(queue) = slot.send.as_mut() else {
-            debug_assert!(false, "a send without a queue");
-            return;
-        };
-        if result >= 0 {
-            queue.sent(result as usize);
-            slot.queued_bytes -= result as u32;
-        } else {
-            queue.sent(0);
-            if result != -libc::EINTR && result != -libc::EAGAIN {
-                queue.discard_unsent();
-                slot.queued_bytes = 0;
-                slot.send_error = Some(-result);
-            }
-        }
-        if queue.is_empty() {
-            let queue = slot.send.take();
-            if self.spare_queues.len() < SPARE_QUEUES_MAX {
-                self.spare_queues.extend(queue);
-            }
-        } else if slot.life != Life::Closing {
-            self.unsent.push(id);
-        }
-        self.after_send(id);
-    }
-
-    fn after_send(&mut self, id: u32) {
-        let slot = &mut self.slots[id as usize];
-        match slot.life {
-            Life::Open => {
-                let reached = slot.wake_at_bytes.is_some_and(|at| slot.queued_bytes <= at);
-                if reached || slot.send_error.is_some() {
-                    slot.wake_at_bytes = None;
-                    self.notify(id);
-                }
-            }
-            Life::Lingering if slot.send.is_none() && slot.is_over() => self.begin_close(id),
-            Life::Lingering if slot.send.is_none() => {
-                let fd = types::Fd(slot.fd);
-                let entry = opcode::Shutdown::new(fd, libc::SHUT_WR).build();
-                self.push_for_slot(entry, kind::SLOT_OTHER, id);
-            }
-            Life::Closing => self.close_if_quiet(id),
-            Life::Lingering | Life::Free => {}
-        }
     }
 
     /// Tells the owner of a slot that something has changed.
@@ -495,6 +412,7 @@ impl Ring {
                 self.free_slot(number);
             }
             kind::OPERATION => self.on_operation(number, result, flags),
+            kind::TIMEOUT => self.on_timeout(number),
             kind::MAIL => self.on_mail(),
             kind::MAIL_SENT => {
                 self.in_kernel -= 1;

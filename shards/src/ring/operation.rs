@@ -9,16 +9,19 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::rc::Rc;
 use std::task::Waker;
 
 use io_uring::{cqueue, opcode, types};
-use socket2::SockAddr;
+use socket2::{SockAddr, Socket};
 
 use super::{Ring, kind, user_data, wait_as};
 
 /// What one operation is for.
 enum Purpose {
     Accept {
+        /// Kept open until the last completion: the kernel may not have looked the number up yet.
+        socket: Rc<Socket>,
         accepted: VecDeque<OwnedFd>,
         error: Option<i32>,
     },
@@ -82,25 +85,27 @@ impl Operations {
 pub(crate) type Accepted = Result<OwnedFd, i32>;
 
 impl Ring {
-    /// Starts accepting on a listening socket, which the caller keeps open.
-    pub(crate) fn accept_start(&mut self) -> u32 {
+    /// Prepares accepting on a listening socket.
+    pub(crate) fn accept_start(&mut self, socket: Rc<Socket>) -> u32 {
         self.operations.insert(Purpose::Accept {
+            socket,
             accepted: VecDeque::new(),
             error: None,
         })
     }
 
     /// Takes an accepted socket, or arms the multishot accept and notes who waits for it.
-    pub(crate) fn accept_next(
-        &mut self,
-        id: u32,
-        fd: types::Fd,
-        waker: &Waker,
-    ) -> Option<Accepted> {
+    pub(crate) fn accept_next(&mut self, id: u32, waker: &Waker) -> Option<Accepted> {
         let operation = self.operations.get(id);
-        let Purpose::Accept { accepted, error } = &mut operation.purpose else {
+        let Purpose::Accept {
+            socket: listening,
+            accepted,
+            error,
+        } = &mut operation.purpose
+        else {
             return Some(Err(libc::EINVAL));
         };
+        let fd = types::Fd(listening.as_raw_fd());
         if let Some(socket) = accepted.pop_front() {
             return Some(Ok(socket));
         }
@@ -201,7 +206,9 @@ impl Ring {
         let operation = self.operations.get(id);
         operation.in_kernel = more;
         match &mut operation.purpose {
-            Purpose::Accept { accepted, error } => {
+            Purpose::Accept {
+                accepted, error, ..
+            } => {
                 if result >= 0 {
                     // SAFETY: the kernel has just made this descriptor for this accept; nobody
                     // else knows it.

@@ -116,12 +116,23 @@ impl SendQueue {
             .sum()
     }
 
-    /// The one send that covers as many queued pieces as fit. `None` when empty or in flight.
-    pub(crate) fn submission(&mut self, fd: types::Fd) -> Option<squeue::Entry> {
+    /// Bytes that the kernel has been given.
+    pub(crate) fn in_flight_bytes(&self) -> usize {
+        self.pieces
+            .iter()
+            .take(self.in_flight)
+            .map(Piece::len)
+            .sum()
+    }
+
+    /// The one send that covers as many queued pieces as fit. `None` when empty or in flight. An
+    /// `instant` one ends at once if there is no room.
+    pub(crate) fn submission(&mut self, fd: types::Fd, instant: bool) -> Option<squeue::Entry> {
         if self.is_in_flight() || self.pieces.is_empty() {
             return None;
         }
-        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        let patience = if instant { libc::MSG_DONTWAIT } else { 0 };
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL | patience;
         self.in_flight = self.pieces.len().min(PIECES_MAX);
         if self.in_flight == 1 {
             let bytes = self.pieces[0].bytes();
@@ -178,9 +189,9 @@ mod tests {
             queue.push(text[..3].to_vec().into());
             queue.push(Rc::<[u8]>::from(&text[3..4]).into());
             queue.push(text[4..].to_vec().into());
-            assert!(queue.submission(types::Fd(0)).is_some());
+            assert!(queue.submission(types::Fd(0), true).is_some());
             assert!(
-                queue.submission(types::Fd(0)).is_none(),
+                queue.submission(types::Fd(0), true).is_none(),
                 "one send in flight per socket"
             );
             queue.sent(sent);
@@ -192,7 +203,7 @@ mod tests {
     fn discarding_spares_what_the_kernel_reads() {
         let mut queue = SendQueue::default();
         queue.push(b"first".to_vec().into());
-        assert!(queue.submission(types::Fd(0)).is_some());
+        assert!(queue.submission(types::Fd(0), true).is_some());
         queue.push(b"second".to_vec().into());
         assert_eq!(queue.discard_unsent(), 6);
         assert_eq!(left(&queue), b"first");

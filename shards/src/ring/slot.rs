@@ -82,6 +82,10 @@ pub(super) struct Slot {
     pub(super) region: Option<Box<[u8]>>,
     /// Nothing more will be received: 0 = end of stream, else the error number.
     pub(super) end: Option<i32>,
+    /// The last send did not fit: the next one waits for room.
+    pub(super) send_waits: bool,
+    /// The send of this turn is done unless a completion says otherwise.
+    pub(super) send_is_instant: bool,
     /// Error number of a failed send.
     pub(super) send_error: Option<i32>,
     pub(super) send: Option<Box<SendQueue>>,

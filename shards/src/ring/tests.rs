@@ -5,8 +5,11 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::FromRawFd;
+use std::rc::Rc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
+
+use socket2::Socket;
 
 use super::receive::Received;
 use super::*;
@@ -201,12 +204,11 @@ fn waiting_again_does_not_collect_clones_of_the_waker() {
     let ring = Ring::new().unwrap();
     let mut ring = ring.borrow_mut();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let accept = ring.accept_start();
-    let fd = types::Fd(listener.as_raw_fd());
+    let accept = ring.accept_start(Rc::new(listener.into()));
     for _ in 0..100 {
         assert!(!ring.take_mail(&waker));
         ring.take_watch_events(&mut Vec::new(), &waker);
-        assert!(ring.accept_next(accept, fd, &waker).is_none());
+        assert!(ring.accept_next(accept, &waker).is_none());
     }
     // Here, in `waker`, and once per thing that is waited for.
     assert_eq!(std::sync::Arc::strong_count(&counted), 5);
@@ -234,4 +236,22 @@ fn a_bulk_stream_that_has_become_idle_gives_its_region_back() {
         let slot = &ring.slots[id as usize];
         slot.region.is_none() && slot.receive == Receive::Multishot
     });
+}
+
+#[test]
+fn a_dropped_listener_does_not_accept_for_the_next_owner_of_its_number() {
+    let ring = Ring::new().unwrap();
+    let socket = Rc::new(Socket::from(TcpListener::bind("127.0.0.1:0").unwrap()));
+    {
+        // Armed and given up before the kernel has seen anything.
+        let mut ring = ring.borrow_mut();
+        let accept = ring.accept_start(socket);
+        assert!(ring.accept_next(accept, &waker()).is_none());
+        drop(ring.abandon(accept));
+    }
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let _peer = TcpStream::connect(other.local_addr().unwrap()).unwrap();
+    turn_until(&ring, |ring| ring.in_kernel == 0);
+    other.set_nonblocking(true).unwrap();
+    assert!(other.accept().is_ok(), "the connection is the other's");
 }

@@ -24,41 +24,55 @@ impl Ring {
     /// Submits everything that is queued, waits for one completion or the next timer, and handles
     /// what has come. One system call.
     pub(crate) fn turn(&mut self) {
-        self.submit_sends();
+        let is_awaited = self.submit_sends();
         self.spill_ready();
         self.buffers.post_spare();
         self.feed_starved();
-        let deadline = if self.completions.is_empty() {
-            self.next_deadline()
-        } else {
-            // Set aside earlier: there is work already.
-            Some(self.now)
-        };
-        self.enter(deadline);
+        self.arm_timeout();
+        // Completions that were set aside earlier are work already: no wait then.
+        let may_wait = !is_awaited && self.completions.is_empty();
+        self.enter(usize::from(may_wait));
+        self.settle_sends();
         self.reap();
         self.fire_timers();
         self.end_lingering();
         self.check_regions();
     }
 
-    fn enter(&mut self, deadline: Option<Instant>) {
+    /// Submits everything and waits for `count` completions.
+    fn enter(&mut self, count: usize) {
         self.enters += 1;
-        let outcome = if let Some(deadline) = deadline {
-            let rest = deadline.saturating_duration_since(Instant::now());
-            let limit = types::Timespec::from(rest);
-            let arguments = types::SubmitArgs::new().timespec(&limit);
-            self.uring.submitter().submit_with_args(1, &arguments)
-        } else {
-            self.uring.submit_and_wait(1)
-        };
+        let outcome = self.uring.submit_and_wait(count);
         self.now = Instant::now();
         if let Err(error) = outcome {
-            let expected = [libc::ETIME, libc::EINTR, libc::EBUSY, libc::EAGAIN];
+            let expected = [libc::EINTR, libc::EBUSY, libc::EAGAIN];
             let known = error
                 .raw_os_error()
                 .is_some_and(|code| expected.contains(&code));
             assert!(known, "the shard's io_uring failed: {error}");
         }
+    }
+
+    /// Puts the next deadline into the kernel, unless an earlier one is there. A timeout that stays
+    /// there costs less than one that is given along with every wait.
+    fn arm_timeout(&mut self) {
+        let Some(deadline) = self.next_deadline() else {
+            return;
+        };
+        if self.timeouts.iter().any(|(_, at)| *at <= deadline) {
+            return;
+        }
+        self.timeout_count = self.timeout_count.wrapping_add(1) & 0x00ff_ffff;
+        self.timeouts.push((self.timeout_count, deadline));
+        *self.timeout = types::Timespec::from(deadline.saturating_duration_since(Instant::now()));
+        // The kernel reads the time when the entry is submitted, at the end of this turn.
+        let entry = opcode::Timeout::new(&raw const *self.timeout).build();
+        self.push_tracked(entry, kind::TIMEOUT, self.timeout_count);
+    }
+
+    pub(super) fn on_timeout(&mut self, number: u32) {
+        self.in_kernel -= 1;
+        self.timeouts.retain(|(armed, _)| *armed != number);
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -167,7 +181,11 @@ impl Ring {
                 .build()
                 .user_data(kind::UNTRACKED);
             self.push(&entry);
-            self.enter(Some(Instant::now() + Duration::from_millis(50)));
+            *self.timeout = types::Timespec::from(Duration::from_millis(50));
+            let limit = opcode::Timeout::new(&raw const *self.timeout).build();
+            self.push(&limit.user_data(kind::UNTRACKED));
+            self.enter(1);
+            self.settle_sends();
             self.reap();
         }
         self.in_kernel == 0

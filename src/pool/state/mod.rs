@@ -177,9 +177,9 @@ impl<S, W> PoolState<S, W> {
         match std::mem::replace(&mut waiter.wait, Wait::Free) {
             Wait::Queued(waker) => {
                 waiter.wait = Wait::Queued(waker);
-                return None;
+                None
             }
-            Wait::Free => return None,
+            Wait::Free => None,
             Wait::Granted(server) => {
                 self.free.push(ticket.index);
                 Some(Ok(server))

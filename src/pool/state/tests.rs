@@ -1,3 +1,5 @@
+//! The decisions of a pool: who gets a server, who waits, what is opened and closed.
+
 use super::*;
 
 type Pool = PoolState<u32, char>;

@@ -1,3 +1,5 @@
+//! The account of owed replies, one conversation a test.
+
 use super::*;
 
 /// Sends the requests (`d` for a statement's Describe is written `s`).
