@@ -5,14 +5,19 @@
 use crate::common::client::Client;
 use crate::common::message::{self, packet, query};
 use crate::common::{
-    Config, Doorman, Postgres, Target, eventually, everywhere, with_one_and_two_shards,
+    Config, Doorman, Postgres, Target, eventually, everywhere, not_yet_pooled,
+    with_one_and_two_shards,
 };
 
 everywhere!(
-    running_statement_is_cancelled,
-    statement_in_a_transaction_is_cancelled,
     cancel_with_a_wrong_key_does_nothing,
     cancel_of_an_idle_client_does_nothing,
+);
+
+not_yet_pooled!(
+    "the pooler does not forward cancel requests yet":
+    running_statement_is_cancelled,
+    statement_in_a_transaction_is_cancelled,
     cancel_after_a_refused_ssl_request_works,
 );
 
