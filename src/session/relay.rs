@@ -202,12 +202,14 @@ pub(super) fn unknown_request(tag: u8) -> Failure {
 /// Accounts for a whole client message that is sent to a server.
 fn note_request(server: &mut ServerConnection, tag: u8, body: Option<&[u8]>) {
     let first = body.and_then(|body| body.first());
+    // A query may be skipped if what was sent before it fails.
+    let is_sure = !server.has_unnamed || server.sync.is_settled();
     server
         .sync
         .sent(tag, tag == b'D' && first == Some(&b'S'), Owner::Client);
     match (tag, body) {
         (b'Q', Some(text)) => {
-            server.has_unnamed = false;
+            server.has_unnamed &= !is_sure;
             server.leftovers.note_text(text);
         }
         (b'P', Some(text)) => {

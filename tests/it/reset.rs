@@ -192,6 +192,31 @@ fn unnamed_statement_of_one_client_is_not_run_for_the_next() {
 }
 
 #[test]
+fn unnamed_statement_behind_a_skipped_query_is_not_run_for_the_next() {
+    let doorman = doorman();
+    let mut one = doorman.connect();
+    let mut two = doorman.connect();
+    one.send_all(&[
+        parse("", "select 'secret'"),
+        message::bind("", "no such statement", &[]),
+        message::query("select 'skipped'"),
+        message::sync(),
+    ]);
+    assert_eq!(one.reply().tags, "1EZ");
+    two.send_all(&[
+        message::bind("", "", &[]),
+        message::execute("", 0),
+        message::sync(),
+    ]);
+    let reply = two.reply();
+    assert!(
+        reply.rows.is_empty() && !reply.errors.is_empty(),
+        "{reply:?}"
+    );
+    doorman.assert_serves();
+}
+
+#[test]
 fn one_client_does_not_lose_its_server_by_resetting() {
     let doorman = doorman();
     let mut client = doorman.connect();

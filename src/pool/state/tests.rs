@@ -16,12 +16,12 @@ fn error() -> Rc<CheckoutError> {
     Rc::new(CheckoutError::WaitTimeout)
 }
 
-/// A pool with `count` idle servers numbered from 1.
 fn opened(pool: &mut Pool, server: u32, now: Instant) -> Option<char> {
     pool.opened();
     pool.checkin(server, now, None)
 }
 
+/// A pool with `count` idle servers numbered from 1.
 fn with_idle(count: u32, now: Instant) -> Pool {
     let mut pool = Pool::new(Limits {
         permits: count as usize,
