@@ -130,7 +130,8 @@ async fn keep_house(shard: Rc<Shard>) {
         let now = shards::now();
         let directory = shard.directory();
         if shard.host.alarm.take_due(now) || next_retirement <= now {
-            for pool in directory.pools() {
+            let retired = shard.host.retired_pools();
+            for pool in directory.pools().chain(&retired) {
                 if let Some(next) = pool.tick() {
                     shard.host.alarm.at_most(next);
                 }

@@ -47,6 +47,8 @@ pub struct Host {
     /// When the pools have something to do next.
     pub alarm: Alarm,
     numbers: RefCell<Numbers>,
+    /// Pools that are not configured any more, as long as a client uses them.
+    retired: RefCell<Vec<Weak<Pool>>>,
 }
 
 /// Which pool a server connection's number belongs to.
@@ -64,6 +66,7 @@ impl Host {
             interner: RefCell::default(),
             alarm: Alarm::default(),
             numbers: RefCell::default(),
+            retired: RefCell::default(),
         })
     }
 
@@ -80,6 +83,13 @@ impl Host {
 
     fn free_number(&self, number: u32) {
         self.numbers.borrow_mut().free.push(number);
+    }
+
+    /// The pools that are not configured any more but still have clients: their waits end, too.
+    pub fn retired_pools(&self) -> Vec<Rc<Pool>> {
+        let mut retired = self.retired.borrow_mut();
+        retired.retain(|pool| pool.strong_count() > 0);
+        retired.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// There is news of the idle server connection `number`.
@@ -270,19 +280,9 @@ impl Pool {
     }
 
     fn opened(self: &Rc<Self>, server: Box<ServerConnection>) {
-        let now = shards::now();
-        let expires = server.expires;
         *self.base.borrow_mut() = Some(Rc::clone(&server.base));
-        let mut state = self.state.borrow_mut();
-        let mut server = server;
-        if state.waiting_count() == 0 {
-            server.stream.watch(server.number);
-        }
-        let waker = state.opened(server, now, expires);
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        self.state.borrow_mut().opened();
+        self.check_in(server);
     }
 
     fn open_failed(self: &Rc<Self>, error: CheckoutError) {
@@ -291,14 +291,18 @@ impl Pool {
         );
         let now = shards::now();
         let error = Rc::new(error);
-        let wakers = self
-            .state
-            .borrow_mut()
-            .open_failed(&error, now, REST_AFTER_FAILURE);
+        let (wakers, waiting) = {
+            let mut state = self.state.borrow_mut();
+            let wakers = state.open_failed(&error, now, REST_AFTER_FAILURE);
+            (wakers, state.waiting_count())
+        };
         for waker in wakers {
             waker.wake();
         }
-        self.host.alarm.at_most(now + REST_AFTER_FAILURE);
+        // A server that is down is not asked a hundred times a second for the minimum's sake.
+        if waiting > 0 {
+            self.host.alarm.at_most(now + REST_AFTER_FAILURE);
+        }
     }
 
     /// Does what is due: ends waits that took too long, opens what is missing. Returns when it wants
@@ -330,8 +334,17 @@ impl Pool {
     /// The pool is no longer configured: idle connections close now, lent ones when they come back.
     /// Clients that logged in before go on being served.
     pub fn retire_for_good(self: &Rc<Self>) {
-        self.retired.set(true);
-        let idle = self.state.borrow_mut().drain_idle();
+        if !self.retired.replace(true) {
+            self.host.retired.borrow_mut().push(Rc::downgrade(self));
+        }
+        let idle = {
+            let mut state = self.state.borrow_mut();
+            state.set_limits(Limits {
+                servers_min: 0,
+                ..self.settings.limits
+            });
+            state.drain_idle()
+        };
         for server in idle {
             self.host.free_number(server.number);
             server.close();

@@ -94,6 +94,13 @@ impl Framer {
         self.header_len == 0
     }
 
+    /// Frees the memory of a message that was collected, once it has been handled.
+    pub fn free_collected(&mut self) {
+        if self.is_at_boundary() {
+            self.collected = None;
+        }
+    }
+
     /// Bytes still missing of a message whose header has been seen; 0 at a boundary.
     pub const fn missing_bytes(&self) -> u32 {
         self.body_left
@@ -303,6 +310,17 @@ mod tests {
         }
         let bytes: Vec<_> = stream.chunks(1).collect();
         assert_eq!(collect(&bytes), expected);
+    }
+
+    #[test]
+    fn nothing_is_kept_of_a_message_that_is_over() {
+        let mut framer = Framer::new(&INTEREST, 100);
+        assert!(framer.next(b"Q\0\0\0\x07h").is_ok());
+        framer.free_collected();
+        let part = framer.next(b"i\0").unwrap().unwrap();
+        assert_eq!(part.body, Some(&b"hi\0"[..]));
+        framer.free_collected();
+        assert!(framer.collected.is_none());
     }
 
     #[test]

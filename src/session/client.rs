@@ -42,6 +42,7 @@ use crate::server::reset::Leftovers;
 use super::budget::Claim;
 use super::directory::Tenant;
 use super::registry::Slot;
+use super::relay::{is_request, unknown_request};
 use super::report::Failure;
 use super::shard::{Connection, Shard};
 
@@ -197,7 +198,10 @@ impl Session {
                 return self.hold(chunk, message_bytes, context);
             }
             match self.handle_locally(tag) {
-                Local::Handled => chunk.advance(message_bytes),
+                Local::Handled => {
+                    self.claim = None;
+                    chunk.advance(message_bytes);
+                }
                 Local::Leave => return Step::End,
                 Local::NeedsServer => {
                     self.input = Some(chunk);
@@ -222,7 +226,11 @@ impl Session {
             }
             // PostgreSQL ignores these outside of a COPY; Flush has nothing to flush.
             b'd' | b'c' | b'f' | b'H' => Local::Handled,
-            _ => Local::NeedsServer,
+            _ if is_request(tag) => Local::NeedsServer,
+            _ => {
+                self.fail(&unknown_request(tag));
+                Local::Leave
+            }
         }
     }
 
@@ -399,10 +407,7 @@ impl Session {
             let chunk = match server.stream.poll_receive(context) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(Some(chunk))) => chunk,
-                Poll::Ready(Ok(None) | Err(_)) => {
-                    self.server_gone(server);
-                    return Step::End;
-                }
+                Poll::Ready(Ok(None) | Err(_)) => return self.server_ended(server),
             };
             if !self.relay(&mut server, chunk) {
                 self.pool.discard(server);
@@ -417,21 +422,44 @@ impl Session {
                 };
             }
         }
-        if self.client.send_error().is_some() {
+        let is_done = self.is_leaving && !server.sync.awaits_ready();
+        if is_done || self.client.send_error().is_some() {
             self.client_gone(server);
             return Step::End;
+        }
+        // What PostgreSQL does not answer, such as COPY data behind a failed COPY, has gone through.
+        if server.is_settled() && self.may_release(&server) {
+            self.pool.give_back(server);
+            return Step::Again;
         }
         self.phase = Phase::Serving(server);
         Step::Wait
     }
 
-    fn may_release(&mut self, server: &ServerConnection) -> bool {
-        if self.is_leaving && !self.is_transaction_mode() {
-            return false;
-        }
+    fn may_release(&self, server: &ServerConnection) -> bool {
         self.is_transaction_mode()
             && server.status == TransactionStatus::Idle
-            && self.framer.is_at_boundary()
+            && !self.is_message_cut()
+            && !self.has_farewell
+    }
+
+    /// The server has got only a part of a message.
+    const fn is_message_cut(&self) -> bool {
+        // Of a good-bye it gets nothing.
+        !self.is_leaving && !self.framer.is_at_boundary()
+    }
+
+    /// The server will say nothing more. A client that is between two transactions has lost nothing.
+    fn server_ended(&mut self, server: Box<ServerConnection>) -> Step {
+        let is_whole = server.sync.is_settled() && server.framer.is_at_boundary();
+        let had_farewell = std::mem::take(&mut self.has_farewell);
+        if !is_whole || !self.may_release(&server) {
+            self.has_farewell = had_farewell;
+            self.server_gone(server);
+            return Step::End;
+        }
+        self.pool.discard(server);
+        Step::Again
     }
 
     fn is_transaction_mode(&self) -> bool {
@@ -442,8 +470,9 @@ impl Session {
     fn forward_input(&mut self, server: &mut ServerConnection, context: &mut Context<'_>) -> bool {
         loop {
             if self.is_leaving {
-                // It has said good-bye; what was asked before is still answered.
-                return !server.is_settled();
+                // It has said good-bye; what was asked before is still answered, unless PostgreSQL
+                // waits for more itself.
+                return server.sync.awaits_ready();
             }
             if server.stream.queued_bytes() > WINDOW_BYTES {
                 self.client.pause();
@@ -471,7 +500,10 @@ impl Session {
 
     /// The client has gone while it had a server.
     fn client_gone(&mut self, mut server: Box<ServerConnection>) {
-        if !server.is_settled() || !self.framer.is_at_boundary() {
+        if self.is_message_cut() {
+            server.sync.cut_off();
+        }
+        if !server.is_settled() || self.has_farewell {
             self.pool.discard(server);
             return;
         }
@@ -524,7 +556,13 @@ impl Drop for Session {
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Idle => {}
             Phase::Waiting(ticket) => self.pool.give_up(ticket),
-            Phase::Preparing(server, _) | Phase::Serving(server) => self.pool.discard(server),
+            Phase::Preparing(server, _) => self.pool.discard(server),
+            Phase::Serving(mut server) => {
+                if self.is_message_cut() {
+                    server.sync.cut_off();
+                }
+                self.pool.discard(server);
+            }
         }
         if let Some(client) = &self.log_as {
             tracing::info!(%client, pool = %self.pool.key.database, "client disconnected");

@@ -38,12 +38,21 @@ impl Session {
                     return false;
                 }
             };
-            if part.tag == b'X' && part.is_first {
-                self.is_leaving = true;
-                break;
+            if part.is_first {
+                if part.tag == b'X' {
+                    self.is_leaving = true;
+                    break;
+                }
+                if !is_request(part.tag) {
+                    let failure = unknown_request(part.tag);
+                    self.fail(&failure);
+                    return false;
+                }
             }
             if part.is_last {
                 note_request(server, part.tag, part.body);
+                // The next one that is cut claims for itself.
+                self.claim = None;
             }
             is_cut = !part.is_last;
             position += part.len;
@@ -54,7 +63,7 @@ impl Session {
                 return false;
             }
         } else {
-            self.claim = None;
+            self.framer.free_collected();
         }
         let mut chunk = chunk;
         chunk.truncate(position);
@@ -148,6 +157,7 @@ impl Session {
                 }
                 b'E' if !*failed => {
                     *failed = true;
+                    self.has_farewell = true;
                     self.fail(&refused_settings(body));
                 }
                 _ => {}
@@ -173,6 +183,20 @@ impl Session {
             self.client.send(out);
         }
     }
+}
+
+/// A message that a client may send after its login.
+pub(super) const fn is_request(tag: u8) -> bool {
+    matches!(
+        tag,
+        b'Q' | b'P' | b'B' | b'D' | b'E' | b'C' | b'S' | b'H' | b'd' | b'c' | b'f' | b'F' | b'X'
+    )
+}
+
+/// In PostgreSQL's words. The server would end its connection over such a message.
+pub(super) fn unknown_request(tag: u8) -> Failure {
+    let text = format!("invalid frontend message type {tag}");
+    Failure::new(sqlstate::PROTOCOL_VIOLATION, text)
 }
 
 /// Accounts for a whole client message that is sent to a server.

@@ -68,6 +68,7 @@ mod kind {
     pub(super) const CANCEL_RECEIVE: u64 = 9;
     pub(super) const CANCEL_ALL: u64 = 10;
     pub(super) const TIMEOUT: u64 = 11;
+    pub(super) const DELAY: u64 = 12;
 }
 
 /// User data by which another shard's ring announces mail.
@@ -398,6 +399,7 @@ impl Ring {
                 self.on_sent(number, result);
             }
             kind::SLOT_OTHER => self.on_slot_other(number),
+            kind::DELAY => self.on_delayed(number),
             kind::CANCEL_RECEIVE => {
                 self.on_slot_other(number);
                 self.after_cancel_receive(number, result);

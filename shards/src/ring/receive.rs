@@ -30,10 +30,13 @@ use super::{Ring, kind, user_data};
 const READY_MAX: u16 = 32;
 /// Full buffers in a row after which a stream counts as bulk.
 const FULL_RUN: u8 = 4;
-/// A bulk receive that brings less than this speaks against bulk.
-const BULK_LOW_BYTES: usize = 4 * BUFFER_BYTES;
+/// A bulk receive that brings less than this found a sender who writes piece by piece.
+const TRICKLE_BYTES: usize = 8 * BUFFER_BYTES;
+/// How long more is let arrive from such a sender. Each wake-up costs more than it takes to copy a
+/// piece; the end of the stream comes later by at most this.
+static TRICKLE_DELAY: types::Timespec = types::Timespec::new().nsec(100_000);
 /// Small bulk receives in a row after which a stream is not bulk any more.
-const SMALL_RUN: u8 = 16;
+const SMALL_RUN: u8 = 2;
 
 /// A region that waits for bytes longer than this (at most twice this) is taken back.
 const REGION_QUIET_MAX: Duration = Duration::from_millis(250);
@@ -142,6 +145,12 @@ impl Ring {
         if slot.bulk && slot.ready_count > 0 {
             return;
         }
+        if slot.bulk && std::mem::take(&mut slot.trickles) {
+            slot.receive = Receive::Delayed;
+            let entry = opcode::Timeout::new(&raw const TRICKLE_DELAY).build();
+            self.push_for_slot(entry, kind::DELAY, id);
+            return;
+        }
         let fd = types::Fd(slot.fd);
         slot.cancelling = false;
         let entry = if slot.bulk {
@@ -158,6 +167,18 @@ impl Ring {
             opcode::RecvMulti::new(fd, GROUP).build()
         };
         self.push_for_slot(entry, kind::RECEIVE, id);
+    }
+
+    /// The delay of a trickling stream is over: what has arrived meanwhile is received in one piece.
+    pub(super) fn on_delayed(&mut self, id: u32) {
+        let slot = &mut self.slots[id as usize];
+        if slot.receive == Receive::Delayed {
+            slot.receive = Receive::Idle;
+        }
+        self.on_slot_other(id);
+        if matches!(self.slots[id as usize].life, Life::Open | Life::Lingering) {
+            self.arm(id);
+        }
     }
 
     /// Takes regions from streams that have become idle: they wait with a small buffer, or rather
@@ -314,11 +335,12 @@ impl Ring {
         }
         let slot = &mut self.slots[id as usize];
         slot.region_quiet = false;
-        slot.run = if len < BULK_LOW_BYTES {
+        slot.run = if len < BUFFER_BYTES {
             slot.run.saturating_add(1)
         } else {
             0
         };
+        slot.trickles = (BUFFER_BYTES..TRICKLE_BYTES).contains(&len);
         if slot.run >= SMALL_RUN {
             slot.bulk = false;
             slot.run = 0;

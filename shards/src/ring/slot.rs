@@ -8,7 +8,8 @@
 //!   Idle ─────────▶ Multishot ───────────────────▶ Idle
 //!    │                  │ no buffer                  ▲
 //!    │                  └──────────▶ Starved ────────┤ buffers are back
-//!    └─ arm, bulk ─▶ Region ─────────────────────────┘
+//!    ├─ arm, bulk ─▶ Region ─────────────────────────┤
+//!    └─ arm, bulk, trickling ─▶ Delayed ─────────────┘ the delay is over
 //! ```
 //!
 //! **Invariant:** a slot is reused only after the kernel has reported the end of its last
@@ -35,6 +36,8 @@ pub(super) enum Receive {
     Region,
     /// A multishot receive ended for want of buffers; it waits its turn.
     Starved,
+    /// A timer: the sender writes piece by piece, so more is let arrive before the next receive.
+    Delayed,
 }
 
 /// Where the slot is in its life.
@@ -63,6 +66,8 @@ pub(super) struct Slot {
     pub(super) paused: bool,
     /// Receives go to large regions.
     pub(super) bulk: bool,
+    /// The last bulk receive brought a piece as small as its sender writes them.
+    pub(super) trickles: bool,
     /// An entry of this slot is on the list of region checks.
     pub(super) region_checked: bool,
     /// No region has been filled since the last check.

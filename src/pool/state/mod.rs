@@ -296,12 +296,11 @@ impl<S, W> PoolState<S, W> {
         count
     }
 
-    /// An opening has succeeded: as a checkin of a server that was lent.
-    pub fn opened(&mut self, server: S, now: Instant, expires: Option<Instant>) -> Option<W> {
+    /// An opening has succeeded: the server counts as lent, to be checked in.
+    pub const fn opened(&mut self) {
         self.opening -= 1;
         self.lent += 1;
         self.rest_until = None;
-        self.checkin(server, now, expires)
     }
 
     /// An opening has failed. If no server is left that could serve them, everybody who waits gets

@@ -17,6 +17,11 @@ fn error() -> Rc<CheckoutError> {
 }
 
 /// A pool with `count` idle servers numbered from 1.
+fn opened(pool: &mut Pool, server: u32, now: Instant) -> Option<char> {
+    pool.opened();
+    pool.checkin(server, now, None)
+}
+
 fn with_idle(count: u32, now: Instant) -> Pool {
     let mut pool = Pool::new(Limits {
         permits: count as usize,
@@ -25,7 +30,7 @@ fn with_idle(count: u32, now: Instant) -> Pool {
     });
     assert_eq!(pool.openings(now), count as usize);
     for server in 1..=count {
-        assert_eq!(pool.opened(server, now, None), None);
+        assert_eq!(opened(&mut pool, server, now), None);
     }
     pool.set_limits(Limits {
         permits: count as usize,
@@ -85,7 +90,7 @@ fn openings_follow_waiters_permits_and_the_parallel_limit() {
     }
     assert_eq!(pool.openings(now), 2);
     assert_eq!(pool.openings(now), 0, "both are on their way");
-    assert_eq!(pool.opened(1, now, None), Some('a'));
+    assert_eq!(opened(&mut pool, 1, now), Some('a'));
     assert_eq!(pool.openings(now), 1);
     assert_eq!(pool.held(), 3);
 }
@@ -197,7 +202,7 @@ fn random_run(seed: u64) {
             6 if opening > 0 => {
                 opening -= 1;
                 next += 1;
-                pool.opened(next, now, None);
+                opened(&mut pool, next, now);
             }
             7 if opening > 0 => {
                 opening -= 1;

@@ -103,9 +103,22 @@ impl Sync {
             && !self.out_of_step
     }
 
+    /// A message was sent in part and will not be completed: nothing may be sent any more, since
+    /// the server would take it for the rest.
+    pub const fn cut_off(&mut self) {
+        self.out_of_step = true;
+    }
+
     /// True if the connection can no longer be understood.
     pub const fn is_out_of_step(&self) -> bool {
         self.out_of_step
+    }
+
+    /// True if a `ReadyForQuery` will come even if nothing more is sent.
+    pub fn awaits_ready(&self) -> bool {
+        let mut owed = self.owed.iter();
+        !self.copying_in
+            && owed.any(|(request, _)| matches!(request, Request::Query | Request::Sync))
     }
 
     /// True if the next reply belongs to the pooler.
