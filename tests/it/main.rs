@@ -39,6 +39,8 @@ mod reload;
 mod reset;
 mod scripted_server;
 mod server_failures;
+mod session_ends;
 mod session_pooling;
 mod startup;
 mod transaction_pooling;
+mod upkeep;

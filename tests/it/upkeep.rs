@@ -58,7 +58,7 @@ fn memory_claimed_for_ignored_messages_is_given_back() {
     let config = Config::new(Postgres::shared()).general("max_memory_usage", 1 << 20);
     let doorman = config.start();
     let mut fence = doorman.connect();
-    let bytes = copy_data(&[b'x'; 60_000]);
+    let bytes = copy_data(&vec![b'x'; 60_000]);
     let (first, second) = bytes.split_at(30_000);
     let mut clients = Vec::new();
     for _ in 0..40 {
