@@ -85,7 +85,9 @@ pub(crate) fn run(
             .context("cannot read pgbench's report")?;
     }
     let Some(window) = window.filter(|_| status.success()) else {
-        bail!("pgbench failed ({status}): {messages}");
+        // Every client complains; the first one tells what is wrong.
+        let first: String = messages.chars().take(300).collect();
+        bail!("pgbench failed ({status}): {first}");
     };
     let total = parse_report(&report).with_context(|| format!("pgbench reported\n{report}"))?;
     if total.failed > 0 {

@@ -9,5 +9,6 @@ pub mod control;
 pub mod errands;
 pub mod logging;
 pub mod mailbox;
+pub mod not_yet;
 pub mod run;
 pub mod shard_main;

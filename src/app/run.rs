@@ -16,7 +16,7 @@ use rand::Rng;
 use shards::{
     Policy, Requested, ShardCount, Socket, Topology, bind_tcp, launch, place, probe_host,
 };
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Type};
 
 use crate::config::{self, Config, General};
 use crate::session::budget::Budget;
@@ -24,8 +24,8 @@ use crate::session::shard::Connections;
 
 use super::cli::{self, Cli, EXIT_CONFIG};
 use super::control::control;
-use super::logging;
 use super::shard_main::{Shared, shard_main};
+use super::{logging, not_yet};
 
 /// Exit code for something that the operating system refuses.
 const EXIT_OS: u8 = 71;
@@ -51,6 +51,9 @@ pub fn run(cli: &Cli) -> ExitCode {
         env!("CARGO_PKG_VERSION")
     );
     for warning in &loaded.warnings {
+        tracing::warn!("configuration: {warning}");
+    }
+    for warning in not_yet::warnings(&loaded.config) {
         tracing::warn!("configuration: {warning}");
     }
     match serve(cli, &Arc::new(loaded.config)) {
@@ -97,11 +100,10 @@ fn serve(cli: &Cli, config: &Arc<Config>) -> Result<(), Refused> {
     }
     let listeners = Arc::new(SegQueue::new());
     let address = listen_address(general)?;
+    let refused = |error| Refused::new(EXIT_CONFIG, &format!("cannot listen on {address}"), &error);
+    check_free(address).map_err(refused)?;
     for _ in &placement.plans {
-        let listener = listen(general, address).map_err(|error| {
-            Refused::new(EXIT_CONFIG, &format!("cannot listen on {address}"), &error)
-        })?;
-        listeners.push(listener);
+        listeners.push(listen(general, address).map_err(refused)?);
     }
     let shared = Shared {
         config: Arc::clone(config),
@@ -138,6 +140,14 @@ fn listen_address(general: &General) -> Result<SocketAddr, Refused> {
     found
         .next()
         .ok_or_else(|| Refused::new(EXIT_CONFIG, &text, &"no address"))
+}
+
+/// Finds out whether another process listens on `address`. The shards share their address among
+/// themselves (`SO_REUSEPORT`), and would share it with a stranger of the same user just as well.
+fn check_free(address: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())
 }
 
 /// A listening socket whose options every accepted socket inherits.

@@ -156,6 +156,46 @@ fn push_quoted(text: &mut String, value: &str) {
     text.push('\'');
 }
 
+/// The statement that sets one parameter, whose name is a name.
+fn push_assignment(text: &mut String, name: &str, value: &str) {
+    if NAME_LISTS
+        .iter()
+        .any(|list| name.eq_ignore_ascii_case(list))
+    {
+        text.push_str("SELECT pg_catalog.set_config('");
+        text.push_str(name);
+        text.push_str("',");
+        push_quoted(text, value);
+        text.push_str(",false);");
+    } else {
+        text.push_str("SET ");
+        text.push_str(name);
+        text.push_str(" TO ");
+        push_quoted(text, value);
+        text.push(';');
+    }
+}
+
+/// What is to be run before `text`, and appended to it, because `text` is not plain ASCII: values
+/// are UTF-8 here, while the session may still have the encoding of the client before, in which
+/// even a quote may be the second half of a letter.
+pub fn read_as_utf8(
+    text: &mut String,
+    base: &ParameterSet,
+    wanted: &ParameterSet,
+) -> Option<&'static str> {
+    const NAME: &str = "client_encoding";
+    if text.is_ascii() {
+        return None;
+    }
+    let encoding = wanted
+        .get(NAME)
+        .or_else(|| base.get(NAME))
+        .unwrap_or("UTF8");
+    push_assignment(text, NAME, encoding);
+    Some("SET client_encoding TO 'UTF8'")
+}
+
 /// The statement that turns a session with `applied` settings over its defaults `base` into one with
 /// `wanted`. `None` if there is nothing to do.
 pub fn difference(
@@ -178,22 +218,7 @@ pub fn difference(
         if current == Some(&*parameter.value) || !is_name(&parameter.name) {
             continue;
         }
-        let is_name_list = NAME_LISTS
-            .iter()
-            .any(|list| parameter.name.eq_ignore_ascii_case(list));
-        if is_name_list {
-            text.push_str("SELECT pg_catalog.set_config('");
-            text.push_str(&parameter.name);
-            text.push_str("',");
-            push_quoted(&mut text, &parameter.value);
-            text.push_str(",false);");
-        } else {
-            text.push_str("SET ");
-            text.push_str(&parameter.name);
-            text.push_str(" TO ");
-            push_quoted(&mut text, &parameter.value);
-            text.push(';');
-        }
+        push_assignment(&mut text, &parameter.name, &parameter.value);
     }
     (!text.is_empty()).then_some(text)
 }

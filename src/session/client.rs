@@ -50,6 +50,8 @@ use super::shard::{Connection, Shard};
 pub(super) const WINDOW_BYTES: usize = 256 * 1024;
 /// Messages up to this size are held until they are whole before a server is taken.
 const HELD_BYTES_MAX: usize = 64 * 1024;
+/// Servers that a client may lose before its message has reached one.
+const RETRIES_MAX: u8 = 3;
 /// Steps of one session before the others get their turn.
 const STEPS_MAX: usize = 64;
 
@@ -105,6 +107,8 @@ pub struct Session {
     /// The server has said farewell in words that the client has got.
     pub(super) has_farewell: bool,
     pub(super) claim: Option<Box<Claim>>,
+    /// Servers in a row that went while they were being prepared.
+    retries: u8,
     _slot: Slot,
     _connection: Connection,
     log_as: Option<Box<str>>,
@@ -140,6 +144,7 @@ impl Session {
             has_reset: false,
             has_farewell: false,
             claim: None,
+            retries: 0,
             _slot: slot,
             _connection: connection,
             log_as,
@@ -335,6 +340,9 @@ impl Session {
             text.extend(difference);
         }
         if !text.is_empty() {
+            if let Some(first) = parameters::read_as_utf8(&mut text, &server.base, &self.wanted) {
+                server.send_own_query(first);
+            }
             server.send_own_query(&text);
             self.phase = Phase::Preparing(server, false);
             return Step::Again;
@@ -370,6 +378,12 @@ impl Session {
             Poll::Ready(Ok(Some(chunk))) => self.read_preparation(&mut server, &chunk, &mut failed),
             Poll::Ready(Ok(None) | Err(_)) => false,
         };
+        if !received && !failed && self.retries < RETRIES_MAX {
+            // Nothing of the client has been sent yet: another server will do.
+            self.retries += 1;
+            self.pool.discard(server);
+            return self.acquire(context);
+        }
         if !received {
             self.server_gone(server);
             return Step::End;
@@ -383,6 +397,7 @@ impl Session {
             self.pool.give_back(server);
             return Step::End;
         }
+        self.retries = 0;
         server.applied = Rc::clone(&self.wanted);
         self.phase = Phase::Serving(server);
         Step::Again

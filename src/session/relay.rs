@@ -153,8 +153,13 @@ impl Session {
                 }
                 b'S' => {
                     note_parameter(&server.base, &self.pool, &mut server.applied, body);
-                    self.correct_wanted(body);
+                    // What an earlier statement of the preparation sets is not what comes of it.
+                    if server.sync.owed_count() == 1 {
+                        self.correct_wanted(body);
+                    }
                 }
+                // The server's farewell, not a word about the settings.
+                b'E' if is_fatal(body) => return false,
                 b'E' if !*failed => {
                     *failed = true;
                     self.has_farewell = true;

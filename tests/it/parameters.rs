@@ -16,6 +16,7 @@ everywhere!(
     change_is_reported_to_its_client,
     rollback_of_a_change_is_reported_to_its_client,
     client_encodings_of_two_clients_do_not_mix,
+    settings_beyond_ascii_survive_other_encodings,
     backslashes_mean_what_the_client_has_chosen,
     odd_values_are_not_taken_as_sql,
     names_of_parameters_ignore_case,
@@ -147,6 +148,22 @@ fn client_encodings_of_two_clients_do_not_mix(target: &Target) {
             assert_eq!(columns[0].as_deref(), Some(&[b"caf", letter].concat()[..]));
             assert_eq!(columns[1].as_deref(), Some(&b"233"[..]));
         }
+    }
+}
+
+/// Goal: settings that are not ASCII are read in the encoding in which they were sent.
+/// Method: clients with an encoding in which the byte before a quote may swallow it take turns.
+fn settings_beyond_ascii_survive_other_encodings(target: &Target) {
+    let value = "あ' テスト \\' é";
+    let mut utf8 = target.login().parameter("my.setting", value).connect();
+    let mut sjis = target
+        .login()
+        .parameter("client_encoding", "SJIS")
+        .connect();
+    for _ in 0..4 {
+        assert_eq!(sjis.value("show client_encoding"), "SJIS");
+        assert_eq!(utf8.value("select current_setting('my.setting')"), value);
+        assert_eq!(utf8.value("show client_encoding"), "UTF8");
     }
 }
 

@@ -330,3 +330,13 @@ fn every_kind_of_password_works_directly() {
         assert_eq!(client.value("select current_user"), user);
     }
 }
+
+#[test]
+fn second_process_on_the_same_address_is_refused() {
+    let doorman = Config::new(Postgres::shared()).start();
+    let output = doorman.run_a_second_time();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(78), "{said}");
+    assert!(said.contains("Address already in use"), "{said}");
+    doorman.assert_serves();
+}

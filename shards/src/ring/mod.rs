@@ -18,6 +18,7 @@
 
 pub(crate) mod buffers;
 pub(crate) mod driver;
+mod gate;
 mod operation;
 pub(crate) mod receive;
 pub(crate) mod send_queue;
@@ -40,6 +41,7 @@ use std::time::{Duration, Instant};
 use io_uring::{IoUring, opcode, squeue, types};
 
 use buffers::{Buffers, GROUP};
+use gate::Gate;
 use operation::Operations;
 use send_queue::SendQueue;
 use slot::{Life, Receive, Slot};
@@ -116,6 +118,7 @@ fn wait_as(place: &mut Option<Waker>, waker: &Waker, discarded: &mut Vec<Waker>)
 /// One shard's `io_uring` with everything that hangs on it.
 pub(crate) struct Ring {
     uring: IoUring,
+    gate: Gate,
     buffers: Rc<Buffers>,
     /// Per provided buffer: the next one in its stream's ready list, and the bytes in it.
     ready: Box<[(u16, u16)]>,
@@ -184,6 +187,7 @@ impl Ring {
         buffers.post_spare();
         let ready = vec![(slot::NO_BUFFER, 0); usize::from(buffers.count())].into_boxed_slice();
         Ok(Rc::new(RefCell::new(Self {
+            gate: Gate::new(&uring),
             uring,
             buffers,
             ready,

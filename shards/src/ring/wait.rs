@@ -3,7 +3,7 @@
 //! **Owns:** when the ring enters the kernel and for how long.
 //! **Does not own:** whether it is time to do so (`driver`).
 //!
-//! Source: `io_uring_enter(2)`, `IORING_ENTER_EXT_ARG`; `io_uring_prep_msg_ring(3)`.
+//! Source: `io_uring_enter(2)`; `io_uring_prep_timeout(3)`, `io_uring_prep_msg_ring(3)`.
 
 use std::os::fd::RawFd;
 use std::task::Waker;
@@ -42,7 +42,8 @@ impl Ring {
     /// Submits everything and waits for `count` completions.
     fn enter(&mut self, count: usize) {
         self.enters += 1;
-        let outcome = self.uring.submit_and_wait(count);
+        let submissions = self.uring.submission().len();
+        let outcome = self.gate.enter(submissions, count);
         self.now = Instant::now();
         if let Err(error) = outcome {
             let expected = [libc::EINTR, libc::EBUSY, libc::EAGAIN];

@@ -121,6 +121,11 @@ impl Sync {
             && owed.any(|(request, _)| matches!(request, Request::Query | Request::Sync))
     }
 
+    /// Requests that are not answered yet.
+    pub fn owed_count(&self) -> usize {
+        self.owed.len()
+    }
+
     /// True if the next reply belongs to the pooler.
     pub fn is_pooler_next(&self) -> bool {
         self.owed

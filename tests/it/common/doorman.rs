@@ -5,11 +5,12 @@
 //! Invariants: the process is gone when the value is dropped or the test process is gone; its
 //! log is shown when the test fails.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::net::TcpStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Instant;
 
 use toml::{Table, Value};
@@ -169,6 +170,12 @@ impl Config {
     }
 }
 
+/// The program under test.
+fn program() -> OsString {
+    let given = std::env::var_os("PG_DOORMAN_BIN");
+    given.unwrap_or_else(|| env!("CARGO_BIN_EXE_pg_doorman").into())
+}
+
 /// A running pooler.
 #[derive(Debug)]
 pub(crate) struct Doorman {
@@ -185,8 +192,7 @@ impl Doorman {
         std::fs::create_dir_all(&directory).unwrap();
         std::fs::write(directory.join("pg_doorman.toml"), config.text()).unwrap();
         let log = File::create(directory.join("log")).unwrap();
-        let program = std::env::var_os("PG_DOORMAN_BIN")
-            .unwrap_or_else(|| env!("CARGO_BIN_EXE_pg_doorman").into());
+        let program = program();
         // setpriv has the kernel end the pooler when this test's thread is gone for any reason.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL"])
@@ -220,6 +226,18 @@ impl Doorman {
             }
             TcpStream::connect(("127.0.0.1", port)).is_ok()
         });
+    }
+
+    /// Starts another process with the same file and waits for its end.
+    pub(crate) fn run_a_second_time(&self) -> Output {
+        let mut command = Command::new("timeout");
+        command
+            .arg("5")
+            .arg(program())
+            .arg(self.directory.join("pg_doorman.toml"));
+        command
+            .output()
+            .expect("timeout (package coreutils) is there")
     }
 
     /// A login of user `app` to pool `it`.
