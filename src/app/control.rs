@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use shards::{ControlSeat, Seat, ShardId};
 use tokio::io::unix::AsyncFd;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::auth::derive_keys;
@@ -29,15 +30,49 @@ struct Control {
     done: UnboundedSender<(Seat, u32, WorkResult)>,
 }
 
-/// Runs until the process is told to stop; then tells the shards.
+/// The control thread's runtime, with its signal handlers in place.
+pub struct Prepared {
+    runtime: Runtime,
+    signals: Signals,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+/// Prepares the control thread. To be called before anybody can connect: from then on a signal may
+/// come, and without a handler `SIGHUP` would end the process.
 ///
 /// # Errors
 ///
 /// If the runtime or a signal handler cannot be made.
-pub fn control(seat: ControlSeat<ShardMessage>, config_file: PathBuf) -> io::Result<()> {
+pub fn prepare() -> io::Result<Prepared> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
+    let context = runtime.enter();
+    let signals = Signals {
+        terminate: signal(SignalKind::terminate())?,
+        interrupt: signal(SignalKind::interrupt())?,
+        hang_up: signal(SignalKind::hangup())?,
+    };
+    drop(context);
+    Ok(Prepared { runtime, signals })
+}
+
+/// Runs until the process is told to stop; then tells the shards.
+///
+/// # Errors
+///
+/// If the control thread's seat cannot be watched.
+pub fn control(
+    prepared: Prepared,
+    seat: ControlSeat<ShardMessage>,
+    config_file: PathBuf,
+) -> io::Result<()> {
+    let Prepared { runtime, signals } = prepared;
     runtime.block_on(async {
         let (done, results) = unbounded_channel();
         #[expect(
@@ -50,7 +85,7 @@ pub fn control(seat: ControlSeat<ShardMessage>, config_file: PathBuf) -> io::Res
             config_file,
             done,
         }
-        .run(&bell, results)
+        .run(signals, &bell, results)
         .await
     })
 }
@@ -58,17 +93,15 @@ pub fn control(seat: ControlSeat<ShardMessage>, config_file: PathBuf) -> io::Res
 impl Control {
     async fn run(
         mut self,
+        mut signals: Signals,
         bell: &AsyncFd<OwnedFd>,
         mut results: UnboundedReceiver<(Seat, u32, WorkResult)>,
     ) -> io::Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut hang_up = signal(SignalKind::hangup())?;
         loop {
             tokio::select! {
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
-                _ = hang_up.recv() => self.reload().await,
+                _ = signals.terminate.recv() => break,
+                _ = signals.interrupt.recv() => break,
+                _ = signals.hang_up.recv() => self.reload().await,
                 ready = bell.readable() => {
                     ready?.clear_ready();
                     self.read_messages();

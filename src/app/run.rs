@@ -23,7 +23,7 @@ use crate::session::budget::Budget;
 use crate::session::shard::Connections;
 
 use super::cli::{self, Cli, EXIT_CONFIG};
-use super::control::control;
+use super::control::{control, prepare};
 use super::shard_main::{Shared, shard_main};
 use super::{logging, not_yet};
 
@@ -98,6 +98,7 @@ fn serve(cli: &Cli, config: &Arc<Config>) -> Result<(), Refused> {
     for note in &placement.notes {
         tracing::warn!("{note}");
     }
+    let prepared = prepare().map_err(os("cannot prepare the control thread"))?;
     let listeners = Arc::new(SegQueue::new());
     let address = listen_address(general)?;
     let refused = |error| Refused::new(EXIT_CONFIG, &format!("cannot listen on {address}"), &error);
@@ -120,7 +121,8 @@ fn serve(cli: &Cli, config: &Arc<Config>) -> Result<(), Refused> {
     })
     .map_err(os("cannot start the shards"))?;
     tracing::info!(%address, shards = placement.plans.len(), "Waiting for dear clients");
-    control(seat, cli.config_file.clone()).map_err(os("the control thread has failed"))?;
+    control(prepared, seat, cli.config_file.clone())
+        .map_err(os("the control thread has failed"))?;
     let (ended, ends) = mpsc::channel();
     std::thread::spawn(move || {
         // The receiver may have given up.

@@ -180,10 +180,12 @@ impl Pool {
         let now = shards::now();
         loop {
             let taken = self.state.borrow_mut().checkout();
-            let Some((server, idle_since)) = taken else {
+            let Some((mut server, idle_since)) = taken else {
                 break;
             };
-            if !server.is_clean() || server.has_expired(now) {
+            // What it said while it was idle is not for this client.
+            let is_fit = !server.stream.has_received() || cleaner::read_unasked(self, &mut server);
+            if !is_fit || !server.is_clean() || server.has_expired(now) {
                 self.discard(server);
                 continue;
             }

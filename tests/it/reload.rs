@@ -202,3 +202,14 @@ fn termination_under_load_ends_at_once(shards: usize) {
         doorman.server_pids(Postgres::shared()).is_empty()
     });
 }
+
+/// Goal: a signal never meets a process that accepts connections and has no handler yet.
+/// Method: as many starts as are likely to show the gap, each with a signal at the first accept.
+#[test]
+fn reload_right_after_the_start_does_not_end_the_process() {
+    for _ in 0..10 {
+        let doorman = config(2).start();
+        doorman.sighup();
+        doorman.assert_serves();
+    }
+}
