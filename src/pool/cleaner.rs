@@ -119,10 +119,7 @@ pub fn note_parameter(
     applied: &mut Rc<ParameterSet>,
     body: &[u8],
 ) {
-    let Ok(status) = ParameterStatus::decode(body) else {
-        return;
-    };
-    let (Ok(name), Ok(value)) = (str::from_utf8(status.name), str::from_utf8(status.value)) else {
+    let Some((name, value)) = ParameterStatus::text(body) else {
         return;
     };
     let mut set = (**applied).clone();

@@ -84,6 +84,13 @@ pub struct ParameterStatus<'a> {
 }
 
 impl<'a> ParameterStatus<'a> {
+    /// Name and value of a message's body as text; `None` if it is malformed or not UTF-8.
+    pub fn text(body: &'a [u8]) -> Option<(&'a str, &'a str)> {
+        let status = Self::decode(body).ok()?;
+        let name = str::from_utf8(status.name).ok()?;
+        Some((name, str::from_utf8(status.value).ok()?))
+    }
+
     /// Decodes the body of an `S` message.
     ///
     /// # Errors

@@ -172,11 +172,7 @@ impl Session {
 
     /// The server has a canonical form of a value that the client wants, or announces a new one.
     fn correct_wanted(&mut self, body: &[u8]) {
-        let Ok(status) = ParameterStatus::decode(body) else {
-            return;
-        };
-        let (Ok(name), Ok(value)) = (str::from_utf8(status.name), str::from_utf8(status.value))
-        else {
+        let Some((name, value)) = ParameterStatus::text(body) else {
             return;
         };
         if self.wanted.get(name).is_some_and(|wanted| wanted != value) {
@@ -184,7 +180,7 @@ impl Session {
             wanted.set(name, value);
             self.wanted = self.pool.intern(wanted);
             let mut out = Vec::new();
-            writer::parameter_status(&mut out, status.name, status.value);
+            writer::parameter_status(&mut out, name.as_bytes(), value.as_bytes());
             self.client.send(out);
         }
     }
@@ -246,10 +242,7 @@ fn note_completion(leftovers: &mut Leftovers, body: &[u8]) -> bool {
 
 /// Follows a parameter that the client has changed.
 fn note_wanted(session: &mut Session, base: &ParameterSet, body: &[u8]) {
-    let Ok(status) = ParameterStatus::decode(body) else {
-        return;
-    };
-    let (Ok(name), Ok(value)) = (str::from_utf8(status.name), str::from_utf8(status.value)) else {
+    let Some((name, value)) = ParameterStatus::text(body) else {
         return;
     };
     let is_default = base.get(name) == Some(value);
