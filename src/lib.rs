@@ -6,7 +6,7 @@
 //!  F4  pool       the servers of one (database, user) on one shard
 //!  F3  server     one server connection: login, owed replies, settings, reset
 //!  F1  auth       who is who: SCRAM, md5, host-based rules
-//!  F0  protocol   bytes ↔ messages        config   checked settings
+//!  F0  protocol   bytes ↔ messages        config   checked settings        metrics   numbers
 //!  ──────────────────────────────────────────────────────────────────
 //!  shards (a crate of its own): executors, io_uring, sockets, mailboxes
 //! ```
@@ -19,6 +19,8 @@
 pub mod protocol;
 
 pub mod config;
+
+pub mod metrics;
 
 pub mod auth;
 

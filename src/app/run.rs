@@ -19,6 +19,7 @@ use shards::{
 use socket2::{Domain, SockRef, Type};
 
 use crate::config::{self, Config, General};
+use crate::metrics::Fleet;
 use crate::session::budget::Budget;
 use crate::session::shard::Connections;
 
@@ -110,6 +111,7 @@ fn serve(cli: &Cli, config: &Arc<Config>) -> Result<(), Refused> {
         config: Arc::clone(config),
         connections: Connections::default(),
         budget: Budget::default(),
+        fleet: Fleet::new(placement.plans.len()),
         mock_secret: rand::rng().random(),
     };
     let (fleet, seat) = launch(&placement.plans, move |context| {

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use shards::{Context, Inbox, Listener, Seat, Socket, Stream, sleep_until, spawn};
 
 use crate::config::Config;
+use crate::metrics::Fleet;
 use crate::pool::Host;
 use crate::session::budget::Budget;
 use crate::session::login::log_in;
@@ -36,6 +37,8 @@ pub struct Shared {
     pub connections: Connections,
     /// Memory claimed by incomplete messages.
     pub budget: Budget,
+    /// The numbers of all shards.
+    pub fleet: Fleet,
     /// Makes the salts of users who do not exist.
     pub mock_secret: [u8; 32],
 }
@@ -55,6 +58,7 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
         host,
         connections: shared.connections,
         budget: shared.budget,
+        fleet: shared.fleet,
         mock_secret: shared.mock_secret,
     });
     for listener in listeners {

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::metrics::{Fleet, ShardMetrics};
 use crate::pool::Host;
 
 use super::budget::Budget;
@@ -63,11 +64,18 @@ pub struct Shard {
     pub connections: Connections,
     /// Memory claimed by incomplete messages, in the process.
     pub budget: Budget,
+    /// The numbers of all shards.
+    pub fleet: Fleet,
     /// Makes the salts of users who do not exist.
     pub mock_secret: [u8; 32],
 }
 
 impl Shard {
+    /// The numbers of this shard.
+    pub fn metrics(&self) -> &ShardMetrics {
+        self.fleet.shard(self.index)
+    }
+
     /// The pools and settings at this moment.
     pub fn directory(&self) -> Rc<Directory> {
         Rc::clone(&self.directory.borrow())

@@ -1,0 +1,172 @@
+//! What each shard counts.
+//!
+//! **Owns:** one block of numbers a shard, written by its shard and read by everybody.
+//! **Does not own:** what is counted when (the floors above), how it is shown (`exposition`, `admin`).
+//!
+//! This is the only memory that shards share. Each number has a single writer, the shard that the
+//! block belongs to, so adding is a load and a store, no read-modify-write, and a block has its cache
+//! lines to itself. What others read may be a moment old.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds to it. To be called by the shard that owns the block.
+    pub fn add(&self, count: u64) {
+        let now = self.0.load(Ordering::Relaxed).wrapping_add(count);
+        self.0.store(now, Ordering::Relaxed);
+    }
+
+    /// The number at this moment, or shortly before.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that goes up and down.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// Adds to it. To be called by the shard that owns the block.
+    pub fn add(&self, count: u64) {
+        self.set(self.get().wrapping_add(count));
+    }
+
+    /// Takes away from it. To be called by the shard that owns the block.
+    pub fn sub(&self, count: u64) {
+        self.set(self.get().wrapping_sub(count));
+    }
+
+    /// Replaces it. To be called by the shard that owns the block.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// The number at this moment, or shortly before.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Kinds of messages between shards that may be lost, for counting those that were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Droppable {
+    /// A cancel request on its way to the shard of its session.
+    Cancel,
+    /// A server connection or permit for a pool that is not configured any more.
+    Grant,
+    /// A client on its way to another shard, whose pool has gone meanwhile.
+    Session,
+}
+
+impl Droppable {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Cancel, Self::Grant, Self::Session];
+
+    /// As a label value.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cancel => "cancel",
+            Self::Grant => "grant",
+            Self::Session => "session",
+        }
+    }
+}
+
+/// The numbers of one shard.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct ShardMetrics {
+    /// Clients on this shard, those that are logging in included.
+    pub clients: Gauge,
+    /// Connections that this shard accepted.
+    pub clients_accepted: Counter,
+    /// Fresh connections that were passed to a shard with fewer clients.
+    pub clients_passed_on: Counter,
+    /// Sessions that came from another shard.
+    pub clients_moved_in: Counter,
+    /// Sessions that left for another shard.
+    pub clients_moved_out: Counter,
+    /// CPU time of the shard's thread, in microseconds, as of its last look.
+    pub busy_us: Counter,
+    /// Busy share of the last second, in parts per thousand of one core.
+    pub busy_permille: Gauge,
+    /// Server connections of this shard.
+    pub servers: Gauge,
+    /// Server connections that came from another shard.
+    pub servers_moved_in: Counter,
+    /// Server connections that left for another shard.
+    pub servers_moved_out: Counter,
+    /// Times that this shard asked for a permit, because a client could not be served.
+    pub wants: Counter,
+    /// Times that a want was granted.
+    pub wants_granted: Counter,
+    /// Time from wants to their grants, in microseconds, added up.
+    pub wants_wait_us: Counter,
+    /// Waits that were ended by an idle server of another shard: the client waited beside it.
+    pub waits_beside_idle: Counter,
+    /// Cancel requests that arrived on this shard.
+    pub cancels_received: Counter,
+    /// Cancel requests whose key fitted no session.
+    pub cancels_unknown: Counter,
+    /// Cancel requests that were passed on to a server.
+    pub cancels_sent: Counter,
+    /// Messages to other shards that had to wait because a lane was full.
+    pub messages_delayed: Counter,
+    /// Messages that were lost, by [`Droppable`].
+    pub messages_dropped: [Counter; Droppable::ALL.len()],
+}
+
+impl ShardMetrics {
+    /// Counts a lost message.
+    pub fn dropped(&self, kind: Droppable) {
+        self.messages_dropped[kind as usize].add(1);
+    }
+}
+
+/// The numbers of all shards.
+#[derive(Clone, Debug)]
+pub struct Fleet(Arc<[ShardMetrics]>);
+
+impl Fleet {
+    /// Zeroes for `count` shards.
+    pub fn new(count: usize) -> Self {
+        Self((0..count).map(|_| ShardMetrics::default()).collect())
+    }
+
+    /// The numbers of shard `index`.
+    pub fn shard(&self, index: usize) -> &ShardMetrics {
+        &self.0[index]
+    }
+
+    /// The numbers of all shards in their order.
+    pub fn shards(&self) -> &[ShardMetrics] {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_do_not_share_cache_lines() {
+        let fleet = Fleet::new(3);
+        for shard in fleet.shards() {
+            assert_eq!(std::ptr::from_ref(shard) as usize % 128, 0);
+        }
+        fleet.shard(1).dropped(Droppable::Grant);
+        fleet.shard(1).clients.add(3);
+        fleet.shard(1).clients.sub(1);
+        assert_eq!(fleet.shard(1).clients.get(), 2);
+        let lost =
+            |shard: usize| fleet.shard(shard).messages_dropped[Droppable::Grant as usize].get();
+        assert_eq!((lost(0), lost(1)), (0, 1));
+    }
+}
