@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use crate::auth::ScramKeys;
 use crate::config::{Config, Secret};
+use crate::pool::PoolId;
+use crate::pool::travel::Letter;
 
 /// A message between two seats.
 #[derive(Debug)]
@@ -28,6 +30,8 @@ pub enum ShardMessage {
         /// What has come of it.
         result: Box<WorkResult>,
     },
+    /// Between shards: a letter of one pool's part to another.
+    Pool(Box<(PoolId, Letter)>),
     /// To a shard: this is the configuration from now on.
     Reload(Arc<Config>),
     /// To a shard: close everything and end.

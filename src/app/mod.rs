@@ -10,5 +10,6 @@ pub mod errands;
 pub mod logging;
 pub mod mailbox;
 pub mod not_yet;
+pub mod post;
 pub mod run;
 pub mod shard_main;

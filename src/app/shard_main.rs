@@ -24,9 +24,13 @@ use crate::session::{Directory, Shard};
 
 use super::errands::{DeskErrands, ErrandDesk};
 use super::mailbox::ShardMessage;
+use super::post::PostOffice;
 
 /// The shortest pause between two rounds of housekeeping.
 const REST_MIN: Duration = Duration::from_millis(1);
+
+/// How often permits that a shard does not need are given back.
+const SETTLE_PERIOD: Duration = Duration::from_secs(1);
 
 /// What the shards of a process share from the start.
 #[derive(Clone)]
@@ -46,9 +50,11 @@ pub struct Shared {
 /// Runs a shard until it is told to stop.
 pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listeners: Vec<Socket>) {
     let desk = ErrandDesk::new(context.outbox.clone());
-    let host = Host::new(Rc::new(DeskErrands(Rc::clone(&desk))));
     let place = (context.id.index(), context.count);
-    let directory = Directory::new(shared.config, place, &host, None);
+    let post = PostOffice::new(context.outbox.clone(), place, shared.fleet.clone());
+    let errands = Rc::new(DeskErrands(Rc::clone(&desk)));
+    let host = Host::new(place, errands, Rc::clone(&post) as _, shared.fleet.clone());
+    let directory = Directory::new(shared.config, &host, None);
     let shard = Rc::new(Shard {
         index: place.0,
         count: place.1,
@@ -65,6 +71,9 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
         spawn(accept(Rc::clone(&shard), Listener::new(listener)));
     }
     spawn(watch_idle(Rc::clone(&shard)));
+    spawn(review_pools(Rc::clone(&shard)));
+    spawn(settle_pools(Rc::clone(&shard)));
+    spawn(post.keep_trying());
     spawn(keep_house(Rc::clone(&shard)));
     read_messages(&shard, &desk, context.inbox).await;
     for tenant in shard.directory().tenants() {
@@ -78,6 +87,10 @@ async fn read_messages(shard: &Rc<Shard>, desk: &ErrandDesk, mut inbox: Inbox<Sh
             (_, ShardMessage::Stop) => return,
             (_, ShardMessage::Answer { number, result }) => desk.answer(number, result),
             (Seat::Control, ShardMessage::Reload(config)) => reload(shard, config),
+            (Seat::Shard(from), ShardMessage::Pool(letter)) => {
+                let (id, letter) = *letter;
+                shard.host.receive(from.index(), id, letter);
+            }
             (from, message) => tracing::error!(?from, ?message, "a message for somebody else"),
         }
     }
@@ -85,9 +98,10 @@ async fn read_messages(shard: &Rc<Shard>, desk: &ErrandDesk, mut inbox: Inbox<Sh
 
 fn reload(shard: &Rc<Shard>, config: Arc<Config>) {
     let before = shard.directory();
-    let place = (shard.index, shard.count);
-    let directory = Directory::new(config, place, &shard.host, Some(&before));
+    shard.host.begin_reload();
+    let directory = Directory::new(config, &shard.host, Some(&before));
     *shard.directory.borrow_mut() = Rc::new(directory);
+    shard.host.end_reload();
     // The housekeeper opens what new pools keep open.
     shard.host.alarm.at_most(shards::now());
 }
@@ -123,6 +137,25 @@ async fn watch_idle(shard: Rc<Shard>) {
         shards::watched(&mut numbers).await;
         for number in &numbers {
             shard.host.idle_event(*number);
+        }
+    }
+}
+
+/// Has pools want, withdraw and grant permits when it is time for it.
+async fn review_pools(shard: Rc<Shard>) {
+    loop {
+        shard.host.reviews.ring().await;
+        shard.host.review();
+    }
+}
+
+/// Has pools give back permits that they do not need. A single shard has nobody to give them to.
+async fn settle_pools(shard: Rc<Shard>) {
+    while shard.count > 1 {
+        sleep_until(shards::now() + SETTLE_PERIOD).await;
+        let directory = shard.directory();
+        for pool in directory.pools() {
+            pool.settle();
         }
     }
 }

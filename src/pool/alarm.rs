@@ -1,16 +1,19 @@
-//! The next time at which the shard's pools have something to do.
+//! The next time at which something is to be done, such as for one of the shard's pools.
 //!
-//! **Owns:** one deadline for all pools, and the task that waits for it.
+//! **Owns:** one deadline for all who share the alarm, and waiting for it.
 //! **Does not own:** what is done then (`app::shard_main`).
 //!
 //! Deadlines of waiters come in order, so a pool sets the alarm only when its queue was empty or it
 //! has to be earlier; a busy pool costs no timer per wait.
 
 use std::cell::{Cell, RefCell};
-use std::task::Waker;
+use std::future::poll_fn;
+use std::task::{Poll, Waker};
 use std::time::Instant;
 
-/// One deadline, shared by all pools of a shard.
+use shards::sleep_until;
+
+/// One deadline, shared by all that have something to be done.
 #[derive(Debug, Default)]
 pub struct Alarm {
     at: Cell<Option<Instant>>,
@@ -47,5 +50,27 @@ impl Alarm {
     pub fn set_waker(&self, waker: &Waker) {
         let replaced = self.waker.borrow_mut().replace(waker.clone());
         drop(replaced);
+    }
+
+    /// Waits for the deadline, also if it is set or becomes earlier meanwhile, and takes it out.
+    pub async fn ring(&self) {
+        loop {
+            let known = self.at.get();
+            if self.take_due(shards::now()) {
+                return;
+            }
+            let mut sleep = known.map(|at| Box::pin(sleep_until(at)));
+            poll_fn(|context| {
+                self.set_waker(context.waker());
+                if self.at.get() != known {
+                    return Poll::Ready(());
+                }
+                match &mut sleep {
+                    Some(sleep) => sleep.as_mut().poll(context),
+                    None => Poll::Pending,
+                }
+            })
+            .await;
+        }
     }
 }

@@ -74,7 +74,11 @@ async fn settle(pool: &Pool, server: &mut ServerConnection) -> bool {
 }
 
 /// Reads replies to the pooler's own queries. False if the server is of no further use.
-fn read_own_replies(pool: &Pool, server: &mut ServerConnection, mut chunk: Chunk) -> bool {
+pub(super) fn read_own_replies(
+    pool: &Pool,
+    server: &mut ServerConnection,
+    mut chunk: Chunk,
+) -> bool {
     loop {
         let (tag, used, is_last, status) = match server.framer.next(&chunk) {
             Ok(None) => return true,

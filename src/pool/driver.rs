@@ -8,7 +8,7 @@
 //! 2. Whoever waits is woken when the wait ends, however it ends.
 
 use std::cell::{Cell, RefCell};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -18,16 +18,18 @@ use shards::spawn;
 
 use crate::config::PoolMode;
 use crate::protocol::backend::TransactionStatus;
+use crate::server::ServerError;
 use crate::server::connection::{self, Login, ServerConnection, Socket};
-use crate::server::parameters::{Interner, ParameterSet};
+use crate::server::parameters::ParameterSet;
 use crate::server::reset::Leftovers;
 use crate::server::sync::Sync;
-use crate::server::{Errands, ServerError};
 
-use super::alarm::Alarm;
 use super::cleaner;
 use super::error::{CheckoutError, REST_AFTER_FAILURE};
-use super::state::{Limits, PoolState, Ticket};
+use super::host::Host;
+use super::part::{Habits, Part, Place, Sizes};
+use super::permits;
+use super::state::Ticket;
 
 /// Names a pool.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -36,74 +38,6 @@ pub struct PoolKey {
     pub database: Rc<str>,
     /// The user that clients log in as.
     pub user: Rc<str>,
-}
-
-/// What all pools of a shard share.
-pub struct Host {
-    /// Runs what would block the shard.
-    pub errands: Rc<dyn Errands>,
-    /// Parameter sets in use on this shard.
-    pub interner: RefCell<Interner>,
-    /// When the pools have something to do next.
-    pub alarm: Alarm,
-    numbers: RefCell<Numbers>,
-    /// Pools that are not configured any more, as long as a client uses them.
-    retired: RefCell<Vec<Weak<Pool>>>,
-}
-
-/// Which pool a server connection's number belongs to.
-#[derive(Default)]
-struct Numbers {
-    pools: Vec<Weak<Pool>>,
-    free: Vec<u32>,
-}
-
-impl Host {
-    /// A host whose pools run errands through `errands`.
-    pub fn new(errands: Rc<dyn Errands>) -> Rc<Self> {
-        Rc::new(Self {
-            errands,
-            interner: RefCell::default(),
-            alarm: Alarm::default(),
-            numbers: RefCell::default(),
-            retired: RefCell::default(),
-        })
-    }
-
-    fn number(&self, pool: &Rc<Pool>) -> u32 {
-        let mut numbers = self.numbers.borrow_mut();
-        let pool = Rc::downgrade(pool);
-        if let Some(number) = numbers.free.pop() {
-            numbers.pools[number as usize] = pool;
-            return number;
-        }
-        numbers.pools.push(pool);
-        (numbers.pools.len() - 1) as u32
-    }
-
-    fn free_number(&self, number: u32) {
-        self.numbers.borrow_mut().free.push(number);
-    }
-
-    /// The pools that are not configured any more but still have clients: their waits end, too.
-    pub fn retired_pools(&self) -> Vec<Rc<Pool>> {
-        let mut retired = self.retired.borrow_mut();
-        retired.retain(|pool| pool.strong_count() > 0);
-        retired.iter().filter_map(Weak::upgrade).collect()
-    }
-
-    /// There is news of the idle server connection `number`.
-    pub fn idle_event(&self, number: u32) {
-        let pool = self
-            .numbers
-            .borrow()
-            .pools
-            .get(number as usize)
-            .and_then(Weak::upgrade);
-        if let Some(pool) = pool {
-            pool.idle_event(number);
-        }
-    }
 }
 
 /// How a pool behaves.
@@ -115,8 +49,8 @@ pub struct Settings {
     pub socket: Socket,
     /// How to log in.
     pub login: Login,
-    /// Bounds on this shard.
-    pub limits: Limits,
+    /// How idle servers are chosen and kept.
+    pub habits: Habits,
     /// Bound on opening one connection.
     pub connect_timeout: Duration,
     /// Bound on waiting for a server.
@@ -135,11 +69,24 @@ pub struct Pool {
     pub key: PoolKey,
     /// How it behaves.
     pub settings: Settings,
+    /// Names it to the same pool on other shards.
+    pub id: PoolId,
     pub(super) host: Rc<Host>,
-    pub(super) state: RefCell<PoolState<Box<ServerConnection>, Waker>>,
-    base: RefCell<Option<Rc<ParameterSet>>>,
+    pub(super) part: RefCell<Part<Box<ServerConnection>, Waker>>,
+    pub(super) base: RefCell<Option<Rc<ParameterSet>>>,
     /// Not configured any more: servers are closed after each use.
     retired: Cell<bool>,
+    /// Stands in the list of pools to be reviewed.
+    pub(super) is_planned: Cell<bool>,
+}
+
+/// Names a pool to the same pool on other shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PoolId {
+    /// Hash of its names.
+    pub hash: u64,
+    /// How many reloads there had been when it was made. All shards see the same reloads.
+    pub reloads: u32,
 }
 
 /// The outcome of asking for a server.
@@ -152,17 +99,27 @@ pub enum Acquired {
 
 impl Pool {
     /// A pool without connections.
-    pub fn new(key: PoolKey, settings: Settings, host: Rc<Host>) -> Rc<Self> {
-        let state = RefCell::new(PoolState::new(settings.limits));
-        let base = RefCell::default();
-        Rc::new(Self {
+    pub fn new(key: PoolKey, settings: Settings, sizes: Sizes, host: Rc<Host>) -> Rc<Self> {
+        let hash = permits::hash(&key.database, &key.user);
+        let reloads = host.reloads();
+        let place = Place {
+            here: host.here,
+            count: host.count,
+            home: permits::home(hash, host.count),
+        };
+        let part = Part::new(place, sizes, settings.habits, reloads);
+        let pool = Rc::new(Self {
             key,
             settings,
+            id: PoolId { hash, reloads },
             host,
-            state,
-            base,
+            part: RefCell::new(part),
+            base: RefCell::default(),
             retired: Cell::new(false),
-        })
+            is_planned: Cell::new(false),
+        });
+        pool.host.introduce(&pool);
+        pool
     }
 
     /// The parameters that servers of this pool report, once one has been opened.
@@ -179,7 +136,7 @@ impl Pool {
     pub fn acquire(self: &Rc<Self>, waker: &Waker) -> Acquired {
         let now = shards::now();
         loop {
-            let taken = self.state.borrow_mut().checkout();
+            let taken = self.part.borrow_mut().checkout();
             let Some((mut server, idle_since)) = taken else {
                 break;
             };
@@ -197,7 +154,7 @@ impl Pool {
             return Acquired::Server(server);
         }
         let deadline = now + self.settings.query_wait_timeout;
-        let ticket = self.state.borrow_mut().wait(waker.clone(), now, deadline);
+        let ticket = self.part.borrow_mut().wait(waker.clone(), now, deadline);
         self.host.alarm.at_most(deadline);
         self.open_more();
         Acquired::Waiting(ticket)
@@ -210,9 +167,9 @@ impl Pool {
         waker: &Waker,
     ) -> Option<Result<Box<ServerConnection>, Rc<CheckoutError>>> {
         let (outcome, replaced) = {
-            let mut state = self.state.borrow_mut();
-            match state.collect(ticket) {
-                None => (None, state.rewake(ticket, waker.clone())),
+            let mut part = self.part.borrow_mut();
+            match part.collect(ticket) {
+                None => (None, part.rewake(ticket, waker.clone())),
                 outcome => (outcome, None),
             }
         };
@@ -222,8 +179,9 @@ impl Pool {
 
     /// Gives up a wait.
     pub fn give_up(self: &Rc<Self>, ticket: Ticket) {
-        let (server, waker) = self.state.borrow_mut().cancel(ticket);
+        let (server, waker) = self.part.borrow_mut().cancel(ticket, shards::now());
         drop(waker);
+        self.act();
         if let Some(server) = server {
             self.give_back(server);
         }
@@ -247,43 +205,48 @@ impl Pool {
     /// Lends a clean server to whoever waits, or keeps it idle.
     pub(super) fn check_in(self: &Rc<Self>, mut server: Box<ServerConnection>) {
         let now = shards::now();
-        let is_unwanted = self.retired.get() && self.state.borrow().waiting_count() == 0;
-        let is_over = is_unwanted || self.state.borrow().is_over();
-        if is_over || server.has_expired(now) {
+        let waiting = self.part.borrow().state().waiting_count();
+        let is_unwanted = self.retired.get() && waiting == 0;
+        if is_unwanted || server.has_expired(now) {
             self.discard(server);
             return;
         }
         let expires = server.expires;
-        let mut state = self.state.borrow_mut();
-        if state.waiting_count() == 0 {
+        if waiting == 0 {
             server.stream.watch(server.number);
         }
-        let waker = state.checkin(server, now, expires);
-        drop(state);
+        let waker = self.part.borrow_mut().checkin(server, now, expires);
         if let Some(waker) = waker {
             waker.wake();
         }
+        self.act();
     }
 
     /// Closes a lent server.
     pub fn discard(self: &Rc<Self>, server: Box<ServerConnection>) {
+        self.close(server);
+        self.part.borrow_mut().discard(shards::now());
+        self.open_more();
+    }
+
+    /// Closes a server that does not count any more.
+    pub(super) fn close(&self, server: Box<ServerConnection>) {
         self.host.free_number(server.number);
         server.close();
-        self.state.borrow_mut().discard();
-        self.open_more();
     }
 
     /// Starts opening connections if somebody waits, or the minimum is not reached.
     pub fn open_more(self: &Rc<Self>) {
-        let count = self.state.borrow_mut().openings(shards::now());
+        let count = self.part.borrow_mut().openings(shards::now());
         for _ in 0..count {
             spawn(open_one(Rc::clone(self)));
         }
+        self.act();
     }
 
     fn opened(self: &Rc<Self>, server: Box<ServerConnection>) {
         *self.base.borrow_mut() = Some(Rc::clone(&server.base));
-        self.state.borrow_mut().opened();
+        self.part.borrow_mut().opened(shards::now());
         self.check_in(server);
     }
 
@@ -294,13 +257,14 @@ impl Pool {
         let now = shards::now();
         let error = Rc::new(error);
         let (wakers, waiting) = {
-            let mut state = self.state.borrow_mut();
-            let wakers = state.open_failed(&error, now, REST_AFTER_FAILURE);
-            (wakers, state.waiting_count())
+            let mut part = self.part.borrow_mut();
+            let wakers = part.open_failed(&error, now, REST_AFTER_FAILURE);
+            (wakers, part.state().waiting_count())
         };
         for waker in wakers {
             waker.wake();
         }
+        self.act();
         // A server that is down is not asked a hundred times a second for the minimum's sake.
         if waiting > 0 {
             self.host.alarm.at_most(now + REST_AFTER_FAILURE);
@@ -312,22 +276,21 @@ impl Pool {
     pub fn tick(self: &Rc<Self>) -> Option<Instant> {
         let now = shards::now();
         let error = Rc::new(CheckoutError::WaitTimeout);
-        let wakers = self.state.borrow_mut().expire(now, &error);
+        let wakers = self.part.borrow_mut().expire(now, &error);
         for waker in wakers {
             waker.wake();
         }
         self.open_more();
-        self.state.borrow().next_deadline()
+        self.part.borrow().state().next_deadline()
     }
 
     /// Closes up to `count` idle connections that are too old or unused for too long; returns how
     /// many.
     pub fn retire(self: &Rc<Self>, count: usize) -> usize {
-        let retired = self.state.borrow_mut().retire(shards::now(), count);
+        let retired = self.part.borrow_mut().retire(shards::now(), count);
         let closed = retired.len();
         for server in retired {
-            self.host.free_number(server.number);
-            server.close();
+            self.close(server);
         }
         self.open_more();
         closed
@@ -337,41 +300,45 @@ impl Pool {
     /// Clients that logged in before go on being served.
     pub fn retire_for_good(self: &Rc<Self>) {
         if !self.retired.replace(true) {
-            self.host.retired.borrow_mut().push(Rc::downgrade(self));
+            self.host.retire(self);
         }
         let idle = {
-            let mut state = self.state.borrow_mut();
-            state.set_limits(Limits {
-                servers_min: 0,
-                ..self.settings.limits
-            });
-            state.drain_idle()
+            let mut part = self.part.borrow_mut();
+            part.go_alone(shards::now());
+            part.drain_idle()
         };
         for server in idle {
-            self.host.free_number(server.number);
-            server.close();
+            self.close(server);
         }
+        self.act();
     }
 
-    /// Connections that exist or are being opened, lent ones, and waiting clients.
-    pub fn counts(&self) -> (usize, usize, usize) {
-        let state = self.state.borrow();
-        (state.held(), state.lent_count(), state.waiting_count())
+    /// True if the pool is not configured any more.
+    pub fn is_retired(&self) -> bool {
+        self.retired.get()
+    }
+
+    /// Changes the sizes; connections stay.
+    pub fn resize(self: &Rc<Self>, sizes: Sizes) {
+        let reloads = self.host.reloads();
+        self.part.borrow_mut().resize(sizes, reloads, shards::now());
+        self.open_more();
     }
 
     /// There is news of an idle connection: it has ended, or said something unasked.
-    fn idle_event(self: &Rc<Self>, number: u32) {
+    pub(super) fn idle_event(self: &Rc<Self>, number: u32) {
         let found = self
-            .state
+            .part
             .borrow_mut()
             .remove_idle(|server| server.number == number);
         let Some(mut server) = found else { return };
         if cleaner::read_unasked(self, &mut server) {
             let expires = server.expires;
             server.stream.watch(number);
-            self.state
+            self.part
                 .borrow_mut()
                 .put_back(server, shards::now(), expires);
+            self.act();
         } else {
             tracing::info!(pool = %self.key.database, pid = server.pid(), "idle server closed");
             self.host.free_number(number);

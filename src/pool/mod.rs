@@ -3,18 +3,27 @@
 //! **Owns:** checkout, checkin, waiting, opening, retiring and cleaning of server connections.
 //! **Does not own:** what a client does with a server (`session`), a server's protocol (`server`).
 //!
-//! `state` decides and does no I/O; `driver` acts. A pool of `pool_size` connections is split over
-//! the shards: each shard's part are its *permits*, and no connection exists without one, so the
-//! limit holds without a shared counter.
+//! `state` and `part` decide and do no I/O; `driver` and `travel` act. A pool of `pool_size`
+//! connections is one pool over all shards: the right to have a connection is a *permit*, each permit
+//! is at one shard or on its way to another, and no connection exists without one, so the limit holds
+//! without a shared counter. A shard whose clients wait gets permits, and connections with them, of
+//! shards that have them to spare, or whose clients have waited less.
 
 pub mod alarm;
 pub mod cleaner;
 pub mod driver;
 pub mod error;
+pub mod host;
+pub mod letter;
+pub mod part;
 pub mod permits;
 pub mod state;
+pub mod travel;
 
 pub use alarm::Alarm;
-pub use driver::{Acquired, Host, Pool, PoolKey, Settings};
+pub use driver::{Acquired, Pool, PoolId, PoolKey, Settings};
 pub use error::CheckoutError;
-pub use state::{Limits, Ticket};
+pub use host::Host;
+pub use part::{Habits, Sizes};
+pub use state::Ticket;
+pub use travel::Mail;

@@ -5,6 +5,7 @@
 //! **Does not own:** who gets it (`pool`), what a client wants of it (`session`).
 
 pub mod connection;
+pub mod detach;
 pub mod errands;
 pub mod error;
 pub mod handshake;

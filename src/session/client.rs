@@ -294,6 +294,9 @@ impl Session {
     }
 
     fn acquire(&mut self, context: &mut Context<'_>) -> Step {
+        if self.pool.is_retired() {
+            self.change_pool();
+        }
         match self.pool.acquire(context.waker()) {
             Acquired::Server(server) => self.attach(server),
             Acquired::Waiting(ticket) => {
@@ -301,6 +304,15 @@ impl Session {
                 self.phase = Phase::Waiting(ticket);
                 Step::Again
             }
+        }
+    }
+
+    /// A reload has replaced the pool: between two transactions the session goes on with the new one,
+    /// if its database and user still exist.
+    fn change_pool(&mut self) {
+        let directory = self.shard.directory();
+        if let Some(tenant) = directory.tenant(&self.pool.key.database, &self.pool.key.user) {
+            self.pool = Rc::clone(&tenant.pool);
         }
     }
 

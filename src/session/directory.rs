@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::auth::StoredPassword;
 use crate::config::{Config, PoolConfig, UserConfig};
-use crate::pool::{Host, Limits, Pool, PoolKey, Settings, permits};
+use crate::pool::{Habits, Host, Pool, PoolKey, Settings, Sizes};
 use crate::server::handshake::Credentials;
 use crate::server::{Login, Socket};
 
@@ -34,21 +34,16 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// The directory of shard `index` of `count`. Pools of `before` whose settings have not changed
-    /// are taken over with their servers; the others of `before` are closed.
-    pub fn new(
-        config: Arc<Config>,
-        (index, count): (usize, usize),
-        host: &Rc<Host>,
-        before: Option<&Self>,
-    ) -> Self {
+    /// The directory of a shard. Pools of `before` whose settings have not changed, apart from their
+    /// sizes, are taken over with their servers; the others of `before` are closed.
+    pub fn new(config: Arc<Config>, host: &Rc<Host>, before: Option<&Self>) -> Self {
         let mut tenants: HashMap<String, HashMap<String, Rc<Tenant>>> = HashMap::new();
         for pool in &config.pools {
             let users = tenants.entry(pool.name.clone()).or_default();
             for user in &pool.users {
                 let tenant = before
-                    .and_then(|before| before.unchanged(pool, user, &config))
-                    .unwrap_or_else(|| new_tenant(&config, pool, user, (index, count), host));
+                    .and_then(|before| before.take_over(pool, user, &config))
+                    .unwrap_or_else(|| new_tenant(&config, pool, user, host));
                 users.insert(user.username.clone(), tenant);
             }
         }
@@ -81,7 +76,8 @@ impl Directory {
         self.tenants().map(|tenant| &tenant.pool)
     }
 
-    fn unchanged(
+    /// The tenant that can stay as it is, or with another size.
+    fn take_over(
         &self,
         pool: &PoolConfig,
         user: &UserConfig,
@@ -89,14 +85,47 @@ impl Directory {
     ) -> Option<Rc<Tenant>> {
         let tenant = self.tenant(&pool.name, &user.username)?;
         let (old_pool, old_user) = &tenant.made_of;
-        let alone = |pool: &PoolConfig| PoolConfig {
-            users: Vec::new(),
-            ..pool.clone()
-        };
-        let same = alone(old_pool) == alone(pool)
-            && old_user == user
+        let same = *old_pool == alone(pool)
+            && unsized_user(old_user) == unsized_user(user)
             && pool_settings(&self.config) == pool_settings(config);
-        same.then(|| Rc::clone(tenant))
+        if !same {
+            return None;
+        }
+        let sizes = sizes(config, user);
+        if sizes == self::sizes(&self.config, old_user) {
+            return Some(Rc::clone(tenant));
+        }
+        tenant.pool.resize(sizes);
+        Some(Rc::new(Tenant {
+            stored: tenant.stored.clone(),
+            pool: Rc::clone(&tenant.pool),
+            made_of: (alone(pool), user.clone()),
+        }))
+    }
+}
+
+/// The pool's own settings, without its users.
+fn alone(pool: &PoolConfig) -> PoolConfig {
+    PoolConfig {
+        users: Vec::new(),
+        ..pool.clone()
+    }
+}
+
+/// A user without what can change while its pool stays.
+fn unsized_user(user: &UserConfig) -> UserConfig {
+    UserConfig {
+        pool_size: 0,
+        min_pool_size: 0,
+        ..user.clone()
+    }
+}
+
+fn sizes(config: &Config, user: &UserConfig) -> Sizes {
+    Sizes {
+        size: user.pool_size as usize,
+        kept: user.min_pool_size as usize,
+        opening_max: config.general.max_concurrent_creates.max(1),
     }
 }
 
@@ -111,7 +140,6 @@ fn pool_settings(config: &Config) -> impl PartialEq + use<> {
             general.server_lifetime,
             general.server_idle_check_timeout,
             general.server_round_robin,
-            general.max_concurrent_creates,
         ),
         (
             general.tcp_keepalives_idle,
@@ -128,20 +156,14 @@ fn new_tenant(
     config: &Config,
     pool: &PoolConfig,
     user: &UserConfig,
-    (index, count): (usize, usize),
     host: &Rc<Host>,
 ) -> Rc<Tenant> {
     let key = PoolKey {
         database: pool.name.as_str().into(),
         user: user.username.as_str().into(),
     };
-    let home = permits::home(&pool.name, &user.username, count);
-    let part = |whole: u32| permits::part(whole as usize, index, count, home);
     let general = &config.general;
-    let limits = Limits {
-        permits: part(user.pool_size),
-        servers_min: part(user.min_pool_size),
-        opening_max: general.max_concurrent_creates.max(1),
+    let habits = Habits {
         round_robin: general.server_round_robin,
         idle_timeout: pool.idle_timeout.unwrap_or(general.idle_timeout),
     };
@@ -157,21 +179,17 @@ fn new_tenant(
             database: pool.server_database.clone(),
             application_name: pool.application_name.clone(),
         },
-        limits,
+        habits,
         connect_timeout: pool.connect_timeout.unwrap_or(general.connect_timeout),
         query_wait_timeout: general.query_wait_timeout,
         server_lifetime: lifetime.unwrap_or(general.server_lifetime),
         idle_check_timeout: general.server_idle_check_timeout,
         cleanup: pool.cleanup_server_connections,
     };
-    let alone = PoolConfig {
-        users: Vec::new(),
-        ..pool.clone()
-    };
     Rc::new(Tenant {
         stored: StoredPassword::parse(user.password.expose()),
-        pool: Pool::new(key, settings, Rc::clone(host)),
-        made_of: (alone, user.clone()),
+        pool: Pool::new(key, settings, sizes(config, user), Rc::clone(host)),
+        made_of: (alone(pool), user.clone()),
     })
 }
 

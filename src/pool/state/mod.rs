@@ -13,7 +13,7 @@
 //! ```
 //!
 //! **Invariants**
-//! 1. `idle + granted + lent + opening <= permits`, except after the permits were reduced.
+//! 1. `idle + granted + lent + opening <= permits`.
 //! 2. A server is in exactly one place.
 //! 3. Waiters are served in the order in which they came; nobody overtakes the queue.
 //! 4. A granted server whose waiter has gone is given to the next one.
@@ -31,8 +31,6 @@ pub struct Limits {
     pub permits: usize,
     /// Connections that are opened even if nobody waits.
     pub servers_min: usize,
-    /// Connections that may be opening at once.
-    pub opening_max: usize,
     /// Lend the longest idle server first, instead of the last used.
     pub round_robin: bool,
     /// Close a server that nobody has used for this long; zero = never.
@@ -84,6 +82,8 @@ pub struct PoolState<S, W> {
     queued: usize,
     /// No opening before this time: the last one failed.
     rest_until: Option<Instant>,
+    /// When somebody who waited was last given a server.
+    served_at: Option<Instant>,
 }
 
 impl<S, W> PoolState<S, W> {
@@ -99,6 +99,7 @@ impl<S, W> PoolState<S, W> {
             queue: VecDeque::new(),
             queued: 0,
             rest_until: None,
+            served_at: None,
         }
     }
 
@@ -256,7 +257,10 @@ impl<S, W> PoolState<S, W> {
     /// now has it, if any.
     pub fn checkin(&mut self, server: S, now: Instant, expires: Option<Instant>) -> Option<W> {
         match self.end_first_wait(Wait::Granted(server)) {
-            Ok(waker) => Some(waker),
+            Ok(waker) => {
+                self.served_at = Some(now);
+                Some(waker)
+            }
             Err(Wait::Granted(server)) => {
                 self.lent -= 1;
                 self.idle.push_back(Idle {
@@ -275,25 +279,77 @@ impl<S, W> PoolState<S, W> {
         self.lent -= 1;
     }
 
-    /// True if this shard holds more servers than it may: the next checkin should close instead.
-    pub fn is_over(&self) -> bool {
-        self.held() > self.limits.permits
+    /// Permits that no server uses.
+    pub fn spare(&self) -> usize {
+        self.limits.permits.saturating_sub(self.held())
     }
 
-    /// How many connections to start opening now. They count as opening from this call on.
-    pub fn openings(&mut self, now: Instant) -> usize {
+    /// How many connections should be opened now, as far as there are permits.
+    pub fn openings_wanted(&mut self, now: Instant) -> usize {
         if self.rest_until.is_some_and(|until| until > now) {
             return 0;
         }
         // A rest that is over is no deadline any more, whether or not something can be opened.
         self.rest_until = None;
-        let free = self.limits.permits.saturating_sub(self.held());
-        let may = self.limits.opening_max.saturating_sub(self.opening);
         let missing = self.limits.servers_min.saturating_sub(self.held());
         let wanted = self.queued.saturating_sub(self.opening).max(missing);
-        let count = wanted.min(free).min(may);
+        wanted.min(self.spare())
+    }
+
+    /// `count` connections are being opened from now on.
+    pub const fn opening(&mut self, count: usize) {
         self.opening += count;
+    }
+
+    /// Clients that wait although every permit of this shard has a server or an opening.
+    pub fn unserved(&self) -> usize {
+        self.queued.saturating_sub(self.opening + self.spare())
+    }
+
+    /// Since when the first in the queue waits.
+    pub fn head(&self) -> Option<Instant> {
+        self.queue.iter().find_map(|ticket| {
+            let waiter = self.waiters.get(ticket.index as usize)?;
+            let waits = waiter.round == ticket.round && matches!(waiter.wait, Wait::Queued(_));
+            waits.then_some(waiter.since)
+        })
+    }
+
+    /// True if somebody has been given a server since the first in the queue came: the queue moves.
+    pub fn is_flowing(&self) -> bool {
+        self.head() < self.served_at
+    }
+
+    /// Since when the server that was used longest ago is idle.
+    pub fn coldest_since(&self) -> Option<Instant> {
+        self.idle.front().map(|idle| idle.since)
+    }
+
+    /// Takes the server that was used longest ago off this shard, with its permit.
+    pub fn part_with_coldest(&mut self) -> Option<S> {
+        let idle = self.idle.pop_front()?;
+        self.limits.permits -= 1;
+        Some(idle.server)
+    }
+
+    /// A lent server has left this shard with its permit.
+    pub const fn part_with_lent(&mut self) {
+        self.lent -= 1;
+        self.limits.permits -= 1;
+    }
+
+    /// Gives up to `count` permits that nothing uses; how many.
+    pub fn part_with_spare(&mut self, count: usize) -> usize {
+        let count = count.min(self.spare());
+        self.limits.permits -= count;
         count
+    }
+
+    /// Permits have come; with one of them, if `with_server`, a server, which counts as lent and is to
+    /// be checked in.
+    pub fn receive(&mut self, permits: usize, with_server: bool) {
+        self.limits.permits += permits;
+        self.lent += usize::from(with_server);
     }
 
     /// An opening has succeeded: the server counts as lent, to be checked in.
@@ -352,16 +408,6 @@ impl<S, W> PoolState<S, W> {
         first.into_iter().chain(rest).min()
     }
 
-    /// How long the first in the queue has waited.
-    pub fn longest_wait(&self, now: Instant) -> Duration {
-        let waits = self.queue.iter().filter_map(|ticket| {
-            let waiter = self.waiters.get(ticket.index as usize)?;
-            let waits = waiter.round == ticket.round && matches!(waiter.wait, Wait::Queued(_));
-            waits.then(|| now.saturating_duration_since(waiter.since))
-        });
-        waits.max().unwrap_or_default()
-    }
-
     /// Takes out idle servers that have been idle or alive for too long, oldest first, at most
     /// `count`.
     pub fn retire(&mut self, now: Instant, count: usize) -> Vec<S> {
@@ -372,7 +418,7 @@ impl<S, W> PoolState<S, W> {
             let limit = self.limits.idle_timeout;
             let unused = !limit.is_zero() && now.saturating_duration_since(idle.since) >= limit;
             let spare = self.held() > self.limits.servers_min;
-            if idle.expires.is_some_and(|at| at <= now) || (unused && spare) || self.is_over() {
+            if idle.expires.is_some_and(|at| at <= now) || (unused && spare) {
                 retired.extend(self.idle.remove(position).map(|idle| idle.server));
             } else {
                 position += 1;
@@ -401,8 +447,13 @@ impl<S, W> PoolState<S, W> {
         self.idle.drain(..).map(|idle| idle.server).collect()
     }
 
-    /// Changes the limits.
-    pub fn set_limits(&mut self, limits: Limits) {
+    /// The limits.
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Changes the limits. The permits must cover what is held.
+    pub const fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
     }
 }

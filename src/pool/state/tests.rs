@@ -7,13 +7,20 @@ type Pool = PoolState<u32, char>;
 const LIMITS: Limits = Limits {
     permits: 2,
     servers_min: 0,
-    opening_max: 4,
     round_robin: false,
     idle_timeout: Duration::from_secs(10),
 };
 
 fn error() -> Rc<CheckoutError> {
     Rc::new(CheckoutError::WaitTimeout)
+}
+
+/// Starts what should be opened, up to `opening_max` in all.
+fn open(pool: &mut Pool, now: Instant, opening_max: usize) -> usize {
+    let may = opening_max.saturating_sub(pool.held() - pool.lent_count() - pool.idle_count());
+    let count = pool.openings_wanted(now).min(may);
+    pool.opening(count);
+    count
 }
 
 fn opened(pool: &mut Pool, server: u32, now: Instant) -> Option<char> {
@@ -28,7 +35,7 @@ fn with_idle(count: u32, now: Instant) -> Pool {
         servers_min: count as usize,
         ..LIMITS
     });
-    assert_eq!(pool.openings(now), count as usize);
+    assert_eq!(open(&mut pool, now, 9), count as usize);
     for server in 1..=count {
         assert_eq!(opened(&mut pool, server, now), None);
     }
@@ -59,7 +66,7 @@ fn waiters_are_served_in_order_and_nobody_overtakes() {
     let (server, _) = pool.checkout().unwrap();
     let later = now + Duration::from_secs(5);
     let tickets = ['a', 'b', 'c'].map(|name| pool.wait(name, now, later));
-    assert_eq!(pool.openings(now), 0, "no permit");
+    assert_eq!(open(&mut pool, now, 2), 0, "no permit");
     let (granted, waker) = pool.cancel(tickets[1]);
     assert_eq!((granted, waker), (None, Some('b')));
     assert_eq!(pool.checkin(server, now, None), Some('a'));
@@ -81,17 +88,16 @@ fn openings_follow_waiters_permits_and_the_parallel_limit() {
     let now = Instant::now();
     let mut pool = Pool::new(Limits {
         permits: 5,
-        opening_max: 2,
         ..LIMITS
     });
     let later = now + Duration::from_secs(5);
     for name in ['a', 'b', 'c'] {
         pool.wait(name, now, later);
     }
-    assert_eq!(pool.openings(now), 2);
-    assert_eq!(pool.openings(now), 0, "both are on their way");
+    assert_eq!(open(&mut pool, now, 2), 2);
+    assert_eq!(open(&mut pool, now, 2), 0, "both are on their way");
     assert_eq!(opened(&mut pool, 1, now), Some('a'));
-    assert_eq!(pool.openings(now), 1);
+    assert_eq!(open(&mut pool, now, 2), 1);
     assert_eq!(pool.held(), 3);
 }
 
@@ -103,14 +109,14 @@ fn a_failed_opening_fails_waiters_only_if_nobody_can_serve_them() {
     pool.set_limits(LIMITS);
     let lent = pool.checkout().unwrap().0;
     let ticket = pool.wait('a', now, now + Duration::from_secs(5));
-    assert_eq!(pool.openings(now), 1);
+    assert_eq!(open(&mut pool, now, 2), 1);
     assert!(
         pool.open_failed(&error(), now, rest).is_empty(),
         "the lent server will come back"
     );
-    assert_eq!(pool.openings(now), 0, "rests");
+    assert_eq!(open(&mut pool, now, 2), 0, "rests");
     assert_eq!(pool.next_deadline(), Some(now + rest));
-    assert_eq!(pool.openings(now + rest), 1);
+    assert_eq!(open(&mut pool, now + rest, 2), 1);
     pool.discard();
     assert_eq!(pool.open_failed(&error(), now, rest), ['a']);
     assert!(pool.collect(ticket).unwrap().is_err());
@@ -177,11 +183,7 @@ fn random_run(seed: u64) {
     };
     let mut now = Instant::now();
     let permits = 1 + random(4);
-    let mut pool = Pool::new(Limits {
-        permits,
-        opening_max: 2,
-        ..LIMITS
-    });
+    let mut pool = Pool::new(Limits { permits, ..LIMITS });
     let (mut lent, mut opening, mut tickets, mut next) = (Vec::new(), 0, Vec::new(), 0);
     for _ in 0..500 {
         now += Duration::from_millis(random(50) as u64);
@@ -198,7 +200,7 @@ fn random_run(seed: u64) {
                 lent.swap_remove(random(lent.len()));
                 pool.discard();
             }
-            5 => opening += pool.openings(now),
+            5 => opening += open(&mut pool, now, 2),
             6 if opening > 0 => {
                 opening -= 1;
                 next += 1;

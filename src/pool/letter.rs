@@ -1,0 +1,159 @@
+//! What the parts of one pool on different shards tell each other.
+//!
+//! **Owns:** the letters, and the rule of who goes first.
+//! **Does not own:** when a letter is written (`part`, `permits`), how it travels (`app`).
+//!
+//! ```text
+//!   shard with a waiter           home shard of the pool             shard with servers
+//!        │ ── Want ──────────────────▶ │ ── Recall ────────────────────▶ │
+//!        │                             │ ◀── Busy: kept in mind ──────── │ (home asks the next one)
+//!        │ ◀── Grant: permit and server ─────────────────────────────── │ at once or at a checkin
+//!        │                             │ ◀── Moved ───────────────────── │
+//! ```
+//!
+//! Letters are never lost, but may take any time. Those of one shard to another arrive in order, apart
+//! from a `Grant` with a server, which has to leave the ring first.
+
+use std::time::{Duration, Instant};
+
+/// A wait this much shorter than another still counts as equal: less than moving a server costs.
+pub const TOLERANCE: Duration = Duration::from_micros(100);
+
+/// True if somebody of another shard who has waited `theirs` goes before a local one who has waited
+/// `ours`. Moving a server costs about as much as a short query, so a local one goes first as long
+/// as it has waited nearly as long: at least four fifths, or [`TOLERANCE`] less.
+pub fn goes_first(theirs: Duration, ours: Duration) -> bool {
+    theirs > ours + ours / 4 + TOLERANCE
+}
+
+/// Somebody waits on a shard that cannot serve it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// Counts the wants of this shard; one is granted once.
+    pub number: u32,
+    /// Since when the longest waiter waits.
+    pub since: Instant,
+    /// The shard's queue moves: its first has waited this long, and so will the next.
+    pub flowing: Option<Duration>,
+}
+
+impl Want {
+    /// How long the one who is served next has waited.
+    pub fn age(&self, now: Instant) -> Duration {
+        self.flowing
+            .unwrap_or_else(|| now.saturating_duration_since(self.since))
+    }
+}
+
+/// Permits on their way to another shard, one of them perhaps with its server.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Grant<S> {
+    /// The want that is granted; 0 = none, the permits were not needed.
+    pub number: u32,
+    /// How many permits.
+    pub permits: usize,
+    /// How many of them are to have a server even if nobody waits.
+    pub kept: usize,
+    /// The resizing after which `kept` was counted.
+    pub sizing: u32,
+    /// The server of the first permit.
+    pub server: Option<S>,
+    /// The server was idle when it was granted.
+    pub was_idle: bool,
+}
+
+/// A letter between two parts of one pool.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Letter<S> {
+    /// To home: may this many connections be opened?
+    AskOpen(usize),
+    /// To home: nothing can be given now; the recall is kept in mind.
+    Busy {
+        /// Who wants it.
+        to: usize,
+        /// Which want.
+        number: u32,
+    },
+    /// From home: the recall for this shard's want is over.
+    Forget {
+        /// Who wanted it.
+        to: usize,
+        /// Which want.
+        number: u32,
+    },
+    /// Permits.
+    Grant(Grant<S>),
+    /// From home: this many connections may be opened.
+    MayOpen(usize),
+    /// To home: permits have gone to another shard.
+    Moved {
+        /// Where they went.
+        to: usize,
+        /// Which want they granted.
+        number: u32,
+        /// How many.
+        permits: usize,
+    },
+    /// To home: this many openings have ended, or are not needed any more.
+    OpenDone(usize),
+    /// From home: give a permit to that shard, at once or as soon as its waiter is first.
+    Recall {
+        /// Who wants it; one more than the last shard = home, to be destroyed.
+        to: usize,
+        /// What it wants.
+        want: Want,
+    },
+    /// To home: a waiter cannot be served here. Replaces the shard's want before.
+    Want(Want),
+    /// To home: the waiter has been served, or has gone.
+    Withdraw {
+        /// Which want.
+        number: u32,
+    },
+}
+
+impl<S> Letter<S> {
+    /// The letter without the server in it, and the server.
+    pub fn take_server<T>(self) -> (Letter<T>, Option<S>) {
+        let letter = match self {
+            Self::AskOpen(count) => Letter::AskOpen(count),
+            Self::Busy { to, number } => Letter::Busy { to, number },
+            Self::Forget { to, number } => Letter::Forget { to, number },
+            Self::Grant(grant) => {
+                let without = Grant {
+                    number: grant.number,
+                    permits: grant.permits,
+                    kept: grant.kept,
+                    sizing: grant.sizing,
+                    server: None,
+                    was_idle: grant.was_idle,
+                };
+                return (Letter::Grant(without), grant.server);
+            }
+            Self::MayOpen(count) => Letter::MayOpen(count),
+            Self::Moved {
+                to,
+                number,
+                permits,
+            } => Letter::Moved {
+                to,
+                number,
+                permits,
+            },
+            Self::OpenDone(count) => Letter::OpenDone(count),
+            Self::Recall { to, want } => Letter::Recall { to, want },
+            Self::Want(want) => Letter::Want(want),
+            Self::Withdraw { number } => Letter::Withdraw { number },
+        };
+        (letter, None)
+    }
+
+    /// The letter with this server in it, if it is one that can have one.
+    #[must_use]
+    pub fn with_server(mut self, server: Option<S>) -> Self {
+        if let Self::Grant(grant) = &mut self {
+            grant.server = server;
+        }
+        self
+    }
+}

@@ -1,0 +1,222 @@
+//! Two and more parts of one pool, with letters that arrive at once. Delays, other orders, failures
+//! and many more shards are the business of the simulation in `tests/sim`.
+
+use super::exchange::{GRACE, HOT, PULSE};
+use super::*;
+
+type Fleet = Vec<Part<u32, char>>;
+
+const HABITS: Habits = Habits {
+    round_robin: false,
+    idle_timeout: Duration::ZERO,
+};
+
+fn fleet(count: usize, size: usize, kept: usize) -> Fleet {
+    let sizes = Sizes {
+        size,
+        kept,
+        opening_max: 2,
+    };
+    let place = |here| Place {
+        here,
+        count,
+        home: 0,
+    };
+    (0..count)
+        .map(|here| Part::new(place(here), sizes, HABITS, 0))
+        .collect()
+}
+
+/// Delivers all letters, and those that they lead to.
+fn deliver(fleet: &mut Fleet, now: Instant) {
+    loop {
+        let mut letters = Vec::new();
+        for (from, part) in fleet.iter_mut().enumerate() {
+            letters.extend(part.take_post().into_iter().map(|post| (from, post)));
+        }
+        if letters.is_empty() {
+            return;
+        }
+        for (from, (to, letter)) in letters {
+            fleet[to].receive(from, letter, None, now);
+        }
+    }
+}
+
+/// Opens whatever is to be opened, numbering servers from `first`.
+fn open_all(fleet: &mut Fleet, first: u32, now: Instant) -> u32 {
+    let (mut next, mut rounds_without) = (first, 0);
+    while rounds_without < 3 {
+        rounds_without += 1;
+        for shard in 0..fleet.len() {
+            let count = fleet[shard].openings(now);
+            deliver(fleet, now);
+            for _ in 0..count {
+                fleet[shard].opened(now);
+                fleet[shard].checkin(next, now, None);
+                next += 1;
+                rounds_without = 0;
+            }
+            deliver(fleet, now);
+        }
+    }
+    next
+}
+
+fn permits(fleet: &Fleet) -> Vec<usize> {
+    fleet.iter().map(Part::permits).collect()
+}
+
+fn wait(fleet: &mut Fleet, shard: usize, now: Instant) -> Ticket {
+    assert!(fleet[shard].checkout().is_none());
+    fleet[shard].wait('w', now, now + Duration::from_secs(60))
+}
+
+#[test]
+fn one_permit_goes_round_among_shards_in_the_order_of_waiting() {
+    let mut now = Instant::now();
+    let mut fleet = fleet(4, 1, 0);
+    let first = wait(&mut fleet, 0, now);
+    open_all(&mut fleet, 1, now);
+    let mut server = fleet[0].collect(first).unwrap().unwrap();
+    let mut holder = 0;
+    let waits: Vec<_> = [2, 1, 3]
+        .into_iter()
+        .map(|shard| {
+            now += Duration::from_millis(1);
+            let ticket = wait(&mut fleet, shard, now);
+            deliver(&mut fleet, now);
+            (shard, ticket)
+        })
+        .collect();
+    for (shard, ticket) in waits {
+        now += Duration::from_millis(1);
+        assert_eq!(fleet[holder].checkin(server, now, None), None);
+        deliver(&mut fleet, now);
+        assert_eq!(fleet[shard].take_wakers(), ['w']);
+        server = fleet[shard].collect(ticket).unwrap().unwrap();
+        holder = shard;
+        assert_eq!(permits(&fleet).iter().sum::<usize>(), 1);
+    }
+}
+
+#[test]
+fn an_idle_server_elsewhere_ends_a_wait_at_once() {
+    let start = Instant::now();
+    let mut fleet = fleet(2, 2, 2);
+    open_all(&mut fleet, 1, start);
+    let now = start + HOT;
+    assert!(fleet[1].checkout().is_some());
+    let ticket = wait(&mut fleet, 1, now);
+    assert_eq!(
+        fleet[1].review_at(),
+        Some(now + GRACE),
+        "its own may come back"
+    );
+    let now = now + GRACE;
+    fleet[1].review(now);
+    deliver(&mut fleet, now);
+    assert!(fleet[1].collect(ticket).unwrap().is_ok());
+    assert_eq!(permits(&fleet), [0, 2]);
+    assert_eq!((fleet[0].kept(), fleet[1].kept()), (0, 2));
+    let tally = fleet[1].take_tally();
+    assert_eq!((tally.wants, tally.granted, tally.beside_idle), (1, 1, 1));
+}
+
+#[test]
+fn permits_without_servers_are_found_and_go_home_when_unneeded() {
+    let now = Instant::now();
+    let mut fleet = fleet(3, 6, 0);
+    let tickets: Vec<_> = (0..6).map(|_| wait(&mut fleet, 2, now)).collect();
+    let mut now = now;
+    for _ in 0..8 {
+        open_all(&mut fleet, 1, now);
+        now += PULSE;
+        fleet[2].review(now);
+        deliver(&mut fleet, now);
+    }
+    assert_eq!(permits(&fleet), [0, 0, 6]);
+    for ticket in tickets {
+        assert!(fleet[2].collect(ticket).is_some());
+        fleet[2].discard(now);
+    }
+    for _ in 0..2 {
+        fleet[2].settle(now);
+        deliver(&mut fleet, now);
+    }
+    assert_eq!(permits(&fleet), [6, 0, 0]);
+}
+
+#[test]
+fn a_smaller_pool_closes_idle_servers_and_a_larger_one_takes_debts_back() {
+    let now = Instant::now();
+    let mut fleet = fleet(3, 9, 9);
+    open_all(&mut fleet, 1, now);
+    let lent: Vec<_> = (0..3).map(|_| fleet[1].checkout().unwrap().0).collect();
+    let resize = |fleet: &mut Fleet, size, sizing| {
+        let sizes = Sizes {
+            size,
+            kept: 0,
+            opening_max: 2,
+        };
+        for part in fleet.iter_mut() {
+            part.resize(sizes, sizing, now);
+        }
+        deliver(fleet, now);
+    };
+    resize(&mut fleet, 2, 1);
+    assert_eq!(permits(&fleet), [0, 3, 0], "three are in use");
+    assert_eq!(fleet[0].debt(), 1);
+    let closed: usize = fleet.iter_mut().map(|part| part.take_closing().len()).sum();
+    assert_eq!(closed, 6);
+    fleet[1].checkin(lent[0], now, None);
+    deliver(&mut fleet, now);
+    assert_eq!((fleet[0].debt(), permits(&fleet)), (0, vec![0, 2, 0]));
+    resize(&mut fleet, 1, 2);
+    assert_eq!(fleet[0].debt(), 1);
+    resize(&mut fleet, 5, 3);
+    assert_eq!(
+        (fleet[0].debt(), permits(&fleet).iter().sum()),
+        (0, 5_usize)
+    );
+}
+
+#[test]
+fn shards_whose_queues_move_share_by_how_long_their_clients_wait() {
+    let mut now = Instant::now();
+    let mut fleet = fleet(2, 4, 4);
+    open_all(&mut fleet, 1, now);
+    // Shard 0 has six times the clients of shard 1; every server is lent for one millisecond.
+    let mut lent: [Vec<u32>; 2] = [Vec::new(), Vec::new()];
+    let mut waits: [Vec<Ticket>; 2] = [Vec::new(), Vec::new()];
+    for (shard, clients) in [(0, 60), (1, 10)] {
+        for _ in 0..clients {
+            match fleet[shard].checkout() {
+                Some((server, _)) => lent[shard].push(server),
+                None => waits[shard].push(fleet[shard].wait('w', now, now + PULSE * 1000)),
+            }
+        }
+    }
+    for _ in 0..400 {
+        now += Duration::from_millis(1);
+        for shard in 0..2 {
+            for server in std::mem::take(&mut lent[shard]) {
+                fleet[shard].checkin(server, now, None);
+                let again = fleet[shard].wait('w', now, now + PULSE * 1000);
+                waits[shard].push(again);
+            }
+            fleet[shard].review(now);
+        }
+        deliver(&mut fleet, now);
+        for shard in 0..2 {
+            waits[shard].retain(|ticket| match fleet[shard].collect(*ticket) {
+                Some(served) => {
+                    lent[shard].push(served.unwrap());
+                    false
+                }
+                None => true,
+            });
+        }
+    }
+    assert_eq!(permits(&fleet), [3, 1]);
+}

@@ -1,0 +1,184 @@
+//! Letters, permits and servers on their way between the shards.
+//!
+//! **Owns:** carrying out what a [`Part`](super::part::Part) has decided: sending its letters, taking
+//! servers off this shard and putting them on, closing what is to be closed.
+//! **Does not own:** the decisions (`part`), the mailboxes ([`Mail`] is made in `app`).
+//!
+//! **Invariants**
+//! 1. A server leaves clean and settled, or not at all; then its permit travels without it.
+//! 2. What a server has said while it was under way is read before it is lent.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::time::Duration;
+
+use shards::{Stream, spawn};
+
+use crate::protocol::backend::TransactionStatus;
+use crate::server::ServerConnection;
+use crate::server::detach::Travelling;
+use crate::server::reset::Leftovers;
+use crate::server::sync::Sync;
+
+use super::cleaner;
+use super::driver::{Pool, PoolId};
+use super::letter;
+
+/// A letter as it travels.
+pub type Letter = letter::Letter<Box<Travelling>>;
+
+/// How long the kernel may take to let go of a socket.
+const DETACH_MAX: Duration = Duration::from_secs(1);
+
+/// Takes letters to other shards. None is lost; those to one shard arrive in order.
+pub trait Mail {
+    /// Sends `letter` to pool `id` on shard `to`.
+    fn send(&self, to: usize, id: PoolId, letter: Letter);
+}
+
+impl Pool {
+    /// Carries out what the part has decided.
+    pub(super) fn act(self: &Rc<Self>) {
+        let (post, closing, wakers, tally) = {
+            let mut part = self.part.borrow_mut();
+            if let Some(at) = part.review_at() {
+                self.host.plan_review(self);
+                self.host.reviews.at_most(at);
+            }
+            if !part.has_effects() {
+                return;
+            }
+            (
+                part.take_post(),
+                part.take_closing(),
+                part.take_wakers(),
+                part.take_tally(),
+            )
+        };
+        let metrics = self.host.metrics();
+        metrics.wants.add(tally.wants);
+        metrics.wants_granted.add(tally.granted);
+        metrics
+            .wants_wait_us
+            .add(u64::try_from(tally.waited.as_micros()).unwrap_or(u64::MAX));
+        metrics.waits_beside_idle.add(tally.beside_idle);
+        for waker in wakers {
+            waker.wake();
+        }
+        for server in closing {
+            self.close(server);
+        }
+        for (to, letter) in post {
+            self.send(to, letter);
+        }
+    }
+
+    fn send(self: &Rc<Self>, to: usize, letter: letter::Letter<Box<ServerConnection>>) {
+        let (letter, server) = letter.take_server();
+        match server {
+            Some(server) => spawn(send_server(Rc::clone(self), to, letter, server)),
+            None => self.host.mail.send(to, self.id, letter),
+        }
+    }
+
+    /// Takes a letter of the same pool on shard `from`.
+    pub(super) fn receive(self: &Rc<Self>, from: usize, letter: Letter) {
+        if self.is_retired() {
+            self.host.lose(&letter);
+            return;
+        }
+        let (letter, travelling) = letter.take_server();
+        let server = travelling.and_then(|travelling| self.unpack(*travelling));
+        let expires = server.as_ref().and_then(|server| server.expires);
+        let letter = letter.with_server(server);
+        let now = shards::now();
+        self.part.borrow_mut().receive(from, letter, expires, now);
+        self.open_more();
+    }
+
+    pub(super) fn review(self: &Rc<Self>) {
+        let now = shards::now();
+        {
+            let mut part = self.part.borrow_mut();
+            if part.review_at().is_some_and(|at| at <= now) {
+                part.review(now);
+            }
+        }
+        self.open_more();
+    }
+
+    /// Gives permits back that this shard has not needed for a while.
+    pub fn settle(self: &Rc<Self>) {
+        if !self.is_retired() {
+            self.part.borrow_mut().settle(shards::now());
+            self.act();
+        }
+    }
+
+    /// Takes a clean server off this shard; `None` if it is of no further use.
+    async fn pack(&self, mut server: Box<ServerConnection>) -> Option<Box<Travelling>> {
+        let deadline = shards::now() + DETACH_MAX;
+        let quiescent = poll_fn(|context| server.stream.poll_quiescent(context));
+        let has_let_go = shards::until(deadline, quiescent).await.is_some();
+        let is_fit = has_let_go && cleaner::read_unasked(self, &mut server) && server.is_clean();
+        if !is_fit {
+            self.close(server);
+            return None;
+        }
+        self.host.free_number(server.number);
+        self.host.metrics().servers_moved_out.add(1);
+        let server = *server;
+        Some(Box::new(Travelling {
+            detached: server.stream.detach().await,
+            framer: server.framer,
+            base: (*server.base).clone(),
+            applied: (*server.applied).clone(),
+            has_unnamed: server.has_unnamed,
+            key: server.key,
+            born: server.born,
+            expires: server.expires,
+        }))
+    }
+
+    /// Puts a server on this shard; `None` if it has ended on its way.
+    fn unpack(self: &Rc<Self>, travelling: Travelling) -> Option<Box<ServerConnection>> {
+        let stream = Stream::new(travelling.detached.socket);
+        let base = self.intern(travelling.base);
+        self.base
+            .borrow_mut()
+            .get_or_insert_with(|| Rc::clone(&base));
+        let mut server = Box::new(ServerConnection {
+            stream,
+            framer: travelling.framer,
+            sync: Sync::default(),
+            status: TransactionStatus::Idle,
+            leftovers: Leftovers::default(),
+            has_unnamed: travelling.has_unnamed,
+            base,
+            applied: self.intern(travelling.applied),
+            key: travelling.key,
+            number: self.host.number(self),
+            born: travelling.born,
+            expires: travelling.expires,
+        });
+        self.host.metrics().servers_moved_in.add(1);
+        let unread = travelling.detached.unread;
+        let is_fit = unread.is_empty() || {
+            let chunk = server.stream.chunk_of(unread);
+            cleaner::read_own_replies(self, &mut server, chunk)
+        };
+        if is_fit && server.is_clean() {
+            server.stream.watch(server.number);
+            Some(server)
+        } else {
+            self.close(server);
+            None
+        }
+    }
+}
+
+async fn send_server(pool: Rc<Pool>, to: usize, letter: Letter, server: Box<ServerConnection>) {
+    let travelling = pool.pack(server).await;
+    let letter = letter.with_server(travelling);
+    pool.host.mail.send(to, pool.id, letter);
+}

@@ -1,0 +1,39 @@
+//! A server connection between two shards.
+//!
+//! **Owns:** taking a connection off its shard and putting it on another one.
+//! **Does not own:** who may have it (`pool`), how it travels (`app`).
+//!
+//! Only a clean connection travels: nothing owed, no transaction, nothing left behind, no cancel on
+//! its way. Its socket leaves the ring when the kernel holds nothing of it any more; what PostgreSQL
+//! has said meanwhile (a notice, a changed parameter, its farewell) goes along unread.
+//!
+//! **Invariant:** a travelling connection that is dropped closes its socket.
+
+use std::time::Instant;
+
+use shards::Detached;
+
+use crate::protocol::framer::Framer;
+
+use super::parameters::ParameterSet;
+
+/// A server connection that belongs to no shard at the moment.
+#[derive(Debug)]
+pub struct Travelling {
+    /// The socket and what has arrived on it.
+    pub detached: Detached,
+    /// Its place in what the server sends.
+    pub framer: Framer,
+    /// The parameters that the server reported at login.
+    pub base: ParameterSet,
+    /// The settings that were made beyond them.
+    pub applied: ParameterSet,
+    /// The session has an unnamed statement of some client.
+    pub has_unnamed: bool,
+    /// Process id and secret for cancel requests.
+    pub key: Option<(i32, Box<[u8]>)>,
+    /// When it was opened.
+    pub born: Instant,
+    /// When it is to be replaced.
+    pub expires: Option<Instant>,
+}
