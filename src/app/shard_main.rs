@@ -151,7 +151,10 @@ async fn review_pools(shard: Rc<Shard>) {
 
 /// Has pools give back permits that they do not need. A single shard has nobody to give them to.
 async fn settle_pools(shard: Rc<Shard>) {
-    while shard.count > 1 {
+    if shard.count == 1 {
+        return;
+    }
+    loop {
         sleep_until(shards::now() + SETTLE_PERIOD).await;
         let directory = shard.directory();
         for pool in directory.pools() {
