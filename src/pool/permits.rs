@@ -66,6 +66,8 @@ pub struct Ledger {
     opening: usize,
     opening_max: usize,
     openers: VecDeque<(usize, usize)>,
+    /// The shard that was last told to keep servers.
+    keeper: usize,
 }
 
 impl Ledger {
@@ -81,6 +83,7 @@ impl Ledger {
             opening: 0,
             opening_max,
             openers: VecDeque::new(),
+            keeper: home,
         }
     }
 
@@ -91,6 +94,16 @@ impl Ledger {
     /// Permits that are still to be destroyed.
     pub const fn debt(&self) -> usize {
         self.debt
+    }
+
+    /// The next shard after the last one named that has permits, home apart.
+    pub fn next_holder(&mut self, home: usize) -> Option<usize> {
+        let count = self.holds.len();
+        let next = (1..=count)
+            .map(|step| (self.keeper + step) % count)
+            .find(|shard| *shard != home && self.holds[*shard] > 0)?;
+        self.keeper = next;
+        Some(next)
     }
 
     /// A shard wants a permit.

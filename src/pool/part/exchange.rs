@@ -25,7 +25,6 @@ use std::time::{Duration, Instant};
 
 use super::super::letter::{Grant, Letter, Want, goes_first};
 use super::super::permits::DEBT;
-use super::super::state::Limits;
 use super::{OwnWant, Part};
 
 /// How long the first waiter waits for a server of its own shard before another shard is asked:
@@ -214,6 +213,7 @@ impl<S, W> Part<S, W> {
     fn handle(&mut self, from: usize, letter: Letter<S>, expires: Option<Instant>, now: Instant) {
         match letter {
             Letter::Grant(grant) => self.receive_grant(from, grant, expires, now),
+            Letter::Keep { count, sizing } => self.receive_kept(count, sizing),
             Letter::MayOpen(count) => {
                 self.may_open += count;
                 self.open_asked = self.open_asked.saturating_sub(count);
@@ -247,6 +247,7 @@ impl<S, W> Part<S, W> {
                 permits,
             } => ledger.moved((from, to), (number, permits), now, post),
             Letter::Grant(_)
+            | Letter::Keep { .. }
             | Letter::MayOpen(_)
             | Letter::Recall { .. }
             | Letter::Forget { .. } => {}
@@ -276,7 +277,9 @@ impl<S, W> Part<S, W> {
         now: Instant,
     ) {
         self.state.receive(grant.permits, grant.server.is_some());
-        self.receive_kept(&grant);
+        self.receive_kept(grant.kept, grant.sizing);
+        // Before the ledger hears of it, which asks the next one if there still is a debt.
+        self.settle_debt(now);
         if let Some(ledger) = &mut self.ledger {
             let moved = (grant.number, grant.permits);
             ledger.moved((from, self.place.here), moved, now, &mut self.post);
@@ -296,20 +299,16 @@ impl<S, W> Part<S, W> {
             let waker = self.state.checkin(server, now, expires);
             self.wakers.extend(waker);
         }
-        self.settle_debt(now);
     }
 
     /// Takes over that some of the permits are to have a server, unless that was before a resizing
     /// which has settled it anew.
-    fn receive_kept(&mut self, grant: &Grant<S>) {
-        let ahead = grant.sizing.wrapping_sub(self.sizing).cast_signed();
+    fn receive_kept(&mut self, count: usize, sizing: u32) {
+        let ahead = sizing.wrapping_sub(self.sizing).cast_signed();
         if ahead > 0 {
-            self.kept_early += grant.kept;
+            self.kept_early += count;
         } else if ahead == 0 {
-            self.state.set_limits(Limits {
-                servers_min: self.kept() + grant.kept,
-                ..*self.state.limits()
-            });
+            self.set_kept(self.kept() + count);
         }
     }
 
