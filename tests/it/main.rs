@@ -33,6 +33,7 @@ mod extended;
 mod large_data;
 mod limits;
 mod malformed;
+mod mesh;
 mod parameters;
 mod programs;
 mod reload;

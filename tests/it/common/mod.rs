@@ -80,6 +80,18 @@ macro_rules! with_one_and_two_shards {
     )+ };
 }
 
+/// One test a name and number of shards, for what only several shards can get wrong.
+macro_rules! with_two_and_four_shards {
+    ($($name:ident),+ $(,)?) => { $(
+        mod $name {
+            #[test]
+            fn through_two_shards() { super::$name(2); }
+            #[test]
+            fn through_four_shards() { super::$name(4); }
+        }
+    )+ };
+}
+
 /// As `everywhere`, for what the pooler does not do yet: its tests are there and ignored.
 macro_rules! not_yet_pooled {
     ($reason:literal: $($name:ident),+ $(,)?) => { $(
@@ -97,4 +109,4 @@ macro_rules! not_yet_pooled {
     )+ };
 }
 
-pub(crate) use {everywhere, not_yet_pooled, with_one_and_two_shards};
+pub(crate) use {everywhere, not_yet_pooled, with_one_and_two_shards, with_two_and_four_shards};
