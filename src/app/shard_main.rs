@@ -22,6 +22,7 @@ use crate::session::registry::Registry;
 use crate::session::shard::Connections;
 use crate::session::{Directory, Shard};
 
+use super::busy;
 use super::errands::{DeskErrands, ErrandDesk};
 use super::mailbox::ShardMessage;
 
@@ -66,6 +67,7 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
     }
     spawn(watch_idle(Rc::clone(&shard)));
     spawn(keep_house(Rc::clone(&shard)));
+    spawn(busy::measure(Rc::clone(&shard)));
     read_messages(&shard, &desk, context.inbox).await;
     for tenant in shard.directory().tenants() {
         tenant.pool.retire_for_good();
