@@ -25,6 +25,7 @@
 
 mod common;
 
+mod admin;
 mod auth;
 mod cancel;
 mod chaos;
@@ -33,6 +34,7 @@ mod extended;
 mod large_data;
 mod limits;
 mod malformed;
+mod metrics;
 mod parameters;
 mod programs;
 mod reload;
