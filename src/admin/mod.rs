@@ -16,7 +16,7 @@
 
 pub mod command;
 pub mod help;
-pub mod shards;
+pub mod show_shards;
 pub mod table;
 
 use crate::metrics::Fleet;
@@ -83,7 +83,7 @@ pub fn reloaded(outcome: &Result<(), String>) -> Vec<u8> {
 fn show(subject: Subject, view: &View<'_>) -> Table {
     match subject {
         Subject::Help => help::table(),
-        Subject::Shards => shards::table(view.fleet),
+        Subject::Shards => show_shards::table(view.fleet),
         Subject::Version => {
             let mut table = Table::new(vec![Column::text("version")]);
             table.push(vec![format!("PgDoorman {}", view.version)]);

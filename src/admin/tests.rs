@@ -106,7 +106,7 @@ fn the_page_has_all_commands() {
 
 #[test]
 fn the_page_has_all_columns_of_shards() {
-    let table = shards::table(&Fleet::new(1));
+    let table = show_shards::table(&Fleet::new(1));
     let listed = listed("columns of SHOW SHARDS");
     let names: Vec<_> = listed.iter().map(|(name, _)| *name).collect();
     let columns: Vec<_> = table.columns().iter().map(|c| c.name.as_ref()).collect();

@@ -105,9 +105,6 @@ fn serve(cli: &Cli, config: &Arc<Config>) -> Result<(), Refused> {
     let address = listen_address(general)?;
     let refused = |error| Refused::new(EXIT_CONFIG, &format!("cannot listen on {address}"), &error);
     check_free(address).map_err(refused)?;
-    for _ in &placement.plans {
-        listeners.push(listen(general, address).map_err(refused)?);
-    }
     let shared = Shared {
         config: Arc::clone(config),
         connections: Connections::default(),
@@ -115,7 +112,11 @@ fn serve(cli: &Cli, config: &Arc<Config>) -> Result<(), Refused> {
         fleet: Fleet::new(placement.plans.len()),
         mock_secret: rand::rng().random(),
     };
+    // Before the address for clients: who can connect there finds the rest in place.
     let scrape = listen_for_scrapes(config, &shared)?;
+    for _ in &placement.plans {
+        listeners.push(listen(general, address).map_err(refused)?);
+    }
     let (fleet, seat) = launch(&placement.plans, move |context| {
         shard_main(
             context,
