@@ -13,7 +13,8 @@
 //! ```
 //!
 //! **Invariants**
-//! 1. A console needs no server and belongs to no pool.
+//! 1. A console needs no server, belongs to no pool and is not in the registry: there is nothing that
+//!    could be cancelled or handed to another shard.
 //! 2. It holds one message of at most `MESSAGE_BYTES_MAX`, and is not read while more than
 //!    `WINDOW_BYTES` wait for it.
 //!
@@ -22,18 +23,19 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 
+use rand::Rng;
 use shards::{Chunk, Stream};
 
 use crate::admin::{self, Action, View};
 use crate::protocol::backend::TransactionStatus;
+use crate::protocol::cancel_key::{CancelKey, CancelSecret, SLOT_MAX};
 use crate::protocol::framer::{FrameError, Framer, Interest};
 use crate::protocol::frontend::Query;
+use crate::protocol::sqlstate;
 use crate::protocol::writer::{self, Report, Severity};
-use crate::protocol::{cancel_key::CancelKey, sqlstate};
 use crate::server::parameters::ParameterSet;
 
 use super::client::WINDOW_BYTES;
-use super::registry::Slot;
 use super::relay::unknown_request;
 use super::report::Failure;
 use super::shard::{Connection, Shard};
@@ -73,8 +75,24 @@ pub struct Console {
     framer: Framer,
     /// An error was reported, and its `Sync` has not come yet.
     is_skipping: bool,
-    _slot: Slot,
     _connection: Connection,
+}
+
+/// A key that cancels nothing: clients expect to get one. It names the last slot, and whatever session
+/// should ever have that has another secret.
+pub fn dead_key(shard: &Shard, is_long: bool) -> CancelKey {
+    let mut random = rand::rng();
+    let secret = if is_long {
+        CancelSecret::Long(random.random())
+    } else {
+        CancelSecret::Short(random.random())
+    };
+    CancelKey {
+        generation: shard.generation,
+        shard: shard.index as u16,
+        slot: SLOT_MAX,
+        secret,
+    }
 }
 
 /// The messages that end a login to the console.
@@ -103,13 +121,12 @@ fn server_version() -> &'static str {
 
 impl Console {
     /// A console that has said its greeting.
-    pub fn new(shard: Rc<Shard>, client: Stream, slot: Slot, connection: Connection) -> Self {
+    pub fn new(shard: Rc<Shard>, client: Stream, connection: Connection) -> Self {
         Self {
             shard,
             client,
             framer: Framer::new(&INTEREST, MESSAGE_BYTES_MAX),
             is_skipping: false,
-            _slot: slot,
             _connection: connection,
         }
     }

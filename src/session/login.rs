@@ -371,20 +371,14 @@ impl Login {
     }
 
     fn become_console(self, asked: &ParameterSet, speaks_3_2: bool) -> (Console, Option<Chunk>) {
-        let (slot, secret) = self.shard.registry.enter(speaks_3_2);
-        let key = CancelKey {
-            generation: self.shard.generation,
-            shard: self.shard.index as u16,
-            slot: slot.number(),
-            secret,
-        };
         tracing::info!(client = %self.peer_text(), "console opened");
+        let key = console::dead_key(&self.shard, speaks_3_2);
         let (mut client, rest) = self.talk.finish();
         client.send(console::greeting(asked, &key));
         let connection = match self.connection {
             Ok(connection) | Err(connection) => connection,
         };
-        (Console::new(self.shard, client, slot, connection), rest)
+        (Console::new(self.shard, client, connection), rest)
     }
 
     fn become_session(self, accepted: AcceptedClient) -> Session {
