@@ -57,6 +57,8 @@ pub enum Work {
         /// The iteration count.
         iterations: u32,
     },
+    /// Read the configuration again.
+    Reload,
 }
 
 /// What has come of work; errors as text.
@@ -66,6 +68,8 @@ pub enum WorkResult {
     Resolved(Result<Vec<SocketAddr>, String>),
     /// Keys.
     Derived(Result<ScramKeys, String>),
+    /// The configuration has been read and is on its way to the shards.
+    Reloaded(Result<(), String>),
 }
 
 const _: () = assert!(

@@ -4,6 +4,7 @@
 //! the messages between them.
 //! **Does not own:** anything a client or server sees on the wire.
 
+pub mod busy;
 pub mod cli;
 pub mod control;
 pub mod errands;
@@ -12,4 +13,5 @@ pub mod mailbox;
 pub mod not_yet;
 pub mod post;
 pub mod run;
+pub mod scrape;
 pub mod shard_main;

@@ -22,6 +22,7 @@ use crate::session::registry::Registry;
 use crate::session::shard::Connections;
 use crate::session::{Directory, Shard};
 
+use super::busy;
 use super::errands::{DeskErrands, ErrandDesk};
 use super::mailbox::ShardMessage;
 use super::post::PostOffice;
@@ -75,6 +76,7 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
     spawn(settle_pools(Rc::clone(&shard)));
     spawn(post.keep_trying());
     spawn(keep_house(Rc::clone(&shard)));
+    spawn(busy::measure(Rc::clone(&shard)));
     read_messages(&shard, &desk, context.inbox).await;
     for tenant in shard.directory().tenants() {
         tenant.pool.retire_for_good();

@@ -12,6 +12,7 @@
 
 pub mod budget;
 pub mod client;
+pub mod console;
 pub mod directory;
 pub mod login;
 pub mod registry;

@@ -38,6 +38,11 @@ impl Connections {
             Err(connection)
         }
     }
+
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for Connection {

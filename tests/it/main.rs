@@ -25,6 +25,7 @@
 
 mod common;
 
+mod admin;
 mod auth;
 mod cancel;
 mod chaos;
@@ -34,6 +35,7 @@ mod large_data;
 mod limits;
 mod malformed;
 mod mesh;
+mod metrics;
 mod parameters;
 mod programs;
 mod reload;

@@ -25,6 +25,7 @@ use super::{DEADLINE, eventually, port, unique};
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     general: Table,
+    prometheus: Table,
     pools: Vec<(String, Table, Vec<User>)>,
     application_name: String,
 }
@@ -67,6 +68,7 @@ impl Config {
     pub(crate) fn to_port(server_port: u16) -> Self {
         let config = Self {
             general: Table::new(),
+            prometheus: Table::new(),
             pools: Vec::new(),
             application_name: format!("{}_{}", unique("doorman"), std::process::id()),
         };
@@ -83,6 +85,15 @@ impl Config {
     /// Sets a key of `[general]`.
     pub(crate) fn general(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.general.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Serves metrics on `port` of 127.0.0.1.
+    pub(crate) fn metrics(mut self, port: u16) -> Self {
+        let keys = &mut self.prometheus;
+        keys.insert("enabled".to_owned(), true.into());
+        keys.insert("host".to_owned(), "127.0.0.1".into());
+        keys.insert("port".to_owned(), i64::from(port).into());
         self
     }
 
@@ -145,7 +156,7 @@ impl Config {
     }
 
     /// The file as text.
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut pools = Table::new();
         for (name, table, users) in &self.pools {
             let mut table = table.clone();
@@ -159,6 +170,10 @@ impl Config {
         let mut file = Table::new();
         file.insert("general".to_owned(), Value::Table(self.general.clone()));
         file.insert("pools".to_owned(), Value::Table(pools));
+        file.insert(
+            "prometheus".to_owned(),
+            Value::Table(self.prometheus.clone()),
+        );
         toml::to_string(&file).unwrap()
     }
 
