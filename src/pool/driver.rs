@@ -22,11 +22,12 @@ use crate::server::connection::{self, Login, ServerConnection, Socket};
 use crate::server::parameters::{Interner, ParameterSet};
 use crate::server::reset::Leftovers;
 use crate::server::sync::Sync;
-use crate::server::{Errands, ServerError};
+use crate::server::{Errands, Lease, ServerError};
 
 use super::alarm::Alarm;
 use super::cleaner;
 use super::error::{CheckoutError, REST_AFTER_FAILURE};
+use super::quarantine;
 use super::state::{Limits, PoolState, Ticket};
 
 /// Names a pool.
@@ -112,7 +113,7 @@ pub struct Settings {
     /// When servers are given back.
     pub mode: PoolMode,
     /// How to reach the server.
-    pub socket: Socket,
+    pub socket: Rc<Socket>,
     /// How to log in.
     pub login: Login,
     /// Bounds on this shard.
@@ -229,14 +230,17 @@ impl Pool {
         }
     }
 
-    /// Takes a server back after use. It is reused if it is clean, cleaned if it can be, and closed
-    /// otherwise.
+    /// Takes a server back after use. It is kept back while a cancel request for it is on its way,
+    /// reused if it is clean, cleaned if it can be, and closed otherwise.
     pub fn give_back(self: &Rc<Self>, mut server: Box<ServerConnection>) {
         if !self.settings.cleanup {
             server.leftovers = Leftovers::default();
         }
-        if !server.is_settled() {
+        server.lease.give_back();
+        if !server.is_settled() || server.lease.is_broken() {
             self.discard(server);
+        } else if server.lease.is_quarantined() {
+            spawn(quarantine::wait(Rc::clone(self), server));
         } else if server.is_clean() {
             self.check_in(server);
         } else {
@@ -268,6 +272,7 @@ impl Pool {
     /// Closes a lent server.
     pub fn discard(self: &Rc<Self>, server: Box<ServerConnection>) {
         self.host.free_number(server.number);
+        server.lease.give_back();
         server.close();
         self.state.borrow_mut().discard();
         self.open_more();
@@ -393,6 +398,8 @@ async fn open_one(pool: Rc<Pool>) {
         Some(Err(error)) => pool.open_failed(login_error(&error)),
         Some(Ok((stream, framer, greeting))) => {
             let born = Instant::now();
+            let timeout = settings.connect_timeout;
+            let lease = Lease::new(greeting.key, &stream, &settings.socket, timeout);
             let server = Box::new(ServerConnection {
                 stream,
                 framer,
@@ -402,7 +409,7 @@ async fn open_one(pool: Rc<Pool>) {
                 has_unnamed: false,
                 base: pool.intern(greeting.parameters),
                 applied: pool.intern(ParameterSet::default()),
-                key: greeting.key,
+                lease,
                 number: pool.host.number(&pool),
                 born,
                 expires: expiry(born, settings.server_lifetime),

@@ -12,6 +12,7 @@ pub mod cleaner;
 pub mod driver;
 pub mod error;
 pub mod permits;
+mod quarantine;
 pub mod state;
 
 pub use alarm::Alarm;
