@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::auth::ScramKeys;
 use crate::config::{Config, Secret};
+use crate::protocol::cancel_key::CancelKey;
 
 /// A message between two seats.
 #[derive(Debug)]
@@ -27,6 +28,18 @@ pub enum ShardMessage {
         number: u32,
         /// What has come of it.
         result: Box<WorkResult>,
+    },
+    /// To the shard that gave out `key`: run this cancel request, then answer.
+    Cancel {
+        /// Names the request on the shard that asks.
+        ticket: u32,
+        /// The key of the request.
+        key: Box<CancelKey>,
+    },
+    /// To the shard that asked: its cancel request `ticket` is over, whatever came of it.
+    CancelDone {
+        /// Names the request on the shard that asked.
+        ticket: u32,
     },
     /// To a shard: this is the configuration from now on.
     Reload(Arc<Config>),

@@ -4,6 +4,7 @@
 //! the messages between them.
 //! **Does not own:** anything a client or server sees on the wire.
 
+pub mod cancels;
 pub mod cli;
 pub mod control;
 pub mod errands;

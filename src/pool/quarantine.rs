@@ -16,7 +16,10 @@ use super::driver::Pool;
 
 /// Keeps `server` until no request for it is on its way, then gives it back once more.
 pub(super) async fn wait(pool: Rc<Pool>, mut server: Box<ServerConnection>) {
-    tracing::debug!(pid = server.pid(), "server kept back, a cancel request is on its way");
+    tracing::debug!(
+        pid = server.pid(),
+        "server kept back, a cancel request is on its way"
+    );
     let lease = Rc::clone(&server.lease);
     lease.released().await;
     // What it said meanwhile is not for the next client.

@@ -101,7 +101,11 @@ impl Place {
             Some(Ok(stream)) => stream,
             failed @ (None | Some(Err(_))) => {
                 let error = failed.and_then(Result::err);
-                tracing::warn!(pid = target.pid, ?error, "cancel request not sent: no connection");
+                tracing::warn!(
+                    pid = target.pid,
+                    ?error,
+                    "cancel request not sent: no connection"
+                );
                 return attempt.lease.withdraw(attempt.request);
             }
         };

@@ -30,6 +30,7 @@
 //! Source: PostgreSQL documentation, `protocol-flow.html` "Canceling Requests in Progress".
 
 use std::cell::RefCell;
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -159,7 +160,6 @@ impl Machine {
 }
 
 /// How to reach the process behind a server connection.
-#[derive(Debug)]
 pub struct CancelTarget {
     /// Process id as the server told it.
     pub pid: i32,
@@ -172,6 +172,15 @@ pub struct CancelTarget {
     pub peer: Option<SocketAddr>,
     /// Bound on connecting, and again on the answer.
     pub timeout: Duration,
+}
+
+impl fmt::Debug for CancelTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CancelTarget")
+            .field("pid", &self.pid)
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Whether a client uses a server connection, and what is on its way to cancel.
@@ -337,7 +346,10 @@ mod tests {
         assert_eq!(machine.ask(), Asked::Refused);
         machine.lend();
         machine.give_back();
-        assert_eq!((machine.ask(), machine.state), (Asked::Refused, State::Idle));
+        assert_eq!(
+            (machine.ask(), machine.state),
+            (Asked::Refused, State::Idle)
+        );
     }
 
     #[test]
@@ -420,7 +432,10 @@ mod tests {
             machine.give_back();
             machine.close(other);
             machine.lend();
-            assert_eq!((machine.ask(), machine.state), (Asked::Refused, State::Broken));
+            assert_eq!(
+                (machine.ask(), machine.state),
+                (Asked::Refused, State::Broken)
+            );
         }
     }
 

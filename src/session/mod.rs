@@ -11,9 +11,11 @@
 //! ```
 
 pub mod budget;
+pub mod cancel;
 pub mod client;
 pub mod directory;
 pub mod login;
+mod parting;
 pub mod registry;
 pub mod relay;
 pub mod report;
