@@ -102,10 +102,8 @@ impl Machine {
         self.state = match self.state {
             State::Lent if self.out.is_empty() => State::Idle,
             State::Lent => State::Quarantined,
-            // It has been prepared for a client and not used.
-            State::Idle => State::Idle,
-            State::Quarantined => State::Quarantined,
-            State::Broken => State::Broken,
+            // An idle one has been prepared for a client and not used.
+            state @ (State::Idle | State::Quarantined | State::Broken) => state,
         };
     }
 

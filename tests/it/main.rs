@@ -27,6 +27,7 @@ mod common;
 
 mod auth;
 mod cancel;
+mod cancel_storm;
 mod chaos;
 mod copy;
 mod extended;
@@ -35,6 +36,7 @@ mod limits;
 mod malformed;
 mod parameters;
 mod programs;
+mod quarantine;
 mod reload;
 mod reset;
 mod scripted_server;
