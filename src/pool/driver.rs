@@ -290,6 +290,8 @@ impl Pool {
         *self.base.borrow_mut() = Some(Rc::clone(&server.base));
         self.state.borrow_mut().opened();
         self.check_in(server);
+        // Others may have waited for their turn to open.
+        self.open_more();
     }
 
     fn open_failed(self: &Rc<Self>, error: CheckoutError) {

@@ -53,8 +53,12 @@ fn storm(count: usize) {
          and query like '%{mark}%' and pid <> pg_backend_pid()"
     );
     let end = Instant::now() + Duration::from_secs(120);
-    while superuser.value(&sql) != count.to_string() {
-        assert!(Instant::now() < end, "not all statements run");
+    loop {
+        let running = superuser.value(&sql);
+        if running == count.to_string() {
+            break;
+        }
+        assert!(Instant::now() < end, "{running} of {count} statements run");
         std::thread::sleep(Duration::from_millis(20));
     }
     let keys: Vec<_> = sleepers.iter().map(|sleeper| sleeper.key.clone()).collect();
