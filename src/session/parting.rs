@@ -8,6 +8,7 @@
 //! it to its end.
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use shards::spawn;
 
@@ -65,7 +66,9 @@ impl Session {
         let pool = Rc::clone(&self.pool);
         spawn(async move {
             let lease = Rc::clone(&server.lease);
-            lease.over(request).await;
+            // Many may be before it; the server's place is worth more than its statement.
+            let deadline = Instant::now() + 2 * pool.settings.connect_timeout;
+            shards::until(deadline, lease.over(request)).await;
             pool.discard(server);
         });
     }

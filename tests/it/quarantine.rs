@@ -166,7 +166,7 @@ fn client_without_a_running_statement_costs_no_cancel_connection() {
 }
 
 #[test]
-fn requests_during_one_statement_hold_its_server_until_the_last_has_closed() {
+fn every_use_of_a_server_has_a_quarantine_of_its_own() {
     let slow = Slow::start();
     let (client, mut first) = slow.cancelled("slow");
     drop(client);
