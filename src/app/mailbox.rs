@@ -12,6 +12,7 @@ use crate::auth::ScramKeys;
 use crate::config::{Config, Secret};
 use crate::pool::PoolId;
 use crate::pool::travel::Letter;
+use crate::protocol::cancel_key::CancelKey;
 
 /// A message between two seats.
 #[derive(Debug)]
@@ -32,6 +33,18 @@ pub enum ShardMessage {
     },
     /// Between shards: a letter of one pool's part to another.
     Pool(Box<(PoolId, Letter)>),
+    /// To the shard that gave out `key`: run this cancel request, then answer.
+    Cancel {
+        /// Names the request on the shard that asks.
+        ticket: u32,
+        /// The key of the request.
+        key: Box<CancelKey>,
+    },
+    /// To the shard that asked: its cancel request `ticket` is over, whatever came of it.
+    CancelDone {
+        /// Names the request on the shard that asked.
+        ticket: u32,
+    },
     /// To a shard: this is the configuration from now on.
     Reload(Arc<Config>),
     /// To a shard: close everything and end.

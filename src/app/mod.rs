@@ -5,6 +5,7 @@
 //! **Does not own:** anything a client or server sees on the wire.
 
 pub mod busy;
+pub mod cancels;
 pub mod cli;
 pub mod control;
 pub mod errands;

@@ -11,18 +11,21 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use shards::{Context, Inbox, Listener, Seat, Socket, Stream, sleep_until, spawn};
+use shards::{Context, Inbox, Listener, Outbox, Seat, Socket, Stream, sleep_until, spawn};
 
 use crate::config::Config;
 use crate::metrics::Fleet;
 use crate::pool::Host;
+use crate::server::Canceller;
 use crate::session::budget::Budget;
+use crate::session::cancel::{Cancels, Place};
 use crate::session::login::log_in;
 use crate::session::registry::Registry;
 use crate::session::shard::Connections;
 use crate::session::{Directory, Shard};
 
 use super::busy;
+use super::cancels::{MeshOutbox, run_cancel};
 use super::errands::{DeskErrands, ErrandDesk};
 use super::mailbox::ShardMessage;
 use super::post::PostOffice;
@@ -56,12 +59,26 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
     let errands = Rc::new(DeskErrands(Rc::clone(&desk)));
     let host = Host::new(place, errands, Rc::clone(&post) as _, shared.fleet.clone());
     let directory = Directory::new(shared.config, &host, None);
-    let shard = Rc::new(Shard {
+    let place = Place {
+        generation: 0,
         index: place.0,
         count: place.1,
-        generation: 0,
+    };
+    let registry = Rc::new(Registry::new(place.generation, place.index as u16));
+    let cancels = Cancels::new(
+        place,
+        Rc::clone(&registry),
+        Canceller::new(shared.fleet.clone(), place.index),
+        shared.fleet.clone(),
+        Box::new(MeshOutbox(context.outbox.clone())),
+    );
+    let shard = Rc::new(Shard {
+        index: place.index,
+        count: place.count,
+        generation: place.generation,
         directory: RefCell::new(Rc::new(directory)),
-        registry: Rc::new(Registry::default()),
+        registry,
+        cancels,
         host,
         connections: shared.connections,
         budget: shared.budget,
@@ -77,17 +94,31 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
     spawn(post.keep_trying());
     spawn(keep_house(Rc::clone(&shard)));
     spawn(busy::measure(Rc::clone(&shard)));
-    read_messages(&shard, &desk, context.inbox).await;
+    read_messages(&shard, &desk, &context.outbox, context.inbox).await;
     for tenant in shard.directory().tenants() {
         tenant.pool.retire_for_good();
     }
 }
 
-async fn read_messages(shard: &Rc<Shard>, desk: &ErrandDesk, mut inbox: Inbox<ShardMessage>) {
+async fn read_messages(
+    shard: &Rc<Shard>,
+    desk: &ErrandDesk,
+    outbox: &Outbox<ShardMessage>,
+    mut inbox: Inbox<ShardMessage>,
+) {
     loop {
         match inbox.receive().await {
             (_, ShardMessage::Stop) => return,
             (_, ShardMessage::Answer { number, result }) => desk.answer(number, result),
+            (from, ShardMessage::Cancel { ticket, key }) => {
+                spawn(run_cancel(
+                    Rc::clone(shard),
+                    outbox.clone(),
+                    (from, ticket),
+                    key,
+                ));
+            }
+            (_, ShardMessage::CancelDone { ticket }) => shard.cancels.done(ticket),
             (Seat::Control, ShardMessage::Reload(config)) => reload(shard, config),
             (Seat::Shard(from), ShardMessage::Pool(letter)) => {
                 let (id, letter) = *letter;

@@ -2,7 +2,8 @@
 //!
 //! **Owns:** the phases of a session, holding messages until they are whole, the window of unsent
 //! bytes in both directions.
-//! **Does not own:** what replies mean (`relay`, `server::sync`), the pool's decisions (`pool`).
+//! **Does not own:** what replies mean (`relay`, `server::sync`), the pool's decisions (`pool`), what
+//! becomes of one side when the other has gone (`parting`).
 //!
 //! ```text
 //!            message that needs a server       settings differ
@@ -71,7 +72,7 @@ enum Phase {
 }
 
 /// What a step has led to.
-enum Step {
+pub(super) enum Step {
     /// Something changed: go on.
     Again,
     /// Nothing to do until somebody wakes the session.
@@ -109,7 +110,7 @@ pub struct Session {
     pub(super) claim: Option<Box<Claim>>,
     /// Servers in a row that went while they were being prepared.
     retries: u8,
-    _slot: Slot,
+    slot: Slot,
     _connection: Connection,
     log_as: Option<Box<str>>,
 }
@@ -145,7 +146,7 @@ impl Session {
             has_farewell: false,
             claim: None,
             retries: 0,
-            _slot: slot,
+            slot,
             _connection: connection,
             log_as,
         }
@@ -156,7 +157,13 @@ impl Session {
             Phase::Idle => self.idle(context),
             Phase::Waiting(ticket) => self.waiting(ticket, context),
             Phase::Preparing(server, failed) => self.preparing(server, failed, context),
-            Phase::Serving(server) => self.serving(server, context),
+            Phase::Serving(server) => {
+                let step = self.serving(server, context);
+                if !matches!(self.phase, Phase::Serving(_)) {
+                    self.slot.rest();
+                }
+                step
+            }
         }
     }
 
@@ -359,7 +366,13 @@ impl Session {
             self.phase = Phase::Preparing(server, false);
             return Step::Again;
         }
+        self.serve(server)
+    }
+
+    /// The server is ready: the client's messages go to it from now on.
+    fn serve(&mut self, mut server: Box<ServerConnection>) -> Step {
         server.applied = Rc::clone(&self.wanted);
+        self.slot.serve(&server.lease);
         self.phase = Phase::Serving(server);
         Step::Again
     }
@@ -410,9 +423,7 @@ impl Session {
             return Step::End;
         }
         self.retries = 0;
-        server.applied = Rc::clone(&self.wanted);
-        self.phase = Phase::Serving(server);
-        Step::Again
+        self.serve(server)
     }
 
     fn serving(&mut self, mut server: Box<ServerConnection>, context: &mut Context<'_>) -> Step {
@@ -463,7 +474,7 @@ impl Session {
         Step::Wait
     }
 
-    fn may_release(&self, server: &ServerConnection) -> bool {
+    pub(super) fn may_release(&self, server: &ServerConnection) -> bool {
         self.is_transaction_mode()
             && server.status == TransactionStatus::Idle
             && !self.is_message_cut()
@@ -471,25 +482,12 @@ impl Session {
     }
 
     /// The server has got only a part of a message.
-    const fn is_message_cut(&self) -> bool {
+    pub(super) const fn is_message_cut(&self) -> bool {
         // Of a good-bye it gets nothing.
         !self.is_leaving && !self.framer.is_at_boundary()
     }
 
-    /// The server will say nothing more. A client that is between two transactions has lost nothing.
-    fn server_ended(&mut self, server: Box<ServerConnection>) -> Step {
-        let is_whole = server.sync.is_settled() && server.framer.is_at_boundary();
-        let had_farewell = std::mem::take(&mut self.has_farewell);
-        if !is_whole || !self.may_release(&server) {
-            self.has_farewell = had_farewell;
-            self.server_gone(server);
-            return Step::End;
-        }
-        self.pool.discard(server);
-        Step::Again
-    }
-
-    fn is_transaction_mode(&self) -> bool {
+    pub(super) fn is_transaction_mode(&self) -> bool {
         self.pool.settings.mode == PoolMode::Transaction
     }
 
@@ -523,34 +521,6 @@ impl Session {
                 return false;
             }
         }
-    }
-
-    /// The client has gone while it had a server.
-    fn client_gone(&mut self, mut server: Box<ServerConnection>) {
-        if self.is_message_cut() {
-            server.sync.cut_off();
-        }
-        if !server.is_settled() || self.has_farewell {
-            self.pool.discard(server);
-            return;
-        }
-        if !self.is_transaction_mode() {
-            server.leftovers.add(Leftovers::EVERYTHING);
-        }
-        self.pool.give_back(server);
-    }
-
-    /// The server has gone while a client had it.
-    fn server_gone(&mut self, server: Box<ServerConnection>) {
-        tracing::warn!(
-            pool = %self.pool.key.database, pid = server.pid(), "server closed the connection"
-        );
-        // In the middle of a message nothing can be said.
-        if server.framer.is_at_boundary() && !self.has_farewell {
-            let text = "server closed the connection unexpectedly";
-            self.fail(&Failure::new(sqlstate::CONNECTION_FAILURE, text));
-        }
-        self.pool.discard(server);
     }
 }
 

@@ -31,7 +31,7 @@ use crate::protocol::cancel_key::CancelKey;
 use crate::protocol::error::StartupError;
 use crate::protocol::frontend::{PasswordMessage, SaslInitialResponse, SaslResponse};
 use crate::protocol::sqlstate;
-use crate::protocol::startup::{StartupMessage, StartupPacket, parse_options};
+use crate::protocol::startup::{CancelKeyBytes, StartupMessage, StartupPacket, parse_options};
 use crate::protocol::writer;
 use crate::server::parameters::{ParameterSet, is_name};
 
@@ -44,7 +44,9 @@ use super::startup::{Conversation, Ended};
 
 /// Why there is no session.
 enum Rejection {
-    /// Nothing is said: the client has gone, or asked for something else.
+    /// It is no client, but somebody who wants a client's statement cancelled.
+    Cancel(CancelKeyBytes),
+    /// Nothing is said: the client has gone.
     Silent,
     /// The client is told.
     Told(Failure),
@@ -114,6 +116,10 @@ pub async fn log_in(
             None
         }
         Some(Err(Rejection::Silent)) => None,
+        Some(Err(Rejection::Cancel(key))) => {
+            login.serve_cancel(&key).await;
+            None
+        }
         Some(Err(Rejection::Told(failure))) => {
             tracing::info!(
                 client = %login.peer_text(), sqlstate = %failure.sqlstate,
@@ -192,7 +198,7 @@ impl Login {
         loop {
             let repeated = match self.talk.packet().await? {
                 StartupPacket::Startup(startup) => return Ok(startup),
-                StartupPacket::Cancel(_) => return Err(Rejection::Silent),
+                StartupPacket::Cancel(key) => return Err(Rejection::Cancel(key)),
                 StartupPacket::Ssl => std::mem::replace(&mut asked_tls, true),
                 StartupPacket::GssEnc => std::mem::replace(&mut asked_gss, true),
             };
@@ -202,6 +208,15 @@ impl Login {
             }
             self.talk.stream.send(b"N".to_vec());
         }
+    }
+
+    /// The connection counts as no client: a full pooler can still cancel.
+    async fn serve_cancel(self, key: &CancelKeyBytes) {
+        drop(self.connection);
+        // Once for the way to the server, and once for its answer.
+        let limit = 2 * self.directory.config.general.connect_timeout;
+        let (canceller, _) = self.talk.finish();
+        self.shard.cancels.serve(canceller, key, limit).await;
     }
 
     fn general(&self) -> &General {

@@ -11,10 +11,12 @@
 //! ```
 
 pub mod budget;
+pub mod cancel;
 pub mod client;
 pub mod console;
 pub mod directory;
 pub mod login;
+mod parting;
 pub mod registry;
 pub mod relay;
 pub mod report;

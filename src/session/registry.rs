@@ -1,10 +1,13 @@
 //! The sessions of a shard by number: what a cancel key names.
 //!
-//! **Owns:** slots and the secrets given out with them.
-//! **Does not own:** the layout of a key (`protocol::cancel_key`).
+//! **Owns:** slots, the secrets given out with them, and which server a session uses now.
+//! **Does not own:** the layout of a key (`protocol::cancel_key`), what becomes of a cancel request
+//! (`cancel`).
 //!
-//! **Invariant:** a slot belongs to one session at a time, and a secret is never given out twice on
-//! purpose: it is random.
+//! **Invariants**
+//! 1. A slot belongs to one session at a time, and a secret is never given out twice on purpose: it
+//!    is random.
+//! 2. A slot names a server only while the session's messages go to it.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -12,25 +15,46 @@ use std::rc::Rc;
 use rand::Rng;
 
 use crate::protocol::cancel_key::{CancelKey, CancelSecret};
+use crate::server::Lease;
 
 /// All sessions of one shard.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Registry {
+    generation: u8,
+    shard: u16,
     entries: RefCell<Entries>,
 }
 
 #[derive(Debug, Default)]
 struct Entries {
-    /// Most clients speak protocol 3.0, whose secrets have four bytes; longer ones are boxed.
-    secrets: Vec<Secret>,
+    slots: Vec<Entry>,
     free: Vec<u32>,
 }
 
+#[derive(Debug)]
+struct Entry {
+    secret: Secret,
+    /// Of the server that the session uses now.
+    lease: Option<Rc<Lease>>,
+}
+
+/// Most clients speak protocol 3.0, whose secrets have four bytes; longer ones are boxed.
 #[derive(Debug)]
 enum Secret {
     None,
     Short([u8; 4]),
     Long(Box<[u8; 32]>),
+}
+
+/// What a cancel key leads to.
+#[derive(Debug)]
+pub enum Lookup {
+    /// The session is here and uses no server.
+    Idle,
+    /// The session uses the server of this lease.
+    Running(Rc<Lease>),
+    /// No session of this shard has this key.
+    Unknown,
 }
 
 /// A session's place in the registry. Ends when dropped.
@@ -41,12 +65,24 @@ pub struct Slot {
 }
 
 impl Registry {
+    /// The registry of shard `shard` in the process `generation`.
+    pub fn new(generation: u8, shard: u16) -> Self {
+        Self {
+            generation,
+            shard,
+            entries: RefCell::default(),
+        }
+    }
+
     /// Takes a slot and makes a secret for it, long for clients that speak protocol 3.2.
     pub fn enter(self: &Rc<Self>, long: bool) -> (Slot, CancelSecret) {
         let mut entries = self.entries.borrow_mut();
         let number = entries.free.pop().unwrap_or_else(|| {
-            entries.secrets.push(Secret::None);
-            (entries.secrets.len() - 1) as u32
+            entries.slots.push(Entry {
+                secret: Secret::None,
+                lease: None,
+            });
+            (entries.slots.len() - 1) as u32
         });
         let (entry, secret) = if long {
             let bytes: [u8; 32] = rand::rng().random();
@@ -55,7 +91,7 @@ impl Registry {
             let bytes: [u8; 4] = rand::rng().random();
             (Secret::Short(bytes), CancelSecret::Short(bytes))
         };
-        entries.secrets[number as usize] = entry;
+        entries.slots[number as usize].secret = entry;
         (
             Slot {
                 registry: Rc::clone(self),
@@ -65,21 +101,31 @@ impl Registry {
         )
     }
 
-    /// True if a session holds this slot with this secret.
-    pub fn is_held(&self, key: &CancelKey) -> bool {
+    /// Finds the session that was given `key`, the whole of it.
+    pub fn find(&self, key: &CancelKey) -> Lookup {
+        if (key.generation, key.shard) != (self.generation, self.shard) {
+            return Lookup::Unknown;
+        }
         let entries = self.entries.borrow();
-        let secret = match entries.secrets.get(key.slot as usize) {
-            None | Some(Secret::None) => return false,
-            Some(Secret::Short(bytes)) => CancelSecret::Short(*bytes),
-            Some(Secret::Long(bytes)) => CancelSecret::Long(**bytes),
+        let Some(entry) = entries.slots.get(key.slot as usize) else {
+            return Lookup::Unknown;
         };
-        secret == key.secret
+        let secret = match &entry.secret {
+            Secret::None => return Lookup::Unknown,
+            Secret::Short(bytes) => CancelSecret::Short(*bytes),
+            Secret::Long(bytes) => CancelSecret::Long(**bytes),
+        };
+        match &entry.lease {
+            _ if secret != key.secret => Lookup::Unknown,
+            None => Lookup::Idle,
+            Some(lease) => Lookup::Running(Rc::clone(lease)),
+        }
     }
 
     /// Sessions at the moment.
     pub fn count(&self) -> usize {
         let entries = self.entries.borrow();
-        entries.secrets.len() - entries.free.len()
+        entries.slots.len() - entries.free.len()
     }
 }
 
@@ -88,12 +134,28 @@ impl Slot {
     pub const fn number(&self) -> u32 {
         self.number
     }
+
+    /// The session's messages go to the server of `lease` from now on.
+    pub fn serve(&self, lease: &Rc<Lease>) {
+        lease.lend();
+        let mut entries = self.registry.entries.borrow_mut();
+        entries.slots[self.number as usize].lease = Some(Rc::clone(lease));
+    }
+
+    /// The session uses no server any more.
+    pub fn rest(&self) {
+        let mut entries = self.registry.entries.borrow_mut();
+        entries.slots[self.number as usize].lease = None;
+    }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut entries = self.registry.entries.borrow_mut();
-        entries.secrets[self.number as usize] = Secret::None;
+        entries.slots[self.number as usize] = Entry {
+            secret: Secret::None,
+            lease: None,
+        };
         entries.free.push(self.number);
     }
 }
@@ -102,27 +164,68 @@ impl Drop for Slot {
 mod tests {
     use super::*;
 
+    fn key(slot: &Slot, secret: CancelSecret) -> CancelKey {
+        CancelKey {
+            generation: 1,
+            shard: 5,
+            slot: slot.number(),
+            secret,
+        }
+    }
+
     #[test]
     fn a_key_is_good_as_long_as_its_session_lives() {
-        let registry = Rc::new(Registry::default());
+        let registry = Rc::new(Registry::new(1, 5));
         for long in [false, true] {
             let (slot, secret) = registry.enter(long);
-            let key = CancelKey {
-                generation: 0,
-                shard: 0,
-                slot: slot.number(),
-                secret,
-            };
-            assert!(registry.is_held(&key));
+            let key = key(&slot, secret);
+            assert!(matches!(registry.find(&key), Lookup::Idle));
             assert_eq!(registry.count(), 1);
             let (other, _) = registry.enter(!long);
-            assert!(!registry.is_held(&CancelKey {
-                slot: other.number(),
-                ..key
-            }));
+            for wrong in [
+                CancelKey {
+                    slot: other.number(),
+                    ..key
+                },
+                CancelKey {
+                    slot: 1_000_000,
+                    ..key
+                },
+                CancelKey { shard: 4, ..key },
+                CancelKey {
+                    generation: 0,
+                    ..key
+                },
+            ] {
+                assert!(matches!(registry.find(&wrong), Lookup::Unknown));
+            }
             drop((slot, other));
-            assert!(!registry.is_held(&key));
+            assert!(matches!(registry.find(&key), Lookup::Unknown));
             assert_eq!(registry.count(), 0);
         }
+    }
+
+    #[test]
+    fn a_key_leads_to_the_server_that_the_session_uses_now() {
+        let registry = Rc::new(Registry::new(1, 5));
+        let (slot, secret) = registry.enter(false);
+        let key = key(&slot, secret);
+        for _ in 0..2 {
+            let lease = Rc::new(Lease::of(None));
+            slot.serve(&lease);
+            let Lookup::Running(found) = registry.find(&key) else {
+                panic!("not running");
+            };
+            assert!(Rc::ptr_eq(&found, &lease));
+            slot.rest();
+            assert!(matches!(registry.find(&key), Lookup::Idle));
+        }
+        let lease = Rc::new(Lease::of(None));
+        slot.serve(&lease);
+        drop(slot);
+        assert_eq!(Rc::strong_count(&lease), 1, "the end of a slot clears all");
+        let (slot, _) = registry.enter(false);
+        assert_eq!(slot.number(), key.slot, "the number is used again");
+        assert!(matches!(registry.find(&key), Lookup::Unknown));
     }
 }

@@ -12,6 +12,7 @@ use crate::metrics::{Fleet, ShardMetrics};
 use crate::pool::Host;
 
 use super::budget::Budget;
+use super::cancel::Cancels;
 use super::directory::Directory;
 use super::registry::Registry;
 
@@ -63,6 +64,8 @@ pub struct Shard {
     pub directory: RefCell<Rc<Directory>>,
     /// The sessions of this shard.
     pub registry: Rc<Registry>,
+    /// The cancel requests on their way.
+    pub cancels: Cancels,
     /// What all pools share.
     pub host: Rc<Host>,
     /// Open client connections of the process.
