@@ -1,0 +1,210 @@
+//! Whether a pool that is too small for its clients is shared fairly.
+//!
+//! Owns: the checks `fair-one` and `fair-many`.
+//! Does not own: the load (`closed_loop.rs`).
+//! Invariants: what is compared is measured in turns, each time with a fresh pooler.
+
+use anyhow::{Context, Result};
+
+use super::Bench;
+use super::closed_loop::{self, Counted};
+use super::errors::Errors;
+use super::observer::{Sampler, Samples};
+use super::verdict::{Bound, Finding};
+use crate::statistics::{Summary, percentile};
+
+/// A load, and all that was seen of it in all rounds.
+struct Variant {
+    title: &'static str,
+    shards: u16,
+    clients: usize,
+    rounds: Vec<(Counted, Samples)>,
+}
+
+impl Variant {
+    fn new(title: &'static str, shards: u16, clients: usize) -> Self {
+        Self {
+            title,
+            shards,
+            clients,
+            rounds: Vec::new(),
+        }
+    }
+
+    fn measure(&mut self, bench: &Bench<'_>, pool_size: u32, seconds: u32) -> Result<()> {
+        let doorman = bench.start(self.shards, pool_size)?;
+        let sampler = Sampler::start(bench.server.address())?;
+        let mut random = bench.random(self.rounds.len() as u64);
+        let counted = closed_loop::run(doorman.address(), self.clients, seconds, &mut random)?;
+        let samples = sampler.finish()?;
+        eprintln!(
+            "  {}: {:.0} tx/s, slowest/fastest {:.2}, p99/p50 {:.2}, most connections {}, errors {}",
+            self.title,
+            counted.tps(),
+            counted.fairness(),
+            spread(&counted).unwrap_or(0.0),
+            samples.max,
+            counted.errors.total(),
+        );
+        bench.keep_waits_beside_idle(&doorman);
+        self.rounds.push((counted, samples));
+        Ok(())
+    }
+
+    fn median(&self, figure: impl Fn(&Counted) -> Option<f64>) -> Option<f64> {
+        let values: Vec<f64> = self.rounds.iter().filter_map(|(c, _)| figure(c)).collect();
+        (values.len() == self.rounds.len())
+            .then(|| Summary::of(&values))
+            .flatten()
+            .map(|summary| summary.median)
+    }
+
+    fn tps(&self) -> Option<f64> {
+        self.median(|counted| Some(counted.tps()))
+    }
+
+    /// The worst round.
+    fn fairness(&self) -> Option<f64> {
+        let values = self.rounds.iter().map(|(counted, _)| counted.fairness());
+        values.min_by(f64::total_cmp)
+    }
+
+    fn connections_max(&self) -> f64 {
+        let values = self.rounds.iter().map(|(_, samples)| samples.max);
+        values.max().unwrap_or(0) as f64
+    }
+
+    fn samples(&self) -> f64 {
+        self.rounds.iter().map(|(_, s)| s.count).sum::<u64>() as f64
+    }
+
+    fn errors(&self) -> Errors {
+        let mut sum = Errors::default();
+        for (counted, _) in &self.rounds {
+            sum.merge(&counted.errors);
+        }
+        sum
+    }
+}
+
+/// p99 of the latency divided by p50.
+fn spread(counted: &Counted) -> Option<f64> {
+    let p99 = percentile(&counted.latencies, 990)?;
+    let p50 = percentile(&counted.latencies, 500)?;
+    Some(f64::from(p99) / f64::from(p50.max(1)))
+}
+
+fn ratio(part: Option<f64>, whole: Option<f64>) -> Option<f64> {
+    whole.filter(|&whole| whole > 0.0).and(Some(part? / whole?))
+}
+
+fn run_rounds(
+    bench: &Bench<'_>,
+    rounds: u32,
+    pool_size: u32,
+    seconds: u32,
+    variants: &mut [Variant],
+) -> Result<()> {
+    for round in 1..=rounds {
+        for variant in &mut *variants {
+            let title = variant.title;
+            variant
+                .measure(bench, pool_size, seconds)
+                .with_context(|| format!("{title}, round {round}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// 40 clients share one server connection, over four shards and over one.
+///
+/// # Errors
+/// Something could not be started or asked, or the user interrupts.
+pub(crate) fn one(bench: &Bench<'_>, finding: &mut Finding) -> Result<()> {
+    let mut variants = [
+        Variant::new("1 shard", 1, 40),
+        Variant::new("4 shards", 4, 40),
+    ];
+    run_rounds(bench, 2, 1, bench.seconds(30), &mut variants)?;
+    let [single, four] = variants;
+    finding.judge(
+        "transactions of the slowest client / the fastest",
+        four.fairness(),
+        Bound::AtLeast(0.5),
+    );
+    finding.tell(
+        "the same with 1 shard",
+        single.fairness().unwrap_or_default(),
+    );
+    finding.judge(
+        "most server connections at once",
+        Some(four.connections_max().max(single.connections_max())),
+        Bound::AtMost(1.0),
+    );
+    finding.tell("samples of that", four.samples() + single.samples());
+    finding.judge(
+        "tx/s with 4 shards / with 1",
+        ratio(four.tps(), single.tps()),
+        Bound::AtLeast(0.75),
+    );
+    finding.tell("tx/s with 4 shards", four.tps().unwrap_or_default());
+    finding.tell("tx/s with 1 shard", single.tps().unwrap_or_default());
+    judge_errors(finding, &[&four, &single]);
+    Ok(())
+}
+
+/// 500 clients share 10 server connections over two shards.
+///
+/// # Errors
+/// Something could not be started or asked, or the user interrupts.
+pub(crate) fn many(bench: &Bench<'_>, finding: &mut Finding) -> Result<()> {
+    let mut variants = [
+        Variant::new("2 shards, 40 clients", 2, 40),
+        Variant::new("2 shards, 500 clients", 2, 500),
+        Variant::new("1 shard, 500 clients", 1, 500),
+    ];
+    run_rounds(bench, 3, 10, bench.seconds(10), &mut variants)?;
+    let [few, crowd, single] = variants;
+    finding.judge(
+        "p99 / p50 of the latency, 500 clients",
+        crowd.median(spread),
+        Bound::AtMost(1.5),
+    );
+    let spread_of_one = single.median(spread).unwrap_or_default();
+    finding.tell("the same with 1 shard", spread_of_one);
+    for (name, per_mille) in [("p50", 500), ("p99", 990)] {
+        let latency = crowd.median(|c| percentile(&c.latencies, per_mille).map(f64::from));
+        let milliseconds = latency.unwrap_or_default() / 1e3;
+        finding.tell(&format!("{name} in ms, 500 clients"), milliseconds);
+    }
+    finding.judge(
+        "tx/s with 500 clients / with 40",
+        ratio(crowd.tps(), few.tps()),
+        Bound::AtLeast(0.95),
+    );
+    finding.tell("tx/s with 500 clients", crowd.tps().unwrap_or_default());
+    finding.tell("tx/s with 40 clients", few.tps().unwrap_or_default());
+    let tps_of_one = single.tps().unwrap_or_default();
+    finding.tell("tx/s with 500 clients, 1 shard", tps_of_one);
+    let fairness = crowd.fairness().unwrap_or_default();
+    finding.tell("transactions, slowest / fastest client", fairness);
+    finding.judge(
+        "most server connections at once",
+        Some(crowd.connections_max().max(few.connections_max())),
+        Bound::AtMost(10.0),
+    );
+    judge_errors(finding, &[&few, &crowd, &single]);
+    Ok(())
+}
+
+fn judge_errors(finding: &mut Finding, variants: &[&Variant]) {
+    let mut all = Errors::default();
+    for variant in variants {
+        let errors = variant.errors();
+        if let Some(text) = errors.describe() {
+            finding.note(format!("{}: {text}", variant.title));
+        }
+        all.merge(&errors);
+    }
+    finding.judge("errors", Some(all.total() as f64), Bound::AtMost(0.0));
+}
