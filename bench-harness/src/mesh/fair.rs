@@ -4,13 +4,16 @@
 //! Does not own: the load (`closed_loop.rs`).
 //! Invariants: what is compared is measured in turns, each time with a fresh pooler.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::Bench;
 use super::closed_loop::{self, Counted};
 use super::errors::Errors;
 use super::observer::{Sampler, Samples};
 use super::verdict::{Bound, Finding};
+use crate::cpu;
+use crate::interrupt;
+use crate::metric::Metric;
 use crate::statistics::{Summary, percentile};
 
 /// A load, and all that was seen of it in all rounds.
@@ -18,7 +21,17 @@ struct Variant {
     title: &'static str,
     shards: u16,
     clients: usize,
-    rounds: Vec<(Counted, Samples)>,
+    rounds: Vec<Round>,
+    /// Why rounds are missing.
+    failures: Vec<String>,
+}
+
+/// What was seen of it in one round.
+struct Round {
+    counted: Counted,
+    samples: Samples,
+    /// CPU used by nobody in the measurement, per cent of the machine.
+    foreign_percent: f64,
 }
 
 impl Variant {
@@ -28,6 +41,7 @@ impl Variant {
             shards,
             clients,
             rounds: Vec::new(),
+            failures: Vec::new(),
         }
     }
 
@@ -35,24 +49,39 @@ impl Variant {
         let doorman = bench.start(self.shards, pool_size)?;
         let sampler = Sampler::start(bench.server.address())?;
         let mut random = bench.random(self.rounds.len() as u64);
+        let (begin, driver_ns) = (doorman.probe().begin()?, cpu::own_ns());
         let counted = closed_loop::run(doorman.address(), self.clients, seconds, &mut random)?;
+        let driver_us = cpu::own_ns().saturating_sub(driver_ns) as f64 / 1e3;
+        let end = doorman.probe().end()?;
         let samples = sampler.finish()?;
+        let costs = doorman.probe().costs(&begin, &end, driver_us, 1.0);
+        let foreign_percent = costs.get(&Metric::ForeignCpuPercent).copied();
         eprintln!(
-            "  {}: {:.0} tx/s, slowest/fastest {:.2}, p99/p50 {:.2}, most connections {}, errors {}",
+            "  {}: {:.0} tx/s, slowest/fastest {:.2}, p99/p50 {:.2}, most connections {}, errors {}, \
+             foreign CPU {:.0} %",
             self.title,
             counted.tps(),
             counted.fairness(),
             spread(&counted).unwrap_or(0.0),
             samples.max,
             counted.errors.total(),
+            foreign_percent.unwrap_or_default(),
         );
         bench.keep_waits_beside_idle(&doorman);
-        self.rounds.push((counted, samples));
+        self.rounds.push(Round {
+            counted,
+            samples,
+            foreign_percent: foreign_percent.unwrap_or_default(),
+        });
         Ok(())
     }
 
     fn median(&self, figure: impl Fn(&Counted) -> Option<f64>) -> Option<f64> {
-        let values: Vec<f64> = self.rounds.iter().filter_map(|(c, _)| figure(c)).collect();
+        let values: Vec<f64> = self
+            .rounds
+            .iter()
+            .filter_map(|round| figure(&round.counted))
+            .collect();
         (values.len() == self.rounds.len())
             .then(|| Summary::of(&values))
             .flatten()
@@ -65,23 +94,28 @@ impl Variant {
 
     /// The worst round.
     fn fairness(&self) -> Option<f64> {
-        let values = self.rounds.iter().map(|(counted, _)| counted.fairness());
+        let values = self.rounds.iter().map(|round| round.counted.fairness());
         values.min_by(f64::total_cmp)
     }
 
-    fn connections_max(&self) -> f64 {
-        let values = self.rounds.iter().map(|(_, samples)| samples.max);
-        values.max().unwrap_or(0) as f64
+    fn connections_max(&self) -> Option<f64> {
+        let values = self.rounds.iter().map(|round| round.samples.max);
+        values.max().map(|most| most as f64)
     }
 
     fn samples(&self) -> f64 {
-        self.rounds.iter().map(|(_, s)| s.count).sum::<u64>() as f64
+        self.rounds.iter().map(|r| r.samples.count).sum::<u64>() as f64
+    }
+
+    fn foreign_percent(&self) -> f64 {
+        let values = self.rounds.iter().map(|round| round.foreign_percent);
+        values.fold(0.0, f64::max)
     }
 
     fn errors(&self) -> Errors {
         let mut sum = Errors::default();
-        for (counted, _) in &self.rounds {
-            sum.merge(&counted.errors);
+        for round in &self.rounds {
+            sum.merge(&round.counted.errors);
         }
         sum
     }
@@ -98,6 +132,11 @@ fn ratio(part: Option<f64>, whole: Option<f64>) -> Option<f64> {
     whole.filter(|&whole| whole > 0.0).and(Some(part? / whole?))
 }
 
+/// The larger of two; `None` when one is missing.
+fn larger(one: Option<f64>, other: Option<f64>) -> Option<f64> {
+    Some(one?.max(other?))
+}
+
 fn run_rounds(
     bench: &Bench<'_>,
     rounds: u32,
@@ -107,10 +146,14 @@ fn run_rounds(
 ) -> Result<()> {
     for round in 1..=rounds {
         for variant in &mut *variants {
-            let title = variant.title;
-            variant
-                .measure(bench, pool_size, seconds)
-                .with_context(|| format!("{title}, round {round}"))?;
+            // What else can be measured is worth knowing all the same.
+            if let Err(error) = variant.measure(bench, pool_size, seconds) {
+                interrupt::check()?;
+                let text = format!("{error:#}");
+                let reason = text.lines().next().unwrap_or_default();
+                variant.failures.push(format!("round {round}: {reason}"));
+                eprintln!("  {}: failed: {reason}", variant.title);
+            }
         }
     }
     Ok(())
@@ -138,7 +181,7 @@ pub(crate) fn one(bench: &Bench<'_>, finding: &mut Finding) -> Result<()> {
     );
     finding.judge(
         "most server connections at once",
-        Some(four.connections_max().max(single.connections_max())),
+        larger(four.connections_max(), single.connections_max()),
         Bound::AtMost(1.0),
     );
     finding.tell("samples of that", four.samples() + single.samples());
@@ -190,7 +233,7 @@ pub(crate) fn many(bench: &Bench<'_>, finding: &mut Finding) -> Result<()> {
     finding.tell("transactions, slowest / fastest client", fairness);
     finding.judge(
         "most server connections at once",
-        Some(crowd.connections_max().max(few.connections_max())),
+        larger(crowd.connections_max(), few.connections_max()),
         Bound::AtMost(10.0),
     );
     judge_errors(finding, &[&few, &crowd, &single]);
@@ -205,6 +248,17 @@ fn judge_errors(finding: &mut Finding, variants: &[&Variant]) {
             finding.note(format!("{}: {text}", variant.title));
         }
         all.merge(&errors);
+        for failure in &variant.failures {
+            finding.note(format!("{}, {failure}", variant.title));
+        }
     }
+    let failures: usize = variants.iter().map(|v| v.failures.len()).sum();
+    finding.judge(
+        "rounds that could not be measured",
+        Some(failures as f64),
+        Bound::AtMost(0.0),
+    );
+    let foreign = variants.iter().map(|variant| variant.foreign_percent());
+    finding.tell("foreign CPU %, the most", foreign.fold(0.0, f64::max));
     finding.judge("errors", Some(all.total() as f64), Bound::AtMost(0.0));
 }

@@ -41,6 +41,7 @@ use crate::load::Script;
 use crate::machine::Machine;
 use crate::pooler::{Pooler, free_port};
 use crate::postgres::Postgres;
+use crate::probe::Probe;
 use crate::target::Catalogue;
 
 use observer::Observer;
@@ -114,6 +115,11 @@ impl Doorman {
     pub(crate) fn address(&self) -> SocketAddr {
         self.pooler.address
     }
+
+    /// The clocks of the pooler, PostgreSQL and the machine.
+    pub(crate) fn probe(&self) -> &Probe {
+        &self.pooler.probe
+    }
 }
 
 impl Bench<'_> {
@@ -163,7 +169,10 @@ impl Bench<'_> {
         let mut finding = Finding::new(check.name, check.description);
         self.waits_beside_idle.set(None);
         if let Err(error) = (check.run)(self, &mut finding) {
-            finding.fail(&format!("{error:#}"));
+            let reason = format!("{error:#}");
+            eprintln!("  {reason}");
+            // The rest is the end of some log.
+            finding.fail(reason.lines().next().unwrap_or_default());
         }
         if let Some(waits) = self.waits_beside_idle.get() {
             finding.tell("waits beside an idle server", waits);
