@@ -27,7 +27,7 @@ pub(crate) enum Command {
     Mesh(MeshOptions),
     /// Show a pooler at work: start it, drive it, print what it did.
     Demo(DemoOptions),
-    /// List targets and scenarios.
+    /// List targets, scenarios and checks.
     List(TargetOptions),
 }
 
@@ -95,7 +95,7 @@ pub(crate) struct MeshOptions {
     /// Checks to make [default: all].
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     pub(crate) only: Vec<String>,
-    /// Length of one measurement [default: each check has its own].
+    /// Length of one measurement, where a check has one [default: each has its own].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) seconds: Option<u32>,
     /// Seed of everything random [default: another one each time; it is printed].

@@ -143,6 +143,10 @@ fn list(options: &TargetOptions) -> Result<()> {
     for scenario in scenario::all() {
         println!("  {:<18} {}", scenario.name, scenario.description);
     }
+    println!("checks of mesh:");
+    for (name, description) in mesh::checks() {
+        println!("  {name:<18} {description}");
+    }
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   50 sleepers   pg_sleep ───────► all asleep ───────► 57014 ──┐ 20 rounds
-//!   cancels                         one after the other         │
+//!   cancels                         10 at a time                │
 //!   40 others     short queries all the time ───────────────────┘
 //! ```
 //!
@@ -13,7 +13,7 @@
 //! Source: protocol-flow.html ("Canceling Requests in Progress").
 
 use std::net::SocketAddr;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
@@ -24,6 +24,7 @@ use super::observer::Observer;
 use super::verdict::{Bound, Finding};
 use super::{Bench, Doorman};
 use crate::client::{CancelKey, query};
+use crate::statistics::percentile;
 
 const SHARDS: u16 = 2;
 const POOL_SIZE: u32 = 100;
@@ -31,9 +32,11 @@ const SLEEPERS: usize = 50;
 const OTHERS: usize = 40;
 const ROUNDS: usize = 20;
 /// How long a query sleeps that nobody cancels.
-const SLEEP_S: u32 = 6;
-/// A hit comes within this time after the first request of its round.
+const SLEEP_S: u32 = 10;
+/// A hit comes within this time after its request.
 const HIT_LIMIT: Duration = Duration::from_secs(3);
+/// Threads that send requests.
+const SENDERS: usize = 10;
 /// How long logging in, falling asleep, or ending may take.
 const LIMIT: Duration = Duration::from_secs(15);
 /// `query_canceled`
@@ -42,17 +45,35 @@ const CANCELED: &str = "57014";
 /// The clients and what became of their queries.
 struct Storm {
     fleet: Fleet,
-    /// When the first cancel request of the round was sent.
-    begin: Instant,
+    /// When each sleeper of the round was told that its query is canceled.
+    canceled: Vec<Option<Instant>>,
+    /// From a request to its hit, also of those that came too late, in microseconds.
+    delays: Vec<u64>,
     hits: usize,
-    slowest_hit: Duration,
-    /// Canceled sleepers, but too late.
-    late: usize,
     /// Sleepers that slept to their end.
     missed: usize,
     sleeper_errors: Errors,
     answered: u64,
     other_errors: Errors,
+}
+
+/// A cancel request that was sent.
+struct Request {
+    slot: usize,
+    sent: Instant,
+    outcome: Result<()>,
+}
+
+/// Sends requests one after the other in a thread of its own.
+fn send_requests(address: SocketAddr, keys: Vec<(usize, CancelKey)>) -> JoinHandle<Vec<Request>> {
+    thread::spawn(move || {
+        let send = |(slot, key): (usize, CancelKey)| Request {
+            slot,
+            sent: Instant::now(),
+            outcome: key.cancel(address),
+        };
+        keys.into_iter().map(send).collect()
+    })
 }
 
 /// Sends 1000 cancel requests.
@@ -64,10 +85,9 @@ pub(crate) fn run(bench: &Bench<'_>, finding: &mut Finding) -> Result<()> {
     let mut observer = Observer::connect(bench.server.address())?;
     let mut storm = Storm {
         fleet: Fleet::new(doorman.address(), SLEEPERS + OTHERS)?,
-        begin: Instant::now(),
+        canceled: vec![None; SLEEPERS],
+        delays: Vec::new(),
         hits: 0,
-        slowest_hit: Duration::ZERO,
-        late: 0,
         missed: 0,
         sleeper_errors: Errors::default(),
         answered: 0,
@@ -98,41 +118,45 @@ impl Storm {
             for slot in 0..SLEEPERS {
                 self.fleet.send(slot, &sleep);
             }
-            if !self.drive(|_| Ok(observer.sleeping()? == SLEEPERS as u64))? {
-                let count = observer.sleeping()?;
-                bail!("round {round}: only {count} queries of {SLEEPERS} run at once");
+            let mut most = 0;
+            let all_sleep = self.drive(|_| {
+                most = observer.sleeping()?.max(most);
+                Ok(most == SLEEPERS as u64)
+            })?;
+            if !all_sleep {
+                bail!("round {round}: only {most} queries of {SLEEPERS} run at once");
             }
             let keys: Vec<_> = (0..SLEEPERS)
-                .filter_map(|slot| self.fleet.cancel_key(slot))
+                .filter_map(|slot| Some((slot, self.fleet.cancel_key(slot)?)))
                 .collect();
             if keys.len() < SLEEPERS {
                 bail!("not every client was given a cancel key");
             }
             *sent += keys.len();
-            self.cancel_all(doorman.address(), keys)?;
+            self.cancel_all(doorman.address(), &keys)?;
             eprintln!("  round {round}: {} of {sent} hit", self.hits);
         }
         Ok(())
     }
 
     /// Sends a cancel request for each key and waits until no sleeper waits for anything.
-    fn cancel_all(&mut self, address: SocketAddr, keys: Vec<CancelKey>) -> Result<()> {
-        self.begin = Instant::now();
-        let requests = thread::spawn(move || {
-            let mut errors = Errors::default();
-            for key in keys {
-                if let Err(error) = key.cancel(address) {
-                    errors.add(&format!("cancel request: {error:#}"));
-                }
-            }
-            errors
+    fn cancel_all(&mut self, address: SocketAddr, keys: &[(usize, CancelKey)]) -> Result<()> {
+        self.canceled.fill(None);
+        let senders: Vec<_> = keys
+            .chunks(SLEEPERS.div_ceil(SENDERS))
+            .map(|part| send_requests(address, part.to_vec()))
+            .collect();
+        let has_ended = self.drive(|storm| {
+            let are_sent = senders.iter().all(JoinHandle::is_finished);
+            Ok(are_sent && storm.sleepers(Fleet::is_waiting) == 0)
         });
-        let is_over =
-            |storm: &Self| Ok(requests.is_finished() && storm.sleepers(Fleet::is_waiting) == 0);
-        let has_ended = self.drive(is_over);
-        let errors = requests.join();
-        let errors = errors.map_err(|_| anyhow!("the thread that cancels panicked"))?;
-        self.sleeper_errors.merge(&errors);
+        for sender in senders {
+            let requests = sender.join();
+            let requests = requests.map_err(|_| anyhow!("a thread that cancels panicked"))?;
+            for request in requests {
+                self.judge(request);
+            }
+        }
         if !has_ended? {
             bail!("sleepers got no answer at all");
         }
@@ -142,6 +166,17 @@ impl Storm {
             }
         }
         Ok(())
+    }
+
+    fn judge(&mut self, request: Request) {
+        if let Err(error) = request.outcome {
+            self.sleeper_errors.add(&format!("request: {error:#}"));
+        }
+        if let Some(canceled) = self.canceled[request.slot] {
+            let delay = canceled.saturating_duration_since(request.sent);
+            self.delays.push(delay.as_micros() as u64);
+            self.hits += usize::from(delay <= HIT_LIMIT);
+        }
     }
 
     fn sleepers(&self, is: impl Fn(&Fleet, usize) -> bool) -> usize {
@@ -180,13 +215,7 @@ impl Storm {
             Outcome::LoggedIn => {}
             Outcome::Answered(_) => self.missed += 1,
             Outcome::Refused(code) if code == CANCELED => {
-                let after = self.begin.elapsed();
-                if after <= HIT_LIMIT {
-                    self.hits += 1;
-                    self.slowest_hit = self.slowest_hit.max(after);
-                } else {
-                    self.late += 1;
-                }
+                self.canceled[event.slot] = Some(Instant::now());
             }
             Outcome::Refused(reason) | Outcome::Lost(reason) => self.sleeper_errors.add(reason),
         }
@@ -206,7 +235,7 @@ impl Storm {
         self.fleet.send(event.slot, &query("select 1"));
     }
 
-    fn report(&self, sent: usize, finding: &mut Finding) {
+    fn report(mut self, sent: usize, finding: &mut Finding) {
         let wanted = (ROUNDS * SLEEPERS) as f64;
         finding.tell("cancel requests", sent as f64);
         finding.judge(
@@ -214,12 +243,16 @@ impl Storm {
             Some(self.hits as f64),
             Bound::AtLeast(wanted),
         );
-        finding.tell("hit too late", self.late as f64);
+        let late = self.delays.len() - self.hits;
+        finding.tell("hit too late", late as f64);
         finding.tell("slept to their end", self.missed as f64);
-        finding.tell(
-            "slowest hit after the first request of its round, ms",
-            self.slowest_hit.as_secs_f64() * 1e3,
-        );
+        self.delays.sort_unstable();
+        for (name, per_mille) in [("p50", 500), ("p99", 990), ("slowest", 1000)] {
+            if let Some(delay) = percentile(&self.delays, per_mille) {
+                let name = format!("from request to hit, {name}, ms");
+                finding.tell(&name, delay as f64 / 1e3);
+            }
+        }
         finding.tell("queries of other clients", self.answered as f64);
         let strays = self.other_errors.of(CANCELED);
         finding.judge(

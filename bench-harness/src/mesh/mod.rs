@@ -181,6 +181,11 @@ impl Bench<'_> {
     }
 }
 
+/// Names and descriptions of all checks.
+pub(crate) fn checks() -> [(&'static str, &'static str); 5] {
+    CHECKS.map(|check| (check.name, check.description))
+}
+
 /// Makes the checks and writes the report.
 ///
 /// # Errors
