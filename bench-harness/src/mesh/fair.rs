@@ -175,10 +175,7 @@ pub(crate) fn one(bench: &Bench<'_>, finding: &mut Finding) -> Result<()> {
         four.fairness(),
         Bound::AtLeast(0.5),
     );
-    finding.tell(
-        "the same with 1 shard",
-        single.fairness().unwrap_or_default(),
-    );
+    finding.tell("the same with 1 shard", single.fairness());
     finding.judge(
         "most server connections at once",
         larger(four.connections_max(), single.connections_max()),
@@ -190,8 +187,8 @@ pub(crate) fn one(bench: &Bench<'_>, finding: &mut Finding) -> Result<()> {
         ratio(four.tps(), single.tps()),
         Bound::AtLeast(0.75),
     );
-    finding.tell("tx/s with 4 shards", four.tps().unwrap_or_default());
-    finding.tell("tx/s with 1 shard", single.tps().unwrap_or_default());
+    finding.tell("tx/s with 4 shards", four.tps());
+    finding.tell("tx/s with 1 shard", single.tps());
     judge_errors(finding, &[&four, &single]);
     Ok(())
 }
@@ -213,11 +210,11 @@ pub(crate) fn many(bench: &Bench<'_>, finding: &mut Finding) -> Result<()> {
         crowd.median(spread),
         Bound::AtMost(1.5),
     );
-    let spread_of_one = single.median(spread).unwrap_or_default();
+    let spread_of_one = single.median(spread);
     finding.tell("the same with 1 shard", spread_of_one);
     for (name, per_mille) in [("p50", 500), ("p99", 990)] {
         let latency = crowd.median(|c| percentile(&c.latencies, per_mille).map(f64::from));
-        let milliseconds = latency.unwrap_or_default() / 1e3;
+        let milliseconds = latency.map(|us| us / 1e3);
         finding.tell(&format!("{name} in ms, 500 clients"), milliseconds);
     }
     finding.judge(
@@ -225,11 +222,11 @@ pub(crate) fn many(bench: &Bench<'_>, finding: &mut Finding) -> Result<()> {
         ratio(crowd.tps(), few.tps()),
         Bound::AtLeast(0.95),
     );
-    finding.tell("tx/s with 500 clients", crowd.tps().unwrap_or_default());
-    finding.tell("tx/s with 40 clients", few.tps().unwrap_or_default());
-    let tps_of_one = single.tps().unwrap_or_default();
+    finding.tell("tx/s with 500 clients", crowd.tps());
+    finding.tell("tx/s with 40 clients", few.tps());
+    let tps_of_one = single.tps();
     finding.tell("tx/s with 500 clients, 1 shard", tps_of_one);
-    let fairness = crowd.fairness().unwrap_or_default();
+    let fairness = crowd.fairness();
     finding.tell("transactions, slowest / fastest client", fairness);
     finding.judge(
         "most server connections at once",

@@ -92,10 +92,10 @@ impl Finding {
     }
 
     /// Adds a figure that is there to be seen.
-    pub(crate) fn tell(&mut self, name: &str, value: f64) {
+    pub(crate) fn tell(&mut self, name: &str, value: impl Into<Option<f64>>) {
         self.figures.push(Figure {
             name: name.to_owned(),
-            value: Some(value),
+            value: value.into(),
             target: None,
             passed: None,
         });
