@@ -109,9 +109,13 @@ impl<S, W> Part<S, W> {
 
     /// Tells home again if what it knows of the want has become wrong.
     fn keep_wanting(&mut self, first: Instant, own: OwnWant, now: Instant) {
-        let has_begun_to_flow = own.want.flowing.is_none() && self.state.is_flowing();
+        let has_changed = match own.want.flowing {
+            None => self.state.is_flowing(),
+            // The last server has gone to another shard.
+            Some(_) => self.state.held() == 0,
+        };
         let due = own.said_at + PULSE;
-        if has_begun_to_flow || (own.want.flowing.is_some() && due <= now) {
+        if has_changed || (own.want.flowing.is_some() && due <= now) {
             self.say_want(own.want.number, first, own.asked_at, now);
         } else if own.want.flowing.is_some() {
             self.review_by(due);
