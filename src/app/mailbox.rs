@@ -6,10 +6,12 @@
 //! **Invariant:** a message is small; what is large travels behind a pointer.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::auth::ScramKeys;
 use crate::config::{Config, Secret};
+use crate::session::resume::{Notice, SessionRecord};
 
 /// A message between two seats.
 #[derive(Debug)]
@@ -28,10 +30,16 @@ pub enum ShardMessage {
         /// What has come of it.
         result: Box<WorkResult>,
     },
+    /// To a shard: serve this fresh connection.
+    Client(OwnedFd),
     /// To a shard: this is the configuration from now on.
     Reload(Arc<Config>),
+    /// To a shard: go on with this session.
+    Session(Box<SessionRecord>),
     /// To a shard: close everything and end.
     Stop,
+    /// To a shard: where a session is that has logged in there.
+    Whereabouts(Notice),
 }
 
 /// Work that would block a shard.

@@ -1,32 +1,37 @@
 //! What one shard runs.
 //!
-//! **Owns:** the shard's tasks: accepting, messages, housekeeping, watching idle servers.
-//! **Does not own:** what they work on (`session`, `pool`).
+//! **Owns:** the shard's tasks: messages, housekeeping, watching idle servers.
+//! **Does not own:** what they work on (`session`, `pool`), clients that come and go (`hand_over`).
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use shards::{Context, Inbox, Listener, Seat, Socket, Stream, sleep_until, spawn};
+use shards::{Context, Inbox, Listener, Seat, Socket, sleep_until, spawn};
 
 use crate::config::Config;
 use crate::metrics::Fleet;
 use crate::pool::Host;
 use crate::session::budget::Budget;
-use crate::session::login::log_in;
 use crate::session::registry::Registry;
+use crate::session::resume::Neighbours;
 use crate::session::shard::Connections;
 use crate::session::{Directory, Shard};
 
 use super::errands::{DeskErrands, ErrandDesk};
+use super::hand_over::{
+    OnTheirWay, Post, accept, client_arrived, rebalance, send_later, session_arrived,
+};
 use super::mailbox::ShardMessage;
 
 /// The shortest pause between two rounds of housekeeping.
 const REST_MIN: Duration = Duration::from_millis(1);
+
+/// Number of this process among those that hand clients on to each other.
+const GENERATION: u8 = 0;
 
 /// What the shards of a process share from the start.
 #[derive(Clone)]
@@ -39,6 +44,8 @@ pub struct Shared {
     pub budget: Budget,
     /// The numbers of all shards.
     pub fleet: Fleet,
+    /// Clients between two shards.
+    pub on_their_way: OnTheirWay,
     /// Makes the salts of users who do not exist.
     pub mock_secret: [u8; 32],
 }
@@ -49,12 +56,21 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
     let host = Host::new(Rc::new(DeskErrands(Rc::clone(&desk))));
     let place = (context.id.index(), context.count);
     let directory = Directory::new(shared.config, place, &host, None);
+    let post = Post::new(
+        place.0,
+        context.outbox,
+        shared.fleet.clone(),
+        shared.on_their_way,
+    );
+    let neighbours = Rc::clone(&post) as Rc<dyn Neighbours>;
+    let name = (place.0 as u16, GENERATION);
     let shard = Rc::new(Shard {
         index: place.0,
         count: place.1,
-        generation: 0,
+        generation: GENERATION,
         directory: RefCell::new(Rc::new(directory)),
-        registry: Rc::new(Registry::default()),
+        registry: Registry::new(name, Rc::clone(&neighbours), shards::now()),
+        neighbours,
         host,
         connections: shared.connections,
         budget: shared.budget,
@@ -62,21 +78,38 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
         mock_secret: shared.mock_secret,
     });
     for listener in listeners {
-        spawn(accept(Rc::clone(&shard), Listener::new(listener)));
+        spawn(accept(
+            Rc::clone(&shard),
+            Rc::clone(&post),
+            Listener::new(listener),
+        ));
     }
     spawn(watch_idle(Rc::clone(&shard)));
     spawn(keep_house(Rc::clone(&shard)));
-    read_messages(&shard, &desk, context.inbox).await;
+    if place.1 > 1 {
+        spawn(rebalance(Rc::clone(&shard), Rc::clone(&post)));
+        spawn(send_later(Rc::clone(&post)));
+    }
+    read_messages(&shard, (&desk, &post), context.inbox).await;
     for tenant in shard.directory().tenants() {
         tenant.pool.retire_for_good();
     }
 }
 
-async fn read_messages(shard: &Rc<Shard>, desk: &ErrandDesk, mut inbox: Inbox<ShardMessage>) {
+async fn read_messages(
+    shard: &Rc<Shard>,
+    (desk, post): (&ErrandDesk, &Post),
+    mut inbox: Inbox<ShardMessage>,
+) {
     loop {
         match inbox.receive().await {
             (_, ShardMessage::Stop) => return,
             (_, ShardMessage::Answer { number, result }) => desk.answer(number, result),
+            (_, ShardMessage::Client(socket)) => client_arrived(shard, post, socket),
+            (_, ShardMessage::Session(record)) => session_arrived(shard, post, record),
+            (Seat::Shard(from), ShardMessage::Whereabouts(notice)) => {
+                shard.registry.notice(from.index() as u16, notice);
+            }
             (Seat::Control, ShardMessage::Reload(config)) => reload(shard, config),
             (from, message) => tracing::error!(?from, ?message, "a message for somebody else"),
         }
@@ -90,29 +123,6 @@ fn reload(shard: &Rc<Shard>, config: Arc<Config>) {
     *shard.directory.borrow_mut() = Rc::new(directory);
     // The housekeeper opens what new pools keep open.
     shard.host.alarm.at_most(shards::now());
-}
-
-async fn accept(shard: Rc<Shard>, mut listener: Listener) {
-    loop {
-        match listener.accept().await {
-            Ok(socket) => spawn(serve(Rc::clone(&shard), socket)),
-            Err(error) => {
-                tracing::error!(%error, "the listening socket has failed");
-                return;
-            }
-        }
-    }
-}
-
-/// One client, from accept to close. The login is boxed: a logged-in client does not carry it.
-async fn serve(shard: Rc<Shard>, socket: OwnedFd) {
-    let limit = shard.directory().config.general.max_connections;
-    let connection = shard.connections.open(limit);
-    let stream = Stream::new(socket);
-    let session = Box::pin(log_in(shard, stream, connection)).await;
-    if let Some(session) = session {
-        session.await;
-    }
 }
 
 /// Reads what idle servers say, and notices when they end.

@@ -9,6 +9,8 @@
 //!              ▲                                       └────────────────────▶    │
 //!              └────────────── nothing owed, no transaction (transaction mode) ──┘
 //! ```
+//!
+//! From `Idle` a session may also go to another shard (`resume`).
 
 pub mod budget;
 pub mod client;
@@ -17,6 +19,7 @@ pub mod login;
 pub mod registry;
 pub mod relay;
 pub mod report;
+pub mod resume;
 pub mod shard;
 pub mod startup;
 

@@ -14,6 +14,7 @@ use crate::pool::Host;
 use super::budget::Budget;
 use super::directory::Directory;
 use super::registry::Registry;
+use super::resume::Neighbours;
 
 /// Open client connections of the process.
 #[derive(Clone, Debug, Default)]
@@ -58,6 +59,8 @@ pub struct Shard {
     pub directory: RefCell<Rc<Directory>>,
     /// The sessions of this shard.
     pub registry: Rc<Registry>,
+    /// The other shards.
+    pub neighbours: Rc<dyn Neighbours>,
     /// What all pools share.
     pub host: Rc<Host>,
     /// Open client connections of the process.
