@@ -14,7 +14,7 @@
 //! `cargo test --test it directly`.
 //!
 //! Environment: `PG_BIN` (directory of the PostgreSQL programs), `PG_DOORMAN_BIN` (another pooler
-//! program to test), `CHAOS_SECONDS`, `SEED`.
+//! program to test), `CHAOS_SECONDS`, `CHURN_SECONDS`, `SEED`.
 //!
 //! Source: protocol-flow.html, protocol-message-formats.html.
 
@@ -35,6 +35,7 @@ mod limits;
 mod malformed;
 mod parameters;
 mod programs;
+mod rebalance;
 mod reload;
 mod reset;
 mod scripted_server;

@@ -27,6 +27,7 @@ pub(crate) struct Config {
     general: Table,
     pools: Vec<(String, Table, Vec<User>)>,
     application_name: String,
+    log_level: &'static str,
 }
 
 /// A user of a pool.
@@ -69,6 +70,7 @@ impl Config {
             general: Table::new(),
             pools: Vec::new(),
             application_name: format!("{}_{}", unique("doorman"), std::process::id()),
+            log_level: "info",
         };
         config
             .general("host", "127.0.0.1")
@@ -88,6 +90,12 @@ impl Config {
 
     pub(crate) fn shards(self, count: usize) -> Self {
         self.general("worker_threads", i64::try_from(count).unwrap())
+    }
+
+    /// How much is logged.
+    pub(crate) fn log_level(mut self, level: &'static str) -> Self {
+        self.log_level = level;
+        self
     }
 
     /// Sets the rules for clients.
@@ -200,6 +208,7 @@ impl Doorman {
             .arg(directory.join("pg_doorman.toml"))
             .current_dir(&directory)
             .env("NO_COLOR", "true")
+            .env("LOG_LEVEL", config.log_level)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
