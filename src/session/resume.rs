@@ -191,3 +191,157 @@ impl Session {
         ))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::io::Read;
+    use std::net::SocketAddr;
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+
+    use super::super::budget::Budget;
+    use super::super::directory::Directory;
+    use super::super::registry::{Place, Registry};
+    use super::super::shard::Connections;
+    use super::*;
+    use crate::auth::ScramKeys;
+    use crate::config;
+    use crate::metrics::Fleet;
+    use crate::pool::Host;
+    use crate::protocol::cancel_key::{CancelKey, CancelSecret};
+    use crate::server::errands::{Answer, Errands};
+
+    const CONFIG: &str = "[general]\nadmin_username = 'a'\nadmin_password = 'b'\n\
+        [pools.db]\nserver_host = '127.0.0.1'\nserver_port = 1\n\
+        [[pools.db.users]]\nusername = 'u'\npassword = ''\npool_size = 5\n";
+
+    struct NoErrands;
+
+    impl Errands for NoErrands {
+        fn resolve(&self, _: &str, _: u16) -> Answer<Vec<SocketAddr>> {
+            Box::pin(std::future::pending())
+        }
+
+        fn derive_keys(&self, _: &str, _: &[u8], _: u32) -> Answer<ScramKeys> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[derive(Default)]
+    struct Letters(RefCell<Vec<Notice>>);
+
+    impl Neighbours for Letters {
+        fn hand_over(&self, record: Box<SessionRecord>) -> Result<(), Box<SessionRecord>> {
+            Err(record)
+        }
+
+        fn tell(&self, shard: u16, notice: Notice) {
+            assert_eq!(shard, 1);
+            self.0.borrow_mut().push(notice);
+        }
+    }
+
+    /// Shard 0 of a configuration with one pool.
+    fn shard(letters: &Rc<Letters>) -> Rc<Shard> {
+        let name = format!(
+            "resume-{}-{:p}.toml",
+            std::process::id(),
+            Rc::as_ptr(letters)
+        );
+        let file = std::env::temp_dir().join(name);
+        std::fs::write(&file, CONFIG).unwrap();
+        let config = Arc::new(config::load(&file).unwrap().config);
+        std::fs::remove_file(&file).unwrap();
+        let host = Host::new(Rc::new(NoErrands));
+        let neighbours = Rc::clone(letters) as Rc<dyn Neighbours>;
+        Rc::new(Shard {
+            index: 0,
+            count: 2,
+            generation: 0,
+            directory: RefCell::new(Rc::new(Directory::new(config, (0, 2), &host, None))),
+            registry: Registry::new((0, 0), Rc::clone(&neighbours), Instant::now()),
+            neighbours,
+            host,
+            connections: Connections::default(),
+            budget: Budget::default(),
+            fleet: Fleet::new(2),
+            mock_secret: [0; 32],
+        })
+    }
+
+    fn record(shard: &Shard, database: &str) -> (SessionRecord, UnixStream) {
+        let (near, far) = UnixStream::pair().unwrap();
+        let mut base = ParameterSet::default();
+        base.set("server_version", "17");
+        let key = CancelKey {
+            generation: 0,
+            shard: 1,
+            slot: 3,
+            secret: CancelSecret::Short([7; 4]),
+        };
+        let record = SessionRecord {
+            socket: near.into(),
+            unread: b"Q".to_vec(),
+            database: database.into(),
+            user: "u".into(),
+            asked: ParameterSet::default(),
+            wanted: ParameterSet::default(),
+            base: Some(base),
+            identity: Identity {
+                key,
+                life: 5,
+                moves: 0,
+            },
+            connection: shard.connections.open(1).unwrap(),
+            log_as: None,
+        };
+        (record, far)
+    }
+
+    #[test]
+    fn a_session_brings_along_what_servers_report_and_tells_where_it_is() {
+        shards::run_one(|| async {
+            let letters = Rc::<Letters>::default();
+            let shard = shard(&letters);
+            let (record, _far) = record(&shard, "db");
+            let key = record.identity.key;
+            let session = Session::resume(Rc::clone(&shard), record, shards::now()).unwrap();
+            let base = session.pool.base().unwrap();
+            assert_eq!(base.get("server_version"), Some("17"));
+            let slot = session.slot.as_ref().unwrap().number();
+            assert_eq!(shard.registry.locate_guest(slot, &key), Place::Here(slot));
+            drop(session);
+            let moved = Notice::Moved {
+                slot: 3,
+                life: 5,
+                moves: 1,
+                slot_there: slot,
+            };
+            let ended = Notice::Ended { slot: 3, life: 5 };
+            assert_eq!(letters.0.take(), [moved, ended]);
+            assert!(shard.connections.open(1).is_ok());
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn the_client_of_a_pool_that_has_gone_is_told_and_counted() {
+        let far = shards::run_one(|| async {
+            let letters = Rc::<Letters>::default();
+            let shard = shard(&letters);
+            let (record, far) = record(&shard, "gone");
+            assert!(!record.has_pool(&shard));
+            assert!(Session::resume(Rc::clone(&shard), record, shards::now()).is_none());
+            let lost = &shard.metrics().messages_dropped[Droppable::Session as usize];
+            assert_eq!((lost.get(), shard.registry.count()), (1, 0));
+            assert_eq!(letters.0.take().len(), 2);
+            assert!(shard.connections.open(1).is_ok());
+            far
+        });
+        let mut said = Vec::new();
+        far.unwrap().read_to_end(&mut said).unwrap();
+        let said = String::from_utf8_lossy(&said);
+        assert!(said.starts_with('E') && said.contains("57P01"), "{said}");
+    }
+}

@@ -1,6 +1,6 @@
 //! Clients spread over the shards, and what a client notices of a move: nothing.
 //!
-//! Owns: counts per shard, sessions that live on after a move, churn. `CHURN_SECONDS` (default 5)
+//! Owns: counts per shard, sessions that live on after a move, churn. `CHURN_SECONDS` (default 8)
 //! says how long the churn lasts, `SEED` repeats the choices of a run (not their interleaving).
 //!
 //! The cancel key of a client says on which shard it has logged in, so tests can close all clients
@@ -242,6 +242,7 @@ fn moved_clients_count_as_connections(shards: usize) {
 /// How a run of churn goes.
 struct Churn {
     doorman: Doorman,
+    shards: usize,
     seed: u64,
     start: Instant,
     length: Duration,
@@ -251,23 +252,37 @@ struct Churn {
 
 const THREADS: u64 = 8;
 const CLIENTS_A_THREAD: usize = 50;
+/// The number of clients goes down for so long, then up again at once.
+const TOOTH: Duration = Duration::from_secs(4);
 
 impl Churn {
-    /// Some clients live from the beginning to the end, others shortly. The number of open ones goes
-    /// up and down.
+    /// How many clients a thread keeps open now; and, but for the last while, whose clients are
+    /// closed: those that have logged in on one shard, so that sessions have to be moved.
+    fn now(&self) -> Option<(usize, Option<usize>)> {
+        let now = self.start.elapsed();
+        let tooth = now.as_secs_f64() / TOOTH.as_secs_f64();
+        let wanted = CLIENTS_A_THREAD as f64 * (1.0 - 0.4 * tooth.fract());
+        let shard = (now + TOOTH < self.length).then_some(tooth as usize % self.shards);
+        (now < self.length).then_some((wanted as usize, shard))
+    }
+
+    /// Some clients live from the beginning to the end, others shortly.
     fn run(&self, number: u64) -> Vec<Client> {
         let mut random = StdRng::seed_from_u64(self.seed.wrapping_add(number));
         let mut clients: Vec<Client> = Vec::new();
         let mut round = 0;
-        while self.start.elapsed() < self.length {
+        // Every tenth is never closed.
+        let first = CLIENTS_A_THREAD / 10;
+        while let Some((wanted, shard)) = self.now() {
             round += 1;
-            let wave =
-                (self.start.elapsed().as_secs_f64() / 3.0 + number as f64).sin() * 0.25 + 0.75;
-            let wanted = (CLIENTS_A_THREAD as f64 * wave) as usize;
-            // Every tenth is never closed.
-            let first = CLIENTS_A_THREAD / 10;
             if clients.len() > first && (clients.len() > wanted || random.random_bool(0.05)) {
-                let client = clients.swap_remove(random.random_range(first..clients.len()));
+                let mut at = random.random_range(first..clients.len());
+                let fits = |client: &Client| shard.is_none_or(|shard| origin(client) == shard);
+                let found = clients[first..].iter().position(fits);
+                if !fits(&clients[at]) {
+                    at = found.map_or(at, |found| first + found);
+                }
+                let client = clients.swap_remove(at);
                 match random.random_range(0..3) {
                     0 => client.terminate(),
                     1 => client.abort(),
@@ -296,11 +311,12 @@ fn ratio(counts: &[u64]) -> f64 {
 
 fn clients_stay_spread_while_they_come_and_go(shards: usize) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    let seconds = number("CHURN_SECONDS").unwrap_or(5);
+    let seconds = number("CHURN_SECONDS").unwrap_or(8);
     let seed = number("SEED").unwrap_or_else(|| rand::rng().random());
     eprintln!("SEED={seed}");
     let churn = Churn {
         doorman: config(shards).start(),
+        shards,
         seed,
         start: Instant::now(),
         length: Duration::from_secs(seconds),
