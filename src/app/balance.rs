@@ -32,6 +32,12 @@ pub const fn excess(own: u64, all: u64, shards: u64) -> u64 {
     }
 }
 
+/// True if an excess is so large, a tenth of the mean, that chance hardly makes it and the next
+/// round need not confirm it.
+pub const fn is_urgent(excess: u64, all: u64, shards: u64) -> bool {
+    10 * excess * shards > all
+}
+
 /// The shard with the fewest clients among those that are not `own`, and its number of clients. Equal
 /// ones are found by each shard in another order, so that not all choose the same.
 pub fn least(loads: impl Fn(usize) -> u64, own: usize, shards: usize) -> Option<(usize, u64)> {
@@ -63,6 +69,7 @@ mod tests {
         assert_eq!([excess(104, 206, 2), excess(110, 200, 2)], [0, 10]);
         assert_eq!(excess(5000, 5000, 4), EXCESS_MAX);
         assert_eq!(excess(0, 0, 4), 0);
+        assert!(is_urgent(11, 200, 2) && !is_urgent(10, 200, 2) && !is_urgent(0, 0, 2));
     }
 
     #[test]

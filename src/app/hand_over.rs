@@ -32,7 +32,7 @@ use crate::session::resume::{Neighbours, Notice, SessionRecord};
 
 /// Time between two looks at how clients are spread.
 const ROUND: Duration = Duration::from_secs(1);
-/// Rounds in a row in which a shard has too many clients before it hands some over.
+/// Rounds in a row in which a shard has a few clients too many before it hands some over.
 const ROUNDS_MIN: u32 = 2;
 /// Sessions that are asked at once: half of what a lane holds.
 const BATCH: usize = 64;
@@ -309,9 +309,10 @@ pub async fn rebalance(shard: Rc<Shard>, post: Rc<Post>) {
         shard.registry.withdraw();
         let loads = post.loads();
         let all = loads.iter().sum();
-        let excess = balance::excess(loads[post.index], all, loads.len() as u64);
+        let shards = loads.len() as u64;
+        let excess = balance::excess(loads[post.index], all, shards);
         rounds = if excess == 0 { 0 } else { rounds + 1 };
-        if rounds >= ROUNDS_MIN {
+        if rounds >= ROUNDS_MIN || balance::is_urgent(excess, all, shards) {
             let moved = hand_over(&shard, excess as usize).await;
             if moved > 0 {
                 let clients = post.loads();

@@ -47,12 +47,19 @@ fn config(shards: usize) -> Config {
 
 /// The last counts in the log.
 fn counts(doorman: &Doorman) -> Vec<u64> {
+    all_counts(doorman).pop().unwrap_or_default()
+}
+
+/// The counts of every second in which they have changed.
+fn all_counts(doorman: &Doorman) -> Vec<Vec<u64>> {
     let log = doorman.log();
-    let mut lines = log.lines().rev();
-    let line = lines.find(|line| line.contains("clients per shard"));
-    let numbers = line.and_then(|line| line.split(['[', ']']).find(|part| part.contains(", ")));
-    let numbers = numbers.unwrap_or_default().split(", ");
-    numbers.filter_map(|number| number.parse().ok()).collect()
+    let lines = log
+        .lines()
+        .filter(|line| line.contains("clients per shard"));
+    lines
+        .filter_map(|line| line.split(['[', ']']).find(|part| part.contains(", ")))
+        .map(|part| part.split(", ").filter_map(|n| n.parse().ok()).collect())
+        .collect()
 }
 
 fn moves(doorman: &Doorman) -> usize {
@@ -252,7 +259,8 @@ struct Churn {
 
 const THREADS: u64 = 8;
 const CLIENTS_A_THREAD: usize = 50;
-/// The number of clients goes down for so long, then up again at once.
+/// The number of clients goes down for so long, then up again at once; in the end it stays the same
+/// for so long.
 const TOOTH: Duration = Duration::from_secs(4);
 
 impl Churn {
@@ -261,8 +269,10 @@ impl Churn {
     fn now(&self) -> Option<(usize, Option<usize>)> {
         let now = self.start.elapsed();
         let tooth = now.as_secs_f64() / TOOTH.as_secs_f64();
-        let wanted = CLIENTS_A_THREAD as f64 * (1.0 - 0.4 * tooth.fract());
-        let shard = (now + TOOTH < self.length).then_some(tooth as usize % self.shards);
+        let is_last = now + TOOTH >= self.length;
+        let part = if is_last { 0.5 } else { tooth.fract() };
+        let wanted = CLIENTS_A_THREAD as f64 * (1.0 - 0.4 * part);
+        let shard = (!is_last).then_some(tooth as usize % self.shards);
         (now < self.length).then_some((wanted as usize, shard))
     }
 
@@ -333,12 +343,18 @@ fn clients_stay_spread_while_they_come_and_go(shards: usize) {
     });
     // Nothing has been given time to settle.
     let at_end = counts(&churn.doorman);
+    let all = all_counts(&churn.doorman).into_iter().skip(1);
+    let mut ratios: Vec<f64> = all.map(|counts| ratio(&counts)).collect();
+    ratios.sort_unstable_by(f64::total_cmp);
     eprintln!(
-        "{} connects, {} answers, {} hand-overs, {} clients at the end: {at_end:?}, max/mean {:.3}",
+        "{shards} shards: {} connects, {} answers, {} hand-overs, {} clients at the end: {at_end:?}; \
+         max/mean median {:.3}, most {:.3}, at the end {:.3}",
         churn.connects.into_inner(),
         churn.answered.into_inner(),
         moves(&churn.doorman),
         open.len(),
+        ratios[ratios.len() / 2],
+        ratios[ratios.len() - 1],
         ratio(&at_end)
     );
     assert!(ratio(&at_end) <= 1.1, "{at_end:?}");
