@@ -12,12 +12,13 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use shards::{Listener, Outbox, Seat, SendError, ShardId, Stream, sleep, spawn};
@@ -257,19 +258,51 @@ pub async fn accept(shard: Rc<Shard>, post: Rc<Post>, mut listener: Listener) {
 
 /// Starts serving a fresh connection.
 fn welcome(shard: &Rc<Shard>, socket: OwnedFd) {
-    spawn(serve(Rc::clone(shard), socket, Present::new(shard)));
+    let shard = Rc::clone(shard);
+    let present = Present::new(&shard);
+    host(present, async move {
+        let limit = shard.directory().config.general.max_connections;
+        let connection = shard.connections.open(limit);
+        log_in(shard, Stream::new(socket), connection).await
+    });
 }
 
-/// One client, from accept to close. The login is boxed: a logged-in client does not carry it.
-async fn serve(shard: Rc<Shard>, socket: OwnedFd, present: Present) {
-    let limit = shard.directory().config.general.max_connections;
-    let connection = shard.connections.open(limit);
-    let stream = Stream::new(socket);
-    let session = Box::pin(log_in(shard, stream, connection)).await;
-    if let Some(session) = session {
-        session.await;
+/// The task of one client. Written by hand, because an `async` block would hold the session twice.
+struct Client {
+    stage: Stage,
+    _present: Present,
+}
+
+enum Stage {
+    /// Boxed: a session does not carry what leads to it.
+    Entering(Pin<Box<dyn Future<Output = Option<Session>>>>),
+    Inside(Session),
+}
+
+impl Future for Client {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if let Stage::Entering(entering) = &mut self.stage {
+            match entering.as_mut().poll(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Ready(Some(session)) => self.stage = Stage::Inside(session),
+            }
+        }
+        match &mut self.stage {
+            Stage::Inside(session) => Pin::new(session).poll(context),
+            Stage::Entering(_) => Poll::Pending,
+        }
     }
-    drop(present);
+}
+
+/// Starts the task of a client.
+fn host(present: Present, entering: impl Future<Output = Option<Session>> + 'static) {
+    spawn(Client {
+        stage: Stage::Entering(Box::pin(entering)),
+        _present: present,
+    });
 }
 
 /// A fresh connection from another shard.
@@ -280,7 +313,7 @@ pub fn client_arrived(shard: &Rc<Shard>, post: &Post, socket: OwnedFd) {
 
 /// A session from another shard.
 pub fn session_arrived(shard: &Rc<Shard>, post: &Post, record: Box<SessionRecord>) {
-    spawn(go_on(Rc::clone(shard), record, Present::new(shard)));
+    host(Present::new(shard), go_on(Rc::clone(shard), record));
     arrived(post);
 }
 
@@ -288,16 +321,13 @@ fn arrived(post: &Post) {
     post.on_their_way.0[post.index].fetch_sub(1, Ordering::Relaxed);
 }
 
-async fn go_on(shard: Rc<Shard>, record: Box<SessionRecord>, present: Present) {
+async fn go_on(shard: Rc<Shard>, record: Box<SessionRecord>) -> Option<Session> {
     if !record.has_pool(&shard) {
         sleep(RELOAD_TIME).await;
     }
-    let session = Session::resume(Rc::clone(&shard), *record, shards::now());
-    if let Some(session) = session {
-        shard.metrics().clients_moved_in.add(1);
-        session.await;
-    }
-    drop(present);
+    let session = Session::resume(Rc::clone(&shard), *record, shards::now())?;
+    shard.metrics().clients_moved_in.add(1);
+    Some(session)
 }
 
 /// Looks once a second how clients are spread, and hands over those that are too many here.
