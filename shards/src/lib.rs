@@ -50,7 +50,7 @@ pub use ring::send_queue::Piece;
 pub use runtime::{Context, Fleet, launch, run_one, spawn};
 pub use shard_id::{ShardCount, ShardId};
 pub use socket2::Socket;
-pub use stream::{Detached, Stream, watched};
+pub use stream::{Detached, Stream, wake, watched};
 pub use timer::{Sleep, now, sleep, sleep_until, thread_cpu_time, until};
 pub use topology::{Cpu, Topology};
 

@@ -12,9 +12,8 @@ use std::time::Instant;
 use shards::{Outbox, Seat, ShardId, sleep};
 
 use crate::metrics::Droppable;
-use crate::protocol::cancel_key::CancelKey;
 use crate::session::Shard;
-use crate::session::cancel::{self, ROOM_PAUSE, ROOM_WAIT_MAX};
+use crate::session::cancel::{self, Forwarded, ROOM_PAUSE, ROOM_WAIT_MAX};
 
 use super::mailbox::ShardMessage;
 
@@ -26,12 +25,14 @@ impl cancel::Outbox for MeshOutbox {
         &self,
         to: usize,
         ticket: u32,
-        key: Box<CancelKey>,
-    ) -> Result<(), Box<CancelKey>> {
+        request: Box<Forwarded>,
+    ) -> Result<(), Box<Forwarded>> {
         let to = Seat::Shard(ShardId::new(to as u16));
-        let sent = self.0.try_send(to, ShardMessage::Cancel { ticket, key });
+        let sent = self
+            .0
+            .try_send(to, ShardMessage::Cancel { ticket, request });
         match sent.map_err(shards::SendError::into_message) {
-            Err(ShardMessage::Cancel { key, .. }) => Err(key),
+            Err(ShardMessage::Cancel { request, .. }) => Err(request),
             Ok(()) | Err(_) => Ok(()),
         }
     }
@@ -42,9 +43,9 @@ pub async fn run_cancel(
     shard: Rc<Shard>,
     outbox: Outbox<ShardMessage>,
     (from, ticket): (Seat, u32),
-    key: Box<CancelKey>,
+    request: Box<Forwarded>,
 ) {
-    shard.cancels.run(&key).await;
+    shard.cancels.run(&request).await;
     let give_up = Instant::now() + ROOM_WAIT_MAX;
     let mut is_delayed = false;
     while outbox

@@ -6,13 +6,15 @@
 //! **Invariant:** a message is small; what is large travels behind a pointer.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::auth::ScramKeys;
 use crate::config::{Config, Secret};
 use crate::pool::PoolId;
 use crate::pool::travel::Letter;
-use crate::protocol::cancel_key::CancelKey;
+use crate::session::cancel::Forwarded;
+use crate::session::resume::{Notice, SessionRecord};
 
 /// A message between two seats.
 #[derive(Debug)]
@@ -37,18 +39,24 @@ pub enum ShardMessage {
     Cancel {
         /// Names the request on the shard that asks.
         ticket: u32,
-        /// The key of the request.
-        key: Box<CancelKey>,
+        /// What is asked.
+        request: Box<Forwarded>,
     },
     /// To the shard that asked: its cancel request `ticket` is over, whatever came of it.
     CancelDone {
         /// Names the request on the shard that asked.
         ticket: u32,
     },
+    /// To a shard: serve this fresh connection.
+    Client(OwnedFd),
     /// To a shard: this is the configuration from now on.
     Reload(Arc<Config>),
+    /// To a shard: go on with this session.
+    Session(Box<SessionRecord>),
     /// To a shard: close everything and end.
     Stop,
+    /// To a shard: where a session is that has logged in there.
+    Whereabouts(Notice),
 }
 
 /// Work that would block a shard.

@@ -25,6 +25,7 @@ use crate::session::shard::Connections;
 
 use super::cli::{self, Cli, EXIT_CONFIG};
 use super::control::{control, prepare};
+use super::hand_over::OnTheirWay;
 use super::scrape::{self, Scrape, Sources};
 use super::shard_main::{Shared, shard_main};
 use super::{logging, not_yet};
@@ -110,6 +111,7 @@ fn serve(cli: &Cli, config: &Arc<Config>) -> Result<(), Refused> {
         connections: Connections::default(),
         budget: Budget::default(),
         fleet: Fleet::new(placement.plans.len()),
+        on_their_way: OnTheirWay::new(placement.plans.len()),
         mock_secret: rand::rng().random(),
     };
     // Before the address for clients: who can connect there finds the rest in place.

@@ -128,6 +128,14 @@ impl Pool {
         self.base.borrow().clone()
     }
 
+    /// Takes what servers of this pool report elsewhere, unless that is known here already.
+    pub fn offer_base(&self, base: ParameterSet) {
+        if self.base.borrow().is_none() {
+            let base = self.intern(base);
+            *self.base.borrow_mut() = Some(base);
+        }
+    }
+
     /// The shared form of a parameter set.
     pub fn intern(&self, set: ParameterSet) -> Rc<ParameterSet> {
         self.host.interner.borrow_mut().intern(set)

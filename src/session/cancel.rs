@@ -13,7 +13,8 @@
 //! **Invariants**
 //! 1. A canceller is never told anything: whatever comes of its request, its connection is closed.
 //! 2. It is closed only after PostgreSQL has acted on the request, unless that takes too long.
-//! 3. A key goes to another shard at most once.
+//! 3. A key goes to at most two other shards: the one that gave it out, and the one where the session
+//!    is if it has moved.
 //!
 //! Source: PostgreSQL documentation, `protocol-flow.html` "Canceling Requests in Progress".
 
@@ -40,19 +41,28 @@ pub const ROOM_WAIT_MAX: Duration = Duration::from_secs(1);
 /// The pause between two tries to send.
 pub const ROOM_PAUSE: Duration = Duration::from_millis(1);
 
+/// A cancel request on its way to another shard.
+#[derive(Debug)]
+pub struct Forwarded {
+    /// The key that was given to the client.
+    pub key: CancelKey,
+    /// Where its session is said to be there, if it has logged in on another shard.
+    pub slot: Option<u32>,
+}
+
 /// Takes cancel requests to other shards.
 pub trait Outbox {
-    /// Asks shard `to` to run the request `key`, and to answer with `ticket` when it is over.
+    /// Asks shard `to` to run `request`, and to answer with `ticket` when it is over.
     ///
     /// # Errors
     ///
-    /// The key, if there is no room at the moment.
+    /// The request, if there is no room at the moment.
     fn send_cancel(
         &self,
         to: usize,
         ticket: u32,
-        key: Box<CancelKey>,
-    ) -> Result<(), Box<CancelKey>>;
+        request: Box<Forwarded>,
+    ) -> Result<(), Box<Forwarded>>;
 }
 
 /// The place of a shard among all.
@@ -144,18 +154,28 @@ impl Cancels {
         match self.place.route(bytes) {
             Route::Nowhere => self.metrics().cancels_unknown.add(1),
             Route::Here(key) => {
-                shards::until(deadline, self.run(&key)).await;
+                shards::until(deadline, self.run(&Forwarded { key, slot: None })).await;
             }
             Route::There(shard, key) => {
-                shards::until(deadline, self.pass_on(shard, key)).await;
+                let request = Forwarded { key, slot: None };
+                shards::until(deadline, self.pass_on(shard, request)).await;
             }
         }
     }
 
     /// Runs a request for a session of this shard; returns when it is over. It goes on even if
     /// nobody waits any more.
-    pub async fn run(&self, key: &CancelKey) {
-        match self.registry.find(key) {
+    pub async fn run(&self, request: &Forwarded) {
+        match self.registry.find(&request.key, request.slot) {
+            // A second time only if the session has moved again in this moment.
+            Lookup::Moved { .. } if request.slot.is_some() => {}
+            Lookup::Moved { shard, slot } => {
+                let request = Forwarded {
+                    key: request.key,
+                    slot: Some(slot),
+                };
+                self.pass_on(usize::from(shard), request).await;
+            }
             Lookup::Unknown => self.metrics().cancels_unknown.add(1),
             // Nothing of it runs on a server, as far as the client can know.
             Lookup::Idle => {}
@@ -167,12 +187,12 @@ impl Cancels {
         }
     }
 
-    async fn pass_on(&self, shard: usize, key: CancelKey) {
+    async fn pass_on(&self, shard: usize, request: Forwarded) {
         let ticket = self.ticket();
         let give_up = Instant::now() + ROOM_WAIT_MAX;
-        let mut key = Box::new(key);
+        let mut request = Box::new(request);
         let mut is_delayed = false;
-        while let Err(refused) = self.outbox.send_cancel(shard, ticket.1, key) {
+        while let Err(refused) = self.outbox.send_cancel(shard, ticket.1, request) {
             if Instant::now() >= give_up {
                 self.metrics().dropped(Droppable::Cancel);
                 return;
@@ -180,7 +200,7 @@ impl Cancels {
             if !std::mem::replace(&mut is_delayed, true) {
                 self.metrics().messages_delayed.add(1);
             }
-            key = refused;
+            request = refused;
             shards::sleep(ROOM_PAUSE).await;
         }
         ticket.done().await;
@@ -238,12 +258,26 @@ fn close_in_order(canceller: &Stream) {
 mod tests {
     use super::*;
     use crate::protocol::cancel_key::CancelSecret;
+    use crate::session::resume::{Neighbours, Notice, SessionRecord};
 
     struct Nobody;
 
+    impl Neighbours for Nobody {
+        fn hand_over(&self, record: Box<SessionRecord>) -> Result<(), Box<SessionRecord>> {
+            Err(record)
+        }
+
+        fn tell(&self, _: u16, _: Notice) {}
+    }
+
     impl Outbox for Nobody {
-        fn send_cancel(&self, _: usize, _: u32, key: Box<CancelKey>) -> Result<(), Box<CancelKey>> {
-            Err(key)
+        fn send_cancel(
+            &self,
+            _: usize,
+            _: u32,
+            request: Box<Forwarded>,
+        ) -> Result<(), Box<Forwarded>> {
+            Err(request)
         }
     }
 
@@ -299,7 +333,7 @@ mod tests {
     #[test]
     fn wrong_secrets_are_counted_and_nothing_is_sent() {
         let fleet = Fleet::new(2);
-        let registry = Rc::new(Registry::new(3, 1));
+        let registry = Registry::new((1, 3), Rc::new(Nobody), Instant::now());
         let (slot, secret) = registry.enter(false);
         let cancels = Cancels::new(
             place(1),
@@ -320,7 +354,11 @@ mod tests {
         let unknown = || fleet.shard(1).cancels_unknown.get();
         let run = |key: &CancelKey| {
             let mut context = std::task::Context::from_waker(Waker::noop());
-            let run = std::pin::pin!(cancels.run(key));
+            let request = Forwarded {
+                key: *key,
+                slot: None,
+            };
+            let run = std::pin::pin!(cancels.run(&request));
             assert!(run.poll(&mut context).is_ready());
         };
         run(&wrong);

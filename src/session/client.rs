@@ -17,6 +17,9 @@
 //!                            └─────────┘
 //! ```
 //!
+//! An idle session that is asked to goes to another shard (`Leaving`): its stream is taken off the
+//! ring, and what the session is travels as a [`SessionRecord`](super::resume::SessionRecord).
+//!
 //! **Invariants**
 //! 1. Only whole messages (or the start of one too long to hold) make a client take a server.
 //! 2. A server that still owes something, or got only a part of a message, is closed when its client
@@ -41,7 +44,6 @@ use crate::server::parameters::{self, ParameterSet};
 use crate::server::reset::Leftovers;
 
 use super::budget::Claim;
-use super::directory::Tenant;
 use super::registry::Slot;
 use super::relay::{is_request, unknown_request};
 use super::report::Failure;
@@ -60,7 +62,7 @@ const STEPS_MAX: usize = 64;
 pub(super) static INTEREST: Interest = Interest::of(b"QPD");
 
 /// What a session is doing.
-enum Phase {
+pub(super) enum Phase {
     /// Has no server and needs none.
     Idle,
     /// Stands in the pool's queue.
@@ -69,6 +71,8 @@ enum Phase {
     Preparing(Box<ServerConnection>, bool),
     /// Has a server.
     Serving(Box<ServerConnection>),
+    /// Goes to another shard as soon as the kernel lets go of its stream.
+    Leaving,
 }
 
 /// What a step has led to.
@@ -94,7 +98,7 @@ pub struct Session {
     pub(super) framer: Framer,
     /// Received and not yet handled.
     input: Option<Chunk>,
-    phase: Phase,
+    pub(super) phase: Phase,
     pub(super) pool: Rc<Pool>,
     pub(super) shard: Rc<Shard>,
     /// What the client asked for at login.
@@ -110,35 +114,30 @@ pub struct Session {
     pub(super) claim: Option<Box<Claim>>,
     /// Servers in a row that went while they were being prepared.
     retries: u8,
-    slot: Slot,
-    _connection: Connection,
-    log_as: Option<Box<str>>,
+    /// None only once the session has left.
+    pub(super) slot: Option<Slot>,
+    /// As `slot`.
+    pub(super) connection: Option<Connection>,
+    pub(super) log_as: Option<Box<str>>,
 }
 
 impl Session {
-    /// A session of `tenant`; `rest` is what the client has sent beyond its login.
-    pub fn new(
+    /// An idle session; `input` is what the client has sent already.
+    pub(super) fn new(
         shard: Rc<Shard>,
-        tenant: &Tenant,
-        (client, rest): (Stream, Option<Chunk>),
-        asked: ParameterSet,
-        base: &ParameterSet,
+        pool: Rc<Pool>,
+        (client, input): (Stream, Option<Chunk>),
+        (asked, wanted): (Rc<ParameterSet>, Rc<ParameterSet>),
         (slot, connection, log_as): (Slot, Connection, Option<Box<str>>),
     ) -> Self {
-        let pool = Rc::clone(&tenant.pool);
-        let mut wanted = asked.clone();
-        for parameter in base.iter() {
-            if asked.get(&parameter.name) == Some(&parameter.value) {
-                wanted.remove(&parameter.name);
-            }
-        }
+        slot.set_stream(client.id());
         Self {
             client,
             framer: Framer::new(&INTEREST, BODY_BYTES_MAX),
-            input: rest,
+            input,
             phase: Phase::Idle,
-            asked: pool.intern(asked),
-            wanted: pool.intern(wanted),
+            asked,
+            wanted,
             pool,
             shard,
             is_leaving: false,
@@ -146,8 +145,8 @@ impl Session {
             has_farewell: false,
             claim: None,
             retries: 0,
-            slot,
-            _connection: connection,
+            slot: Some(slot),
+            connection: Some(connection),
             log_as,
         }
     }
@@ -159,11 +158,14 @@ impl Session {
             Phase::Preparing(server, failed) => self.preparing(server, failed, context),
             Phase::Serving(server) => {
                 let step = self.serving(server, context);
-                if !matches!(self.phase, Phase::Serving(_)) {
-                    self.slot.rest();
+                if !matches!(self.phase, Phase::Serving(_))
+                    && let Some(slot) = &self.slot
+                {
+                    slot.rest();
                 }
                 step
             }
+            Phase::Leaving => self.leaving(context),
         }
     }
 
@@ -189,7 +191,7 @@ impl Session {
         }
         let Some(mut chunk) = self.input.take() else {
             return match self.client.poll_receive(context) {
-                Poll::Pending => Step::Wait,
+                Poll::Pending => self.stay_or_leave(),
                 Poll::Ready(Ok(Some(chunk))) => {
                     self.input = Some(chunk);
                     Step::Again
@@ -372,7 +374,9 @@ impl Session {
     /// The server is ready: the client's messages go to it from now on.
     fn serve(&mut self, mut server: Box<ServerConnection>) -> Step {
         server.applied = Rc::clone(&self.wanted);
-        self.slot.serve(&server.lease);
+        if let Some(slot) = &self.slot {
+            slot.serve(&server.lease);
+        }
         self.phase = Phase::Serving(server);
         Step::Again
     }
@@ -551,7 +555,7 @@ impl Future for Session {
 impl Drop for Session {
     fn drop(&mut self) {
         match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Idle => {}
+            Phase::Idle | Phase::Leaving => {}
             Phase::Waiting(ticket) => self.pool.give_up(ticket),
             Phase::Preparing(server, _) => self.pool.discard(server),
             Phase::Serving(mut server) => {

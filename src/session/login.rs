@@ -431,14 +431,11 @@ impl Login {
         let connection = match self.connection {
             Ok(connection) | Err(connection) => connection,
         };
-        Session::new(
-            self.shard,
-            &tenant,
-            (client, rest),
-            asked,
-            &base,
-            (slot, connection, log_as),
-        )
+        let pool = Rc::clone(&tenant.pool);
+        let wanted = pool.intern(beyond(&asked, &base));
+        let settings = (pool.intern(asked), wanted);
+        let place = (slot, connection, log_as);
+        Session::new(self.shard, pool, (client, rest), settings, place)
     }
 }
 
@@ -482,6 +479,17 @@ fn asked_parameters(startup: &StartupMessage) -> Result<ParameterSet, Failure> {
         asked.set(name, value);
     }
     Ok(asked)
+}
+
+/// What a client asks for that servers of its pool do not have anyhow.
+fn beyond(asked: &ParameterSet, base: &ParameterSet) -> ParameterSet {
+    let mut wanted = asked.clone();
+    for parameter in base.iter() {
+        if asked.get(&parameter.name) == Some(&parameter.value) {
+            wanted.remove(&parameter.name);
+        }
+    }
+    wanted
 }
 
 /// Opens a first server connection to learn what servers of this pool report.

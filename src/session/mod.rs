@@ -9,6 +9,8 @@
 //!              ▲                                       └────────────────────▶    │
 //!              └────────────── nothing owed, no transaction (transaction mode) ──┘
 //! ```
+//!
+//! From `Idle` a session may also go to another shard (`resume`).
 
 pub mod budget;
 pub mod cancel;
@@ -20,6 +22,7 @@ mod parting;
 pub mod registry;
 pub mod relay;
 pub mod report;
+pub mod resume;
 pub mod shard;
 pub mod startup;
 

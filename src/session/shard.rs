@@ -15,6 +15,7 @@ use super::budget::Budget;
 use super::cancel::Cancels;
 use super::directory::Directory;
 use super::registry::Registry;
+use super::resume::Neighbours;
 
 /// Open client connections of the process.
 #[derive(Clone, Debug, Default)]
@@ -66,6 +67,8 @@ pub struct Shard {
     pub registry: Rc<Registry>,
     /// The cancel requests on their way.
     pub cancels: Cancels,
+    /// The other shards.
+    pub neighbours: Rc<dyn Neighbours>,
     /// What all pools share.
     pub host: Rc<Host>,
     /// Open client connections of the process.

@@ -14,7 +14,7 @@
 //! `cargo test --test it directly`.
 //!
 //! Environment: `PG_BIN` (directory of the PostgreSQL programs), `PG_DOORMAN_BIN` (another pooler
-//! program to test), `CHAOS_SECONDS`, `SEED`.
+//! program to test), `CHAOS_SECONDS`, `CHURN_SECONDS`, `SEED`.
 //!
 //! Source: protocol-flow.html, protocol-message-formats.html.
 
@@ -40,6 +40,7 @@ mod metrics;
 mod parameters;
 mod programs;
 mod quarantine;
+mod rebalance;
 mod reload;
 mod reset;
 mod scripted_server;

@@ -28,6 +28,7 @@ pub(crate) struct Config {
     prometheus: Table,
     pools: Vec<(String, Table, Vec<User>)>,
     application_name: String,
+    log_level: &'static str,
 }
 
 /// A user of a pool.
@@ -71,6 +72,7 @@ impl Config {
             prometheus: Table::new(),
             pools: Vec::new(),
             application_name: format!("{}_{}", unique("doorman"), std::process::id()),
+            log_level: "info",
         };
         config
             .general("host", "127.0.0.1")
@@ -99,6 +101,12 @@ impl Config {
 
     pub(crate) fn shards(self, count: usize) -> Self {
         self.general("worker_threads", i64::try_from(count).unwrap())
+    }
+
+    /// How much is logged.
+    pub(crate) fn log_level(mut self, level: &'static str) -> Self {
+        self.log_level = level;
+        self
     }
 
     /// Sets the rules for clients.
@@ -215,6 +223,7 @@ impl Doorman {
             .arg(directory.join("pg_doorman.toml"))
             .current_dir(&directory)
             .env("NO_COLOR", "true")
+            .env("LOG_LEVEL", config.log_level)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
