@@ -24,6 +24,7 @@ use crate::server::reset::Leftovers;
 use crate::server::sync::Sync;
 use crate::server::{Lease, ServerError};
 
+use super::base::Base;
 use super::cleaner;
 use super::error::{CheckoutError, REST_AFTER_FAILURE};
 use super::host::Host;
@@ -74,7 +75,8 @@ pub struct Pool {
     pub id: PoolId,
     pub(super) host: Rc<Host>,
     pub(super) part: RefCell<Part<Box<ServerConnection>, Waker>>,
-    pub(super) base: RefCell<Option<Rc<ParameterSet>>>,
+    /// What its servers report at login.
+    pub base: Base,
     /// Not configured any more: servers are closed after each use.
     retired: Cell<bool>,
     /// Stands in the list of pools to be reviewed.
@@ -115,7 +117,7 @@ impl Pool {
             id: PoolId { hash, reloads },
             host,
             part: RefCell::new(part),
-            base: RefCell::default(),
+            base: Base::default(),
             retired: Cell::new(false),
             is_planned: Cell::new(false),
         });
@@ -123,16 +125,10 @@ impl Pool {
         pool
     }
 
-    /// The parameters that servers of this pool report, once one has been opened.
-    pub fn base(&self) -> Option<Rc<ParameterSet>> {
-        self.base.borrow().clone()
-    }
-
-    /// Takes what servers of this pool report elsewhere, unless that is known here already.
+    /// Another shard knows what servers of this pool report.
     pub fn offer_base(&self, base: ParameterSet) {
-        if self.base.borrow().is_none() {
-            let base = self.intern(base);
-            *self.base.borrow_mut() = Some(base);
+        if self.base.get().is_none() {
+            self.base.learn(&self.intern(base));
         }
     }
 
@@ -258,7 +254,7 @@ impl Pool {
     }
 
     fn opened(self: &Rc<Self>, server: Box<ServerConnection>) {
-        *self.base.borrow_mut() = Some(Rc::clone(&server.base));
+        self.learn_base(&server.base);
         self.part.borrow_mut().opened(shards::now());
         self.check_in(server);
         // Others may have waited for their turn to open.

@@ -16,6 +16,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::server::parameters::ParameterSet;
+
 /// A wait this much shorter than another still counts as equal: less than moving a server costs.
 pub const TOLERANCE: Duration = Duration::from_micros(100);
 
@@ -67,6 +69,8 @@ pub struct Grant<S> {
 pub enum Letter<S> {
     /// To home: may this many connections be opened?
     AskOpen(usize),
+    /// What servers of the pool report at login.
+    Base(Box<ParameterSet>),
     /// To home: nothing can be given now; the recall is kept in mind.
     Busy {
         /// Who wants it.
@@ -124,6 +128,7 @@ impl<S> Letter<S> {
     pub fn take_server<T>(self) -> (Letter<T>, Option<S>) {
         let letter = match self {
             Self::AskOpen(count) => Letter::AskOpen(count),
+            Self::Base(base) => Letter::Base(base),
             Self::Busy { to, number } => Letter::Busy { to, number },
             Self::Forget { to, number } => Letter::Forget { to, number },
             Self::Grant(grant) => {

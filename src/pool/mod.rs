@@ -10,6 +10,7 @@
 //! shards that have them to spare, or whose clients have waited less.
 
 pub mod alarm;
+pub mod base;
 pub mod cleaner;
 pub mod driver;
 pub mod error;

@@ -17,6 +17,7 @@ use shards::{Stream, spawn};
 use crate::protocol::backend::TransactionStatus;
 use crate::server::detach::Travelling;
 use crate::server::lease::CancelTarget;
+use crate::server::parameters::ParameterSet;
 use crate::server::reset::Leftovers;
 use crate::server::sync::Sync;
 use crate::server::{Lease, ServerConnection};
@@ -88,6 +89,10 @@ impl Pool {
             self.host.lose(&letter);
             return;
         }
+        if let Letter::Base(base) = letter {
+            self.base.learn(&self.intern(*base));
+            return;
+        }
         let (letter, travelling) = letter.take_server();
         let server = travelling.and_then(|travelling| self.unpack(*travelling));
         let expires = server.as_ref().and_then(|server| server.expires);
@@ -95,6 +100,17 @@ impl Pool {
         let now = shards::now();
         self.part.borrow_mut().receive(from, letter, expires, now);
         self.open_more();
+    }
+
+    /// A new server reports `base`. If that is news, the other shards are told.
+    pub(super) fn learn_base(&self, base: &Rc<ParameterSet>) {
+        if !self.base.learn(base) || self.is_retired() {
+            return;
+        }
+        for shard in (0..self.host.count).filter(|shard| *shard != self.host.here) {
+            let letter = Letter::Base(Box::new((**base).clone()));
+            self.host.mail.send(shard, self.id, letter);
+        }
     }
 
     pub(super) fn review(self: &Rc<Self>) {
@@ -149,9 +165,7 @@ impl Pool {
     fn unpack(self: &Rc<Self>, travelling: Travelling) -> Option<Box<ServerConnection>> {
         let stream = Stream::new(travelling.detached.socket);
         let base = self.intern(travelling.base);
-        self.base
-            .borrow_mut()
-            .get_or_insert_with(|| Rc::clone(&base));
+        self.base.learn(&base);
         let target = travelling.key.map(|(pid, secret)| CancelTarget {
             pid,
             secret,

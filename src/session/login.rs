@@ -9,10 +9,8 @@
 //!
 //! Source: PostgreSQL documentation, `protocol-flow.html` "Start-up".
 
-use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::task::Poll;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -25,7 +23,7 @@ use crate::auth::hba::{self, Challenge, Decision, HbaClient, LoginMethod, Wanted
 use crate::auth::md5::Md5Secret;
 use crate::auth::scram::{ScramServer, ScramVerifier};
 use crate::config::{General, TlsMode};
-use crate::pool::{Acquired, Pool};
+use crate::pool::CheckoutError;
 use crate::protocol::backend::TransactionStatus;
 use crate::protocol::cancel_key::CancelKey;
 use crate::protocol::error::StartupError;
@@ -38,6 +36,7 @@ use crate::server::parameters::{ParameterSet, is_name};
 use super::client::Session;
 use super::console::{self, Console};
 use super::directory::{Directory, Tenant};
+use super::first_server::learn_base;
 use super::report::Failure;
 use super::shard::{Connection, Shard};
 use super::startup::{Conversation, Ended};
@@ -180,10 +179,9 @@ impl Login {
             return Ok(Accepted::Console { asked, speaks_3_2 });
         }
         let tenant = self.authenticate(&startup).await?;
-        let base = match tenant.pool.base() {
-            Some(base) => base,
-            None => learn_base(&tenant.pool, &startup).await?,
-        };
+        let base = learn_base(&tenant.pool)
+            .await
+            .map_err(|error| no_first_server(&tenant, &startup, &error))?;
         Ok(Accepted::Client(AcceptedClient {
             tenant,
             asked,
@@ -492,50 +490,16 @@ fn beyond(asked: &ParameterSet, base: &ParameterSet) -> ParameterSet {
     wanted
 }
 
-/// Opens a first server connection to learn what servers of this pool report.
-async fn learn_base(
-    pool: &Rc<Pool>,
-    startup: &StartupMessage,
-) -> Result<Rc<ParameterSet>, Failure> {
-    struct GiveUp<'a>(&'a Rc<Pool>, Option<crate::pool::Ticket>);
-    impl Drop for GiveUp<'_> {
-        fn drop(&mut self) {
-            if let Some(ticket) = self.1.take() {
-                self.0.give_up(ticket);
-            }
-        }
-    }
-    let mut wait = GiveUp(pool, None);
-    let server = poll_fn(|context| {
-        let Some(ticket) = wait.1 else {
-            match pool.acquire(context.waker()) {
-                Acquired::Server(server) => return Poll::Ready(Ok(server)),
-                Acquired::Waiting(ticket) => wait.1 = Some(ticket),
-            }
-            return Poll::Pending;
-        };
-        match pool.collect(ticket, context.waker()) {
-            None => Poll::Pending,
-            Some(outcome) => {
-                wait.1 = None;
-                Poll::Ready(outcome)
-            }
-        }
-    })
-    .await;
-    let server = server.map_err(|error| {
-        tracing::warn!(pool = %pool.key.database, user = %pool.key.user, %error, "no first server");
-        let StartupMessage { database, user, .. } = startup;
-        Failure::with_ready(
-            sqlstate::INVALID_CATALOG_NAME,
-            format!(
-                "Unable to retrieve server parameters for database: {database}, user: {user}. The \
-                 database server may be unavailable or misconfigured. Please try again later or \
-                 contact your database administrator."
-            ),
-        )
-    })?;
-    let base = Rc::clone(&server.base);
-    pool.give_back(server);
-    Ok(base)
+fn no_first_server(tenant: &Tenant, startup: &StartupMessage, error: &CheckoutError) -> Failure {
+    let key = &tenant.pool.key;
+    tracing::warn!(pool = %key.database, user = %key.user, %error, "no first server");
+    let StartupMessage { database, user, .. } = startup;
+    Failure::with_ready(
+        sqlstate::INVALID_CATALOG_NAME,
+        format!(
+            "Unable to retrieve server parameters for database: {database}, user: {user}. The \
+             database server may be unavailable or misconfigured. Please try again later or \
+             contact your database administrator."
+        ),
+    )
 }

@@ -17,6 +17,7 @@ pub mod cancel;
 pub mod client;
 pub mod console;
 pub mod directory;
+pub mod first_server;
 pub mod login;
 mod parting;
 pub mod registry;

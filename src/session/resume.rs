@@ -153,7 +153,7 @@ impl Session {
             user: (*self.pool.key.user).into(),
             asked: (*self.asked).clone(),
             wanted: (*self.wanted).clone(),
-            base: self.pool.base().map(|base| (*base).clone()),
+            base: self.pool.base.get().map(|base| (*base).clone()),
             identity: slot.depart(),
             connection,
             log_as: self.log_as.take(),
@@ -349,7 +349,7 @@ mod tests {
             let (record, _far) = record(&shard, "db");
             let key = record.identity.key;
             let session = Session::resume(Rc::clone(&shard), record, shards::now()).unwrap();
-            let base = session.pool.base().unwrap();
+            let base = session.pool.base.get().unwrap();
             assert_eq!(base.get("server_version"), Some("17"));
             let slot = session.slot.as_ref().unwrap().number();
             assert_eq!(shard.registry.locate_guest(slot, &key), Place::Here(slot));

@@ -250,7 +250,8 @@ impl<S, W> Part<S, W> {
                 number,
                 permits,
             } => ledger.moved((from, to), (number, permits), now, post),
-            Letter::Grant(_)
+            Letter::Base(_)
+            | Letter::Grant(_)
             | Letter::Keep { .. }
             | Letter::MayOpen(_)
             | Letter::Recall { .. }
