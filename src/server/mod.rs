@@ -13,6 +13,7 @@ pub mod handshake;
 pub mod lease;
 pub mod parameters;
 pub mod reset;
+pub mod statements;
 pub mod sync;
 
 pub use cancel::Canceller;

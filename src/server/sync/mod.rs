@@ -20,6 +20,13 @@
 //!   E while the first is an extended request ──▶ the server skips everything up to Sync
 //! ```
 //!
+//! Some requests the pooler answers itself: the Parse of a statement that the server has already, the
+//! Close of one that it is to keep. Such a request is *promised*: it stands in the queue like the
+//! others, so its reply has its place among the server's, and is skipped with them after an error.
+//!
+//! Some requests are *noted*: somebody keeps a journal of what they change. The queue counts which of
+//! them were done and which failed or were skipped, in order.
+//!
 //! A Sync sent into a COPY is ignored, unless the COPY has failed before the server read it: then
 //! it is answered. Nothing in the error tells which. Until another reply does, the connection is
 //! *in doubt*: not settled, and ready for a `ReadyForQuery` more.
@@ -53,6 +60,10 @@ enum Request {
     Execute,
     Query,
     Sync,
+    /// A Parse that the server does not get.
+    PromisedParse,
+    /// A Close that the server does not get.
+    PromisedClose,
     /// Not answered; marks where COPY data ends among pipelined requests.
     CopyEnd,
 }
@@ -61,6 +72,69 @@ impl Request {
     const fn is_extended(self) -> bool {
         !matches!(self, Self::Query | Self::Sync | Self::CopyEnd)
     }
+}
+
+/// Whose journal has a record of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Noted {
+    /// The client's.
+    pub by_client: bool,
+    /// The server's.
+    pub by_server: bool,
+}
+
+impl Noted {
+    /// Nobody's.
+    pub const BY_NOBODY: Self = Self {
+        by_client: false,
+        by_server: false,
+    };
+    /// The client's only.
+    pub const BY_CLIENT: Self = Self {
+        by_client: true,
+        by_server: false,
+    };
+    /// The server's only.
+    pub const BY_SERVER: Self = Self {
+        by_client: false,
+        by_server: true,
+    };
+    /// Both.
+    pub const BY_BOTH: Self = Self {
+        by_client: true,
+        by_server: true,
+    };
+}
+
+/// What has become of the requests of one journal: so many were done, and those behind them failed
+/// or were skipped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Requests done.
+    pub done: u32,
+    /// Requests behind them that failed or were skipped.
+    pub failed: u32,
+}
+
+impl Tally {
+    const fn count(&mut self, is_noted: bool, is_done: bool) {
+        if is_noted && is_done {
+            self.done += 1;
+        } else if is_noted {
+            self.failed += 1;
+        }
+    }
+}
+
+/// What has become of noted requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcomes {
+    /// Those that the client's journal has.
+    pub client: Tally,
+    /// Those that the server's journal has.
+    pub server: Tally,
+    /// The first of the client's that failed is what the error is about; the others were skipped.
+    pub is_first_to_blame: bool,
 }
 
 /// What a reply means for the one who reads it.
@@ -75,10 +149,19 @@ pub enum Reply {
     OutOfStep,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Owed {
+    request: Request,
+    owner: Owner,
+    noted: Noted,
+    /// An error has been reported, and the reply that ends the request is still to come.
+    has_failed: bool,
+}
+
 /// Requests sent to one server and not yet answered.
 #[derive(Debug, Default)]
 pub struct Sync {
-    owed: VecDeque<(Request, Owner)>,
+    owed: VecDeque<Owed>,
     /// After an error: the server ignores everything up to the next Sync.
     skipping: bool,
     /// The server reads COPY data from the client.
@@ -90,6 +173,9 @@ pub struct Sync {
     syncs_in_copy: usize,
     /// How many Syncs, sent into a COPY that failed, the server may answer yet.
     doubted: usize,
+    /// Promised requests in the queue.
+    promised_count: usize,
+    outcomes: Option<Outcomes>,
 }
 
 impl Sync {
@@ -117,8 +203,7 @@ impl Sync {
     /// True if a `ReadyForQuery` will come even if nothing more is sent.
     pub fn awaits_ready(&self) -> bool {
         let mut owed = self.owed.iter();
-        !self.copying_in
-            && owed.any(|(request, _)| matches!(request, Request::Query | Request::Sync))
+        !self.copying_in && owed.any(|owed| matches!(owed.request, Request::Query | Request::Sync))
     }
 
     /// Requests that are not answered yet.
@@ -126,16 +211,65 @@ impl Sync {
         self.owed.len()
     }
 
-    /// True if the next reply belongs to the pooler.
-    pub fn is_pooler_next(&self) -> bool {
-        self.owed
-            .front()
-            .is_some_and(|(_, owner)| *owner == Owner::Pooler)
+    /// True if the reply with this tag, if it comes next, belongs to the pooler.
+    pub fn is_own(&self, tag: u8) -> bool {
+        let mut owed = self.owed.iter();
+        matches!(tag, b'1' | b'3')
+            && owed
+                .find(|owed| owed.request != Request::CopyEnd)
+                .is_some_and(|owed| owed.owner == Owner::Pooler)
+    }
+
+    /// True if the server ignores requests at the moment, up to a Sync, or must not get any.
+    pub const fn ignores_requests(&self) -> bool {
+        self.skipping || self.copying_in
     }
 
     /// Notes a request that has been sent. `describes_statement` tells the two kinds of Describe
     /// apart. Tags that are never answered are ignored.
     pub fn sent(&mut self, tag: u8, describes_statement: bool, owner: Owner) {
+        self.sent_noted(tag, describes_statement, owner, Noted::BY_NOBODY);
+    }
+
+    /// Notes a Parse or Close (by its tag) of the client that is not sent: [`Sync::take_promised`]
+    /// says when its reply is due.
+    pub fn promised(&mut self, tag: u8, noted: Noted) {
+        let request = if tag == b'P' {
+            Request::PromisedParse
+        } else {
+            Request::PromisedClose
+        };
+        self.unsynced = true;
+        self.promised_count += 1;
+        self.owed.push_back(Owed {
+            request,
+            owner: Owner::Client,
+            noted,
+            has_failed: false,
+        });
+    }
+
+    /// The tag of the reply that the client is to get now, before whatever the server says next.
+    pub fn take_promised(&mut self) -> Option<u8> {
+        if self.promised_count == 0 {
+            return None;
+        }
+        let tag = match self.front()?.0 {
+            Request::PromisedParse => b'1',
+            Request::PromisedClose => b'3',
+            _ => return None,
+        };
+        self.end_first(true);
+        Some(tag)
+    }
+
+    /// What has become of noted requests since the last call.
+    pub const fn take_outcomes(&mut self) -> Option<Outcomes> {
+        self.outcomes.take()
+    }
+
+    /// As [`Sync::sent`], for a request that a journal has. The server must not be ignoring requests.
+    pub fn sent_noted(&mut self, tag: u8, describes_statement: bool, owner: Owner, noted: Noted) {
         let request = match tag {
             b'Q' | b'F' => Request::Query,
             b'S' => Request::Sync,
@@ -160,14 +294,24 @@ impl Sync {
         }
         self.skipping = false;
         self.unsynced = request.is_extended();
-        self.owed.push_back((request, owner));
+        self.owed.push_back(Owed {
+            request,
+            owner,
+            noted,
+            has_failed: false,
+        });
     }
 
     fn copy_ended(&mut self, owner: Owner) {
         if self.copying_in {
             self.copying_in = false;
         } else if !self.owed.is_empty() {
-            self.owed.push_back((Request::CopyEnd, owner));
+            self.owed.push_back(Owed {
+                request: Request::CopyEnd,
+                owner,
+                noted: Noted::BY_NOBODY,
+                has_failed: false,
+            });
         }
     }
 
@@ -197,16 +341,39 @@ impl Sync {
     }
 
     fn front(&mut self) -> Option<(Request, Owner)> {
-        while let Some((Request::CopyEnd, _)) = self.owed.front() {
+        while self
+            .owed
+            .front()
+            .is_some_and(|owed| owed.request == Request::CopyEnd)
+        {
             self.owed.pop_front();
         }
-        self.owed.front().copied()
+        self.owed.front().map(|owed| (owed.request, owed.owner))
+    }
+
+    /// The first request has been answered or skipped.
+    fn end_first(&mut self, is_done: bool) {
+        let Some(owed) = self.owed.pop_front() else {
+            return;
+        };
+        if matches!(
+            owed.request,
+            Request::PromisedParse | Request::PromisedClose
+        ) {
+            self.promised_count -= 1;
+        }
+        if owed.noted != Noted::BY_NOBODY {
+            let is_done = is_done && !owed.has_failed;
+            let outcomes = self.outcomes.get_or_insert_default();
+            outcomes.client.count(owed.noted.by_client, is_done);
+            outcomes.server.count(owed.noted.by_server, is_done);
+        }
     }
 
     fn end_of(&mut self, expected: Request) -> Reply {
         match self.front() {
             Some((request, owner)) if request == expected => {
-                self.owed.pop_front();
+                self.end_first(true);
                 Reply::Of(owner)
             }
             _ => Reply::OutOfStep,
@@ -216,7 +383,7 @@ impl Sync {
     fn statement_described(&mut self) -> Reply {
         match self.front() {
             Some((Request::DescribeStatement, owner)) => {
-                self.owed[0] = (Request::DescribePortal, owner);
+                self.owed[0].request = Request::DescribePortal;
                 Reply::Of(owner)
             }
             _ => Reply::OutOfStep,
@@ -253,8 +420,8 @@ impl Sync {
             return Reply::OutOfStep;
         };
         self.copying_in = true;
-        while let Some((next, _)) = self.owed.get(1) {
-            match next {
+        while let Some(next) = self.owed.get(1) {
+            match next.request {
                 Request::CopyEnd => self.copying_in = false,
                 Request::Sync => self.syncs_in_copy += 1,
                 _ => self.out_of_step = true,
@@ -272,8 +439,8 @@ impl Sync {
             .owed
             .iter()
             .rev()
-            .find(|(request, _)| *request != Request::CopyEnd);
-        self.unsynced = last.is_some_and(|(request, _)| request.is_extended());
+            .find(|owed| owed.request != Request::CopyEnd);
+        self.unsynced = last.is_some_and(|owed| owed.request.is_extended());
         Reply::Of(owner)
     }
 
@@ -288,13 +455,19 @@ impl Sync {
         }
         if request.is_extended() {
             self.doubted = std::mem::take(&mut self.syncs_in_copy);
-            while let Some((request, _)) = self.owed.front() {
-                if *request == Request::Sync {
+            let is_to_blame = self.owed.front().is_some_and(|owed| owed.noted.by_client);
+            while let Some(owed) = self.owed.front() {
+                if owed.request == Request::Sync {
                     break;
                 }
-                self.owed.pop_front();
+                self.end_first(false);
+            }
+            if let Some(outcomes) = &mut self.outcomes {
+                outcomes.is_first_to_blame = is_to_blame;
             }
             self.skipping = self.owed.is_empty();
+        } else if let Some(owed) = self.owed.front_mut() {
+            owed.has_failed = true;
         }
         Reply::Of(owner)
     }
@@ -311,7 +484,7 @@ impl Sync {
                 Reply::Of(Owner::Client)
             }
             Some((Request::Query | Request::Sync, owner)) => {
-                self.owed.pop_front();
+                self.end_first(true);
                 self.doubted += std::mem::take(&mut self.syncs_in_copy);
                 // Marks of COPY data that no COPY has asked for.
                 self.front();

@@ -165,7 +165,7 @@ fn replies_go_to_the_owner_of_the_request() {
     let mut sync = Sync::default();
     sync.sent(b'Q', false, Owner::Pooler);
     sync.sent(b'Q', false, Owner::Client);
-    assert!(sync.is_pooler_next());
+    assert!(sync.is_own(b'1'));
     assert_eq!(sync.received(b'C'), Reply::Of(Owner::Pooler));
     assert_eq!(sync.received(b'S'), Reply::Unasked);
     assert_eq!(sync.received(b'Z'), Reply::Of(Owner::Pooler));
@@ -213,4 +213,49 @@ fn a_sync_in_a_failed_copy_leaves_doubt_until_another_reply() {
     receive(&mut read, "ZTCZ");
     assert!(read.is_settled());
     settles("QSc", "GCZ");
+}
+
+#[test]
+fn a_promised_reply_has_its_place_among_the_others() {
+    let mut sync = with_sent("P");
+    sync.promised(b'P', Noted::BY_CLIENT);
+    assert_eq!(sync.take_promised(), None, "the first Parse comes first");
+    send(&mut sync, "BES");
+    receive(&mut sync, "1");
+    assert_eq!(sync.take_promised(), Some(b'1'));
+    assert_eq!(sync.take_promised(), None);
+    receive(&mut sync, "2CZ");
+    assert!(sync.is_settled());
+    let outcomes = sync.take_outcomes().unwrap();
+    assert_eq!((outcomes.client.done, outcomes.client.failed), (1, 0));
+}
+
+#[test]
+fn after_an_error_promised_replies_are_skipped() {
+    let mut sync = Sync::default();
+    sync.promised(b'C', Noted::BY_CLIENT);
+    sync.sent_noted(b'P', false, Owner::Client, Noted::BY_BOTH);
+    sync.promised(b'P', Noted::BY_CLIENT);
+    send(&mut sync, "BS");
+    assert_eq!(sync.take_promised(), Some(b'3'));
+    receive(&mut sync, "E");
+    assert_eq!(sync.take_promised(), None);
+    receive(&mut sync, "Z");
+    assert!(sync.is_settled());
+    let outcomes = sync.take_outcomes().unwrap();
+    let tally = |done, failed| Tally { done, failed };
+    assert_eq!(outcomes.client, tally(1, 2));
+    assert_eq!(outcomes.server, tally(0, 1));
+    assert!(outcomes.is_first_to_blame);
+}
+
+#[test]
+fn a_noted_query_is_done_or_has_failed_at_its_end() {
+    for (replies, done, failed) in [("CZ", 1, 0), ("EZ", 0, 1)] {
+        let mut sync = Sync::default();
+        sync.sent_noted(b'Q', false, Owner::Client, Noted::BY_CLIENT);
+        receive(&mut sync, replies);
+        let outcomes = sync.take_outcomes().unwrap();
+        assert_eq!(outcomes.client, Tally { done, failed }, "{replies}");
+    }
 }

@@ -1,0 +1,309 @@
+//! Which prepared statements one server has.
+//!
+//! **Owns:** the keys of the statements on a server, in the order of their last use; the journal of
+//! statements whose making or closing PostgreSQL has not confirmed yet.
+//! **Does not own:** what statements say (`text`), sending (`session`), replies (`super::sync`).
+//!
+//! Messages are sent before it is known whether those before them succeed. An error makes
+//! PostgreSQL skip everything up to the next Sync, so what is known of a statement is:
+//!
+//! ```text
+//!   confirmed                          it is there
+//!   sent since the last Sync           it is there when the next message is read, or that message
+//!                                      is skipped as well: as good as confirmed
+//!   sent before the last Sync          nobody knows: closed and made again, which works either way
+//!   not on the list                    to be made
+//! ```
+//!
+//! Closing one that does not exist is no error, so "closed and made again" is always right.
+//!
+//! **Invariants**
+//! 1. A record of the journal is added when its message is sent and taken off, in order, when the
+//!    message is answered or skipped.
+//! 2. Statements beyond the bound are closed in the order of the stream, behind whatever uses them.
+//!
+//! Source: PostgreSQL documentation, `protocol-flow.html`, "Extended Query".
+
+pub mod text;
+
+use std::collections::VecDeque;
+
+use super::sync::Tally;
+use text::{ByHash, Key};
+
+/// No slot.
+const NONE: u32 = u32::MAX;
+
+/// What has to be sent before a statement can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Need {
+    /// Nothing.
+    Nothing,
+    /// A Parse.
+    Parse,
+    /// A Close and a Parse.
+    CloseAndParse,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Record {
+    Made(Key),
+    Closed(Key),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    key: Key,
+    /// It is there, as far as replies have told.
+    exists: bool,
+    /// It will be there if nothing fails; then it stands in the list.
+    is_expected: bool,
+    /// Records of the journal that are about it.
+    pending: u32,
+    /// The segment in which it was made last.
+    segment: u32,
+    newer: u32,
+    older: u32,
+}
+
+/// The statements of one server.
+#[derive(Debug)]
+pub struct Statements {
+    index: ByHash<Key, u32>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    newest: u32,
+    oldest: u32,
+    expected_count: usize,
+    journal: VecDeque<Record>,
+    /// Counts what an error can skip at a time: the messages up to a Sync.
+    segment: u32,
+    /// A command that may forget everything is on its way.
+    is_doubtful: bool,
+}
+
+impl Default for Statements {
+    fn default() -> Self {
+        Self {
+            index: ByHash::default(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            newest: NONE,
+            oldest: NONE,
+            expected_count: 0,
+            journal: VecDeque::new(),
+            segment: 0,
+            is_doubtful: false,
+        }
+    }
+}
+
+impl Statements {
+    /// How many there are, or will be if nothing fails.
+    pub const fn count(&self) -> usize {
+        self.expected_count
+    }
+
+    /// Says what must be sent so that the next message can use `key`, and notes it as sent, with one
+    /// record for each message.
+    pub fn want(&mut self, key: Key) -> Need {
+        let Some(&at) = self.index.get(&key) else {
+            let at = self.add(key);
+            self.made(at);
+            return Need::Parse;
+        };
+        let slot = self.slots[at as usize];
+        let is_known = if slot.pending == 0 {
+            slot.exists && !self.is_doubtful
+        } else {
+            slot.is_expected && slot.segment == self.segment
+        };
+        if is_known {
+            if self.newest != at {
+                self.unlink(at);
+                self.link_newest(at);
+            }
+            return Need::Nothing;
+        }
+        if slot.is_expected {
+            self.unexpect(at);
+        }
+        self.slots[at as usize].pending += 1;
+        self.journal.push_back(Record::Closed(key));
+        self.made(at);
+        Need::CloseAndParse
+    }
+
+    /// A statement to be closed because there are more than `limit`; it is noted as sent.
+    pub fn evict(&mut self, limit: usize) -> Option<Key> {
+        if self.expected_count <= limit || self.oldest == self.newest {
+            return None;
+        }
+        let at = self.oldest;
+        self.unexpect(at);
+        let slot = &mut self.slots[at as usize];
+        slot.pending += 1;
+        self.journal.push_back(Record::Closed(slot.key));
+        Some(slot.key)
+    }
+
+    /// A Sync is sent: what follows is not skipped if something before it fails.
+    pub const fn sync_sent(&mut self) {
+        self.segment = self.segment.wrapping_add(1);
+    }
+
+    /// A command is sent that may make the server forget its statements.
+    pub const fn doubt(&mut self) {
+        self.is_doubtful = true;
+        self.sync_sent();
+    }
+
+    /// True while a command is on its way that may make the server forget its statements.
+    pub const fn is_doubtful(&self) -> bool {
+        self.is_doubtful
+    }
+
+    /// Everything sent has been answered: there is nothing to doubt.
+    pub const fn settled(&mut self) {
+        self.is_doubtful = false;
+    }
+
+    /// The outcome of the messages at the front of the journal.
+    pub fn apply(&mut self, tally: Tally) {
+        for turn in 0..tally.done + tally.failed {
+            let Some(record) = self.journal.pop_front() else {
+                debug_assert!(false, "more outcomes than records");
+                return;
+            };
+            let (key, exists) = match record {
+                Record::Made(key) => (key, true),
+                Record::Closed(key) => (key, false),
+            };
+            let Some(&at) = self.index.get(&key) else {
+                continue;
+            };
+            let slot = &mut self.slots[at as usize];
+            slot.pending -= 1;
+            if turn < tally.done {
+                slot.exists = exists;
+            }
+            if slot.pending == 0 {
+                self.resolve(at);
+            }
+        }
+    }
+
+    /// The server has forgotten all statements that have been confirmed.
+    pub fn forgotten(&mut self) {
+        for at in 0..self.slots.len() as u32 {
+            let slot = &mut self.slots[at as usize];
+            slot.exists = false;
+            if slot.pending == 0 && slot.is_expected {
+                self.resolve(at);
+            }
+        }
+    }
+
+    /// The server says that it has `key`, or that it has not.
+    pub fn correct(&mut self, key: Key, exists: bool) {
+        match self.index.get(&key) {
+            Some(&at) => {
+                self.slots[at as usize].exists = exists;
+                if self.slots[at as usize].pending == 0 {
+                    self.resolve(at);
+                }
+            }
+            None if exists => {
+                let at = self.add(key);
+                self.slots[at as usize].exists = true;
+                self.resolve(at);
+            }
+            None => {}
+        }
+    }
+
+    fn add(&mut self, key: Key) -> u32 {
+        let slot = Slot {
+            key,
+            exists: false,
+            is_expected: false,
+            pending: 0,
+            segment: self.segment,
+            newer: NONE,
+            older: NONE,
+        };
+        let at = if let Some(at) = self.free.pop() {
+            self.slots[at as usize] = slot;
+            at
+        } else {
+            self.slots.push(slot);
+            (self.slots.len() - 1) as u32
+        };
+        self.index.insert(key, at);
+        at
+    }
+
+    fn made(&mut self, at: u32) {
+        self.expect(at);
+        let segment = self.segment;
+        let slot = &mut self.slots[at as usize];
+        slot.pending += 1;
+        slot.segment = segment;
+        self.journal.push_back(Record::Made(slot.key));
+    }
+
+    /// All records about a statement have been answered.
+    fn resolve(&mut self, at: u32) {
+        let slot = self.slots[at as usize];
+        if slot.exists {
+            if !slot.is_expected {
+                self.expect(at);
+            }
+            return;
+        }
+        if slot.is_expected {
+            self.unexpect(at);
+        }
+        self.index.remove(&slot.key);
+        self.free.push(at);
+    }
+
+    fn expect(&mut self, at: u32) {
+        self.slots[at as usize].is_expected = true;
+        self.expected_count += 1;
+        self.link_newest(at);
+    }
+
+    fn unexpect(&mut self, at: u32) {
+        self.slots[at as usize].is_expected = false;
+        self.expected_count -= 1;
+        self.unlink(at);
+    }
+
+    fn link_newest(&mut self, at: u32) {
+        let before = self.newest;
+        let slot = &mut self.slots[at as usize];
+        (slot.newer, slot.older) = (NONE, before);
+        match self.slots.get_mut(before as usize) {
+            Some(before) => before.newer = at,
+            None => self.oldest = at,
+        }
+        self.newest = at;
+    }
+
+    fn unlink(&mut self, at: u32) {
+        let Slot { newer, older, .. } = self.slots[at as usize];
+        match self.slots.get_mut(newer as usize) {
+            Some(newer) => newer.older = older,
+            None => self.newest = older,
+        }
+        match self.slots.get_mut(older as usize) {
+            Some(older) => older.newer = newer,
+            None => self.oldest = newer,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
