@@ -34,6 +34,11 @@ pub(super) async fn clean(pool: Rc<Pool>, mut server: Box<ServerConnection>) {
         pool.discard(server);
         return;
     }
+    let forgets_statements = server.leftovers.contains(Leftovers::STATEMENTS)
+        || server.leftovers.contains(Leftovers::EVERYTHING);
+    if forgets_statements {
+        server.statements.forgotten();
+    }
     server.leftovers = Leftovers::default();
     if resets_settings {
         server.applied = pool.intern(ParameterSet::default());

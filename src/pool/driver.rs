@@ -21,6 +21,8 @@ use crate::protocol::backend::TransactionStatus;
 use crate::server::connection::{self, Login, ServerConnection, Socket};
 use crate::server::parameters::ParameterSet;
 use crate::server::reset::Leftovers;
+use crate::server::statements::Statements;
+use crate::server::statements::text::Statement;
 use crate::server::sync::Sync;
 use crate::server::{Lease, ServerError};
 
@@ -63,6 +65,18 @@ pub struct Settings {
     pub idle_check_timeout: Duration,
     /// Remove what clients left behind.
     pub cleanup: bool,
+    /// In transaction mode, prepared statements that a server may have; zero = clients' names go
+    /// through as they are.
+    pub statements_max: usize,
+    /// Names that a client may have; zero = no bound.
+    pub client_statements_max: usize,
+}
+
+impl Settings {
+    /// True if statements are renamed, so that they outlive the client's use of one server.
+    pub fn manages_statements(&self) -> bool {
+        self.statements_max > 0 && self.mode == PoolMode::Transaction
+    }
 }
 
 /// The servers of one (database, user) on this shard.
@@ -135,6 +149,11 @@ impl Pool {
     /// The shared form of a parameter set.
     pub fn intern(&self, set: ParameterSet) -> Rc<ParameterSet> {
         self.host.interner.borrow_mut().intern(set)
+    }
+
+    /// The shared form of a prepared statement.
+    pub fn intern_statement(&self, definition: &[u8]) -> Rc<Statement> {
+        self.host.statements.borrow_mut().intern(definition)
     }
 
     /// Asks for a server on behalf of the task behind `waker`.
@@ -380,6 +399,7 @@ async fn open_one(pool: Rc<Pool>) {
                 status: TransactionStatus::Idle,
                 leftovers: Leftovers::default(),
                 has_unnamed: false,
+                statements: Statements::default(),
                 base: pool.intern(greeting.parameters),
                 applied: pool.intern(ParameterSet::default()),
                 lease,

@@ -10,6 +10,7 @@ use std::rc::{Rc, Weak};
 use crate::metrics::{Droppable, Fleet, ShardMetrics};
 use crate::server::Errands;
 use crate::server::parameters::Interner;
+use crate::server::statements;
 
 use super::alarm::Alarm;
 use super::driver::{Pool, PoolId};
@@ -27,6 +28,8 @@ pub struct Host {
     pub mail: Rc<dyn Mail>,
     /// Parameter sets in use on this shard.
     pub interner: RefCell<Interner>,
+    /// Prepared statements in use on this shard.
+    pub statements: RefCell<statements::text::Interner>,
     /// When the pools have something to do next.
     pub alarm: Alarm,
     /// When a pool is to be reviewed next.
@@ -63,6 +66,7 @@ impl Host {
             errands,
             mail,
             interner: RefCell::default(),
+            statements: RefCell::default(),
             alarm: Alarm::default(),
             reviews: Alarm::default(),
             fleet,

@@ -25,6 +25,7 @@ use super::handshake::{Action, Credentials, Greeting, Handshake};
 use super::lease::Lease;
 use super::parameters::ParameterSet;
 use super::reset::Leftovers;
+use super::statements::Statements;
 use super::sync::{Owner, Sync};
 
 /// Replies whose bodies are looked into.
@@ -77,6 +78,8 @@ pub struct ServerConnection {
     pub leftovers: Leftovers,
     /// The session has an unnamed statement of some client.
     pub has_unnamed: bool,
+    /// The prepared statements that it has under names of the pooler's.
+    pub statements: Statements,
     /// The parameters that the server reported at login: its defaults.
     pub base: Rc<ParameterSet>,
     /// The settings that were made beyond the defaults.

@@ -17,6 +17,7 @@ use shards::Detached;
 use crate::protocol::framer::Framer;
 
 use super::parameters::ParameterSet;
+use super::statements::Statements;
 
 /// A server connection that belongs to no shard at the moment.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub struct Travelling {
     pub applied: ParameterSet,
     /// The session has an unnamed statement of some client.
     pub has_unnamed: bool,
+    /// The prepared statements that it has under names of the pooler's.
+    pub statements: Statements,
     /// Process id and secret for cancel requests.
     pub key: Option<(i32, Box<[u8]>)>,
     /// The address that it is connected to, for cancel requests; none on a Unix socket.

@@ -44,6 +44,7 @@ use crate::server::parameters::{self, ParameterSet};
 use crate::server::reset::Leftovers;
 
 use super::budget::Claim;
+use super::prepared::Prepared;
 use super::registry::Slot;
 use super::relay::{is_request, unknown_request};
 use super::report::Failure;
@@ -114,6 +115,8 @@ pub struct Session {
     pub(super) claim: Option<Box<Claim>>,
     /// Servers in a row that went while they were being prepared.
     retries: u8,
+    /// Its prepared statements, if it has or had any and its pool renames them.
+    pub(super) prepared: Option<Box<Prepared>>,
     /// None only once the session has left.
     pub(super) slot: Option<Slot>,
     /// As `slot`.
@@ -145,6 +148,7 @@ impl Session {
             has_farewell: false,
             claim: None,
             retries: 0,
+            prepared: None,
             slot: Some(slot),
             connection: Some(connection),
             log_as,
@@ -482,6 +486,7 @@ impl Session {
         self.is_transaction_mode()
             && server.status == TransactionStatus::Idle
             && !self.is_message_cut()
+            && !self.holds_part()
             && !self.has_farewell
     }
 
@@ -521,7 +526,7 @@ impl Session {
                     Poll::Ready(Ok(None) | Err(_)) => return false,
                 },
             };
-            if !self.forward(server, chunk) {
+            if !self.forward_joined(server, chunk) {
                 return false;
             }
         }

@@ -140,6 +140,8 @@ fn pool_settings(config: &Config) -> impl PartialEq + use<> {
             general.server_lifetime,
             general.server_idle_check_timeout,
             general.server_round_robin,
+            general.prepared_statements,
+            general.client_prepared_statements_cache_size,
         ),
         (
             general.tcp_keepalives_idle,
@@ -185,6 +187,12 @@ fn new_tenant(
         server_lifetime: lifetime.unwrap_or(general.server_lifetime),
         idle_check_timeout: general.server_idle_check_timeout,
         cleanup: pool.cleanup_server_connections,
+        statements_max: if general.prepared_statements {
+            pool.prepared_statements_cache_size
+        } else {
+            0
+        },
+        client_statements_max: general.client_prepared_statements_cache_size,
     };
     Rc::new(Tenant {
         stored: StoredPassword::parse(user.password.expose()),

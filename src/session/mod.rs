@@ -20,11 +20,14 @@ pub mod directory;
 pub mod first_server;
 pub mod login;
 mod parting;
+mod prepared;
 pub mod registry;
 pub mod relay;
 pub mod report;
 pub mod resume;
+mod rewrite;
 pub mod shard;
+mod splice;
 pub mod startup;
 
 pub use directory::{Directory, Tenant};

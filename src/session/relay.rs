@@ -4,13 +4,14 @@
 //! **Does not own:** when bytes move (`client`), what is owed (`server::sync`).
 //!
 //! **Invariants**
-//! 1. A chunk is forwarded without a copy; only the part behind a good-bye or a fault is cut off.
+//! 1. A chunk is forwarded without a copy, unless messages in it are rewritten (`rewrite`) or are
+//!    replies to the pooler's own; the part behind a good-bye or a fault is cut off.
 //! 2. Nothing is forwarded from a server that is out of step.
 //! 3. What the pooler asks on its own never reaches the client.
 
 use std::rc::Rc;
 
-use shards::Chunk;
+use shards::{Chunk, Stream};
 
 use crate::pool::cleaner::note_parameter;
 use crate::protocol::backend::{ErrorFields, ParameterStatus, ReadyForQuery};
@@ -18,17 +19,32 @@ use crate::protocol::{sqlstate, writer};
 use crate::server::ServerConnection;
 use crate::server::parameters::ParameterSet;
 use crate::server::reset::Leftovers;
-use crate::server::sync::{Owner, Reply};
+use crate::server::sync::{Noted, Owner, Reply, Sync};
 
 use super::client::Session;
 use super::report::Failure;
+use super::rewrite;
+use super::splice::Splice;
 
 impl Session {
     /// Passes client messages to the server. False when the client is not to be served any more.
     pub(super) fn forward(&mut self, server: &mut ServerConnection, chunk: Chunk) -> bool {
+        let manages = self.pool.settings.manages_statements();
+        let mut splice = Splice::default();
         let mut position = 0;
         let mut is_cut = false;
         loop {
+            let mut noted = Noted::BY_NOBODY;
+            if manages && self.framer.is_at_boundary() {
+                let rest = &chunk[position..];
+                if rewrite::missing_bytes(rest) > 0 {
+                    if !self.hold_part(rest) {
+                        return false;
+                    }
+                    break;
+                }
+                noted = self.rewrite(server, &mut splice, &chunk, position);
+            }
             let part = match self.framer.next(&chunk[position..]) {
                 Ok(Some(part)) => part,
                 Ok(None) => break,
@@ -50,7 +66,12 @@ impl Session {
                 }
             }
             if part.is_last {
-                note_request(server, part.tag, part.body);
+                if !(manages && rewrite::names_statement(part.tag)) {
+                    note_request(server, part.tag, part.body, noted);
+                }
+                if manages && part.tag == b'H' && server.framer.is_at_boundary() {
+                    deliver_promised(&mut server.sync, &mut self.client);
+                }
                 // The next one that is cut claims for itself.
                 self.claim = None;
             }
@@ -65,14 +86,14 @@ impl Session {
         } else {
             self.framer.free_collected();
         }
-        let mut chunk = chunk;
-        chunk.truncate(position);
-        server.stream.send(chunk);
+        splice.finish(chunk, position, &mut server.stream);
         true
     }
 
     /// Passes server messages to the client. False when the server is out of step.
-    pub(super) fn relay(&mut self, server: &mut ServerConnection, mut chunk: Chunk) -> bool {
+    pub(super) fn relay(&mut self, server: &mut ServerConnection, chunk: Chunk) -> bool {
+        let manages = self.pool.settings.manages_statements();
+        let mut splice = Splice::default();
         let mut position = 0;
         let in_step = loop {
             let part = match server.framer.next(&chunk[position..]) {
@@ -80,10 +101,35 @@ impl Session {
                 Ok(None) => break true,
                 Err(_) => break false,
             };
+            let end = position + part.len;
+            if part.is_first && !matches!(part.tag, b'N' | b'A' | b'S') {
+                while let Some(tag) = server.sync.take_promised() {
+                    splice.keep(&chunk, position, &mut self.client);
+                    splice.out().extend_from_slice(&bare(tag));
+                }
+            }
+            let is_own = server.sync.is_own(part.tag);
+            if is_own {
+                splice.keep(&chunk, position, &mut self.client);
+                splice.skip(end);
+            }
             if part.is_last {
                 match server.sync.received(part.tag) {
                     Reply::Of(Owner::Client) | Reply::Unasked => {}
+                    // What the pooler has asked for the client's sake fails for the client.
+                    Reply::Of(Owner::Pooler) if is_own || part.tag == b'E' => {}
                     Reply::Of(Owner::Pooler) | Reply::OutOfStep => break false,
+                }
+                while let Some(tag) = server.sync.take_promised() {
+                    splice.keep(&chunk, end, &mut self.client);
+                    splice.out().extend_from_slice(&bare(tag));
+                }
+                if let Some(outcomes) = server.sync.take_outcomes() {
+                    server.statements.apply(outcomes.server);
+                    let prepared = self.prepared.as_deref_mut();
+                    if prepared.is_some_and(|prepared| prepared.apply(outcomes)) {
+                        server.leftovers.add(Leftovers::STATEMENTS);
+                    }
                 }
             }
             // Only the last part of a message has a body.
@@ -95,19 +141,30 @@ impl Session {
                     self.has_reset = false;
                 }
                 (b'C', Some(body)) => {
-                    self.has_reset |= note_completion(&mut server.leftovers, body);
+                    let tag = body.strip_suffix(b"\0").unwrap_or(body);
+                    self.has_reset |= note_completion(&mut server.leftovers, tag);
+                    if matches!(tag, b"DEALLOCATE ALL" | b"DISCARD ALL") {
+                        server.statements.forgotten();
+                        if let Some(prepared) = &mut self.prepared {
+                            prepared.forget_all();
+                        }
+                    }
                 }
                 (b'S', Some(body)) => {
                     note_parameter(&server.base, &self.pool, &mut server.applied, body);
                     note_wanted(self, &server.base, body);
                 }
-                (b'E', Some(body)) => self.has_farewell |= is_fatal(body),
+                (b'E', Some(body)) => {
+                    self.has_farewell |= is_fatal(body);
+                    if manages {
+                        rewrite::heal(&mut server.statements, &mut server.leftovers, body);
+                    }
+                }
                 _ => {}
             }
-            position += part.len;
+            position = end;
         };
-        chunk.truncate(position);
-        self.client.send(chunk);
+        splice.finish(chunk, position, &mut self.client);
         if !in_step {
             tracing::error!(
                 pid = server.pid(),
@@ -201,13 +258,14 @@ pub(super) fn unknown_request(tag: u8) -> Failure {
 }
 
 /// Accounts for a whole client message that is sent to a server.
-fn note_request(server: &mut ServerConnection, tag: u8, body: Option<&[u8]>) {
+fn note_request(server: &mut ServerConnection, tag: u8, body: Option<&[u8]>, noted: Noted) {
     let first = body.and_then(|body| body.first());
     // A query may be skipped if what was sent before it fails.
     let is_sure = !server.has_unnamed || server.sync.is_settled();
+    let describes_statement = tag == b'D' && first == Some(&b'S');
     server
         .sync
-        .sent(tag, tag == b'D' && first == Some(&b'S'), Owner::Client);
+        .sent_noted(tag, describes_statement, Owner::Client, noted);
     match (tag, body) {
         (b'Q', Some(text)) => {
             server.has_unnamed &= !is_sure;
@@ -229,13 +287,29 @@ fn note_request(server: &mut ServerConnection, tag: u8, body: Option<&[u8]>) {
             server.leftovers.add(Leftovers::SETTINGS);
             server.leftovers.add(Leftovers::STATEMENTS);
         }
+        (b'S', _) => server.statements.sync_sent(),
         _ => {}
     }
 }
 
+/// Sends the replies that are due to requests which the server did not get.
+fn deliver_promised(sync: &mut Sync, client: &mut Stream) {
+    let mut out = Vec::new();
+    while let Some(tag) = sync.take_promised() {
+        out.extend_from_slice(&bare(tag));
+    }
+    if !out.is_empty() {
+        client.send(out);
+    }
+}
+
+/// A message without a body.
+const fn bare(tag: u8) -> [u8; 5] {
+    [tag, 0, 0, 0, 4]
+}
+
 /// Notes a command tag; true if it may have reset parameters to their defaults.
-fn note_completion(leftovers: &mut Leftovers, body: &[u8]) -> bool {
-    let tag = body.strip_suffix(b"\0").unwrap_or(body);
+fn note_completion(leftovers: &mut Leftovers, tag: &[u8]) -> bool {
     leftovers.note_tag(tag);
     matches!(tag, b"RESET" | b"DISCARD ALL")
 }

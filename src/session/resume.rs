@@ -20,6 +20,7 @@ use std::time::Instant;
 use shards::{Detached, Stream};
 
 use super::client::{Phase, Session, Step};
+use super::prepared::Prepared;
 use super::registry::{Identity, Slot};
 use super::report::Failure;
 use super::shard::{Connection, Shard};
@@ -42,6 +43,8 @@ pub struct SessionRecord {
     pub asked: ParameterSet,
     /// The settings that it wants now.
     pub wanted: ParameterSet,
+    /// Its prepared statements: names and definitions.
+    pub statements: Vec<(Box<[u8]>, Box<[u8]>)>,
     /// What servers of its pool report, if that is known where it comes from.
     pub base: Option<ParameterSet>,
     /// What it is known by.
@@ -153,6 +156,10 @@ impl Session {
             user: (*self.pool.key.user).into(),
             asked: (*self.asked).clone(),
             wanted: (*self.wanted).clone(),
+            statements: self
+                .prepared
+                .take()
+                .map_or_else(Vec::new, |mut prepared| prepared.take_all()),
             base: self.pool.base.get().map(|base| (*base).clone()),
             identity: slot.depart(),
             connection,
@@ -182,13 +189,22 @@ impl Session {
         let (asked, wanted) = (pool.intern(record.asked), pool.intern(record.wanted));
         let unread = (!record.unread.is_empty()).then(|| client.chunk_of(record.unread));
         let place = (slot, record.connection, record.log_as);
-        Some(Self::new(
+        let prepared = pool.settings.manages_statements().then(|| {
+            let mut prepared = Box::<Prepared>::default();
+            for (name, definition) in &record.statements {
+                prepared.restore(name, pool.intern_statement(definition));
+            }
+            prepared
+        });
+        let mut session = Self::new(
             shard,
             Rc::clone(pool),
             (client, unread),
             (asked, wanted),
             place,
-        ))
+        );
+        session.prepared = prepared.filter(|prepared| !prepared.is_empty());
+        Some(session)
     }
 }
 
@@ -329,6 +345,7 @@ mod tests {
             user: "u".into(),
             asked: ParameterSet::default(),
             wanted: ParameterSet::default(),
+            statements: vec![(b"a"[..].into(), b"select 1\0\0\0"[..].into())],
             base: Some(base),
             identity: Identity {
                 key,
@@ -348,7 +365,8 @@ mod tests {
             let shard = shard(&letters);
             let (record, _far) = record(&shard, "db");
             let key = record.identity.key;
-            let session = Session::resume(Rc::clone(&shard), record, shards::now()).unwrap();
+            let mut session = Session::resume(Rc::clone(&shard), record, shards::now()).unwrap();
+            assert!(session.prepared.as_mut().unwrap().is_taken(b"a"));
             let base = session.pool.base.get().unwrap();
             assert_eq!(base.get("server_version"), Some("17"));
             let slot = session.slot.as_ref().unwrap().number();

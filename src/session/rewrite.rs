@@ -1,0 +1,467 @@
+//! Messages about prepared statements, in transaction mode.
+//!
+//! **Owns:** what a server gets instead of a client's Parse, Bind, Describe and Close; holding such a
+//! message until enough of it is there.
+//! **Does not own:** what a server has (`server::statements`), what a client calls it (`prepared`),
+//! the order of replies (`server::sync`).
+//!
+//! ```text
+//!   client            server that has the statement     server that lacks it
+//!   Parse a           (ParseComplete is promised)       Parse PGD_…
+//!   Bind a            Bind PGD_…                        Parse PGD_… (own), Bind PGD_…
+//!   Describe a        Describe PGD_…                    Parse PGD_… (own), Describe PGD_…
+//!   Close a           (CloseComplete is promised: the server keeps it)
+//! ```
+//!
+//! Errors are PostgreSQL's own. A name that the client has not defined goes through as it is: no
+//! server has it. A name that is defined a second time, or that a DEALLOCATE names, is made known to
+//! the server first, with an empty statement, so that PostgreSQL finds what it would have found.
+//!
+//! **Invariants**
+//! 1. Whatever the client sends in one write is answered in PostgreSQL's order, errors included.
+//! 2. What is held of a message has not reached the server, and is bounded by a claim of memory or
+//!    by `NAMES_BYTES_MAX`.
+//!
+//! Source: PostgreSQL documentation, `protocol-flow.html`, "Extended Query";
+//! `protocol-message-formats.html`.
+
+use shards::Chunk;
+
+use crate::protocol::backend::ErrorFields;
+use crate::protocol::framer::{BODY_BYTES_MAX, HEADER_BYTES};
+use crate::protocol::frontend::{Bind, Close, Parse, Target};
+use crate::protocol::{sqlstate, writer};
+use crate::server::ServerConnection;
+use crate::server::reset::Leftovers;
+use crate::server::statements::text::{self, EMPTY_DEFINITION, Effect, Key, Statement};
+use crate::server::statements::{Need, Statements};
+use crate::server::sync::{Noted, Owner};
+
+use super::client::Session;
+use super::report::Failure;
+use super::splice::Splice;
+
+/// Bytes of a Bind that are held at most in search of its two names.
+const NAMES_BYTES_MAX: usize = 64 * 1024;
+/// A name that no server has, for clients that ask for one of the pooler's.
+const NOBODYS_NAME: &[u8] = b"PGD_?";
+
+/// True for messages that name a statement, or may.
+pub(super) const fn names_statement(tag: u8) -> bool {
+    matches!(tag, b'P' | b'B' | b'D' | b'C')
+}
+
+/// How many bytes of the message at the start of `bytes` are missing before it can be rewritten.
+pub(super) fn missing_bytes(bytes: &[u8]) -> usize {
+    let Some(&tag) = bytes.first() else { return 0 };
+    if !names_statement(tag) {
+        return 0;
+    }
+    let Some((&[_, l0, l1, l2, l3], body)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
+        return HEADER_BYTES - bytes.len();
+    };
+    let length = u32::from_be_bytes([l0, l1, l2, l3]);
+    if !(4..=BODY_BYTES_MAX + 4).contains(&length) {
+        return 0;
+    }
+    let missing = (length as usize - 4).saturating_sub(body.len());
+    if tag == b'B' && missing > 0 && Bind::decode(body).is_ok() {
+        return 0;
+    }
+    missing
+}
+
+impl Session {
+    /// True if a part of a message is held that the server has got nothing of.
+    pub(super) fn holds_part(&self) -> bool {
+        self.prepared
+            .as_ref()
+            .is_some_and(|prepared| !prepared.held.is_empty())
+    }
+
+    /// Holds the start of a message. Fails the session if it may not.
+    pub(super) fn hold_part(&mut self, part: &[u8]) -> bool {
+        let prepared = self.prepared.get_or_insert_default();
+        prepared.held.extend_from_slice(part);
+        let held = &prepared.held;
+        let (held_bytes, is_bind) = (held.len(), held.first() == Some(&b'B'));
+        let missing = missing_bytes(held);
+        if !is_bind {
+            // Before the header is there nobody knows how much it will be.
+            return held_bytes < HEADER_BYTES || self.claim_memory(held_bytes + missing);
+        }
+        if held_bytes > NAMES_BYTES_MAX {
+            let text = "the names in a Bind message are too long";
+            self.fail(&Failure::new(sqlstate::PROTOCOL_VIOLATION, text));
+            return false;
+        }
+        true
+    }
+
+    /// Passes client messages to the server, behind the part that is held of one. False when the
+    /// client is not to be served any more.
+    pub(super) fn forward_joined(
+        &mut self,
+        server: &mut ServerConnection,
+        mut chunk: Chunk,
+    ) -> bool {
+        while !chunk.is_empty()
+            && let Some(prepared) = self.prepared.as_mut()
+            && !prepared.held.is_empty()
+        {
+            let missing = missing_bytes(&prepared.held).min(chunk.len());
+            let part = chunk.split_to(missing);
+            if !self.hold_part(&part) {
+                return false;
+            }
+            let Some(prepared) = self.prepared.as_mut() else {
+                break;
+            };
+            if missing_bytes(&prepared.held) == 0 {
+                let whole = std::mem::take(&mut prepared.held);
+                let whole = self.client.chunk_of(whole);
+                if !self.forward(server, whole) {
+                    return false;
+                }
+            }
+        }
+        chunk.is_empty() || self.forward(server, chunk)
+    }
+
+    /// Deals with the message at `at`, of which enough is there. What names a statement is noted as
+    /// sent, and replaced if need be; of others is returned who has a record of it.
+    pub(super) fn rewrite(
+        &mut self,
+        server: &mut ServerConnection,
+        splice: &mut Splice,
+        chunk: &Chunk,
+        at: usize,
+    ) -> Noted {
+        let Some((&[tag, l0, l1, l2, l3], body)) = chunk
+            .get(at..)
+            .and_then(|bytes| bytes.split_first_chunk::<HEADER_BYTES>())
+        else {
+            return Noted::BY_NOBODY;
+        };
+        let length = u32::from_be_bytes([l0, l1, l2, l3]);
+        if !(names_statement(tag) || tag == b'Q') || length < 4 {
+            return Noted::BY_NOBODY;
+        }
+        let whole = body.get(..length as usize - 4);
+        let message = Message {
+            chunk,
+            at,
+            length,
+            body: whole.unwrap_or(body),
+        };
+        if server.sync.ignores_requests() {
+            if tag != b'Q' {
+                let describes_statement = tag == b'D' && body.first() == Some(&b'S');
+                server.sync.sent(tag, describes_statement, Owner::Client);
+            }
+            return Noted::BY_NOBODY;
+        }
+        if server.statements.is_doubtful() && server.sync.is_settled() {
+            server.statements.settled();
+        }
+        match tag {
+            b'P' => self.rewrite_parse(server, splice, &message),
+            b'B' => self.rewrite_bind(server, splice, &message),
+            b'D' | b'C' => self.rewrite_target(server, splice, &message, tag),
+            _ => return self.note_query(server, splice, &message, whole),
+        }
+        Noted::BY_NOBODY
+    }
+
+    fn rewrite_parse(
+        &mut self,
+        server: &mut ServerConnection,
+        splice: &mut Splice,
+        message: &Message<'_>,
+    ) {
+        let Ok(parse) = Parse::decode(message.body) else {
+            server.sync.sent(b'P', false, Owner::Client);
+            return;
+        };
+        let definition = message.body.get(parse.name.len() + 1..);
+        let definition = definition.unwrap_or_default();
+        let prepared = self.prepared.get_or_insert_default();
+        message.keep_before(splice, server);
+        if prepared.is_taken(parse.name) && !server.statements.is_doubtful() {
+            // PostgreSQL refuses it in its own words, behind what else it finds wrong.
+            lay_bait(server, splice, parse.name);
+            server.leftovers.add(Leftovers::STATEMENTS);
+            server.sync.sent(b'P', false, Owner::Client);
+            return;
+        }
+        let known = prepared.unnamed_as(definition);
+        let statement = known.unwrap_or_else(|| self.pool.intern_statement(definition));
+        let key = statement.key ^ prepared.salt(&self.wanted);
+        let settings = &self.pool.settings;
+        let named = (key, &*statement);
+        provide(
+            server,
+            splice.out(),
+            named,
+            Owner::Client,
+            settings.statements_max,
+        );
+        prepared.define(parse.name, statement, settings.client_statements_max);
+        splice.skip(message.end());
+    }
+
+    fn rewrite_bind(
+        &mut self,
+        server: &mut ServerConnection,
+        splice: &mut Splice,
+        message: &Message<'_>,
+    ) {
+        let Ok(bind) = Bind::decode(message.body) else {
+            server.sync.sent(b'B', false, Owner::Client);
+            return;
+        };
+        let found = self.prepared.as_mut().and_then(|prepared| {
+            let statement = prepared.get(bind.statement).cloned()?;
+            let key = statement.key ^ prepared.salt(&self.wanted);
+            Some((prepared, statement, key))
+        });
+        let Some((prepared, statement, key)) = found else {
+            if bind.statement.starts_with(text::PREFIX) {
+                message.keep_before(splice, server);
+                message.rename_bind(splice, &bind, NOBODYS_NAME);
+            }
+            server.sync.sent(b'B', false, Owner::Client);
+            return;
+        };
+        message.keep_before(splice, server);
+        let limit = self.pool.settings.statements_max;
+        let named = (key, &*statement);
+        provide(server, splice.out(), named, Owner::Pooler, limit);
+        let mut noted = Noted::BY_NOBODY;
+        if let Effect::Forgets(name) = &statement.effect
+            && prepared.is_taken(name)
+        {
+            lay_bait(server, splice, name);
+            prepared.undefine(name, true);
+            noted = Noted::BY_CLIENT;
+        }
+        message.rename_bind(splice, &bind, &text::name(key));
+        server.sync.sent_noted(b'B', false, Owner::Client, noted);
+        server.leftovers.add(statement.leftovers);
+        if statement.effect == Effect::ForgetsAll {
+            server.statements.doubt();
+        }
+    }
+
+    /// Describe and Close.
+    fn rewrite_target(
+        &mut self,
+        server: &mut ServerConnection,
+        splice: &mut Splice,
+        message: &Message<'_>,
+        tag: u8,
+    ) {
+        let name = match Close::decode(message.body) {
+            Ok(Close {
+                kind: Target::Statement,
+                name,
+            }) => name,
+            Ok(_) | Err(_) => {
+                let describes_statement = tag == b'D' && message.body.first() == Some(&b'S');
+                server.sync.sent(tag, describes_statement, Owner::Client);
+                return;
+            }
+        };
+        let found = self.prepared.as_mut().and_then(|prepared| {
+            let statement = prepared.get(name).cloned()?;
+            let key = statement.key ^ prepared.salt(&self.wanted);
+            Some((prepared, statement, key))
+        });
+        let is_ours = name.starts_with(text::PREFIX);
+        match (tag, found) {
+            (b'D', Some((_, statement, key))) => {
+                message.keep_before(splice, server);
+                let limit = self.pool.settings.statements_max;
+                let named = (key, &*statement);
+                provide(server, splice.out(), named, Owner::Pooler, limit);
+                writer::describe(splice.out(), Target::Statement, &text::name(key));
+                splice.skip(message.end());
+                server.sync.sent(b'D', true, Owner::Client);
+            }
+            (b'D', None) => {
+                if is_ours {
+                    message.keep_before(splice, server);
+                    writer::describe(splice.out(), Target::Statement, NOBODYS_NAME);
+                    splice.skip(message.end());
+                }
+                server.sync.sent(b'D', true, Owner::Client);
+            }
+            (_, found) => {
+                let is_known = found.is_some();
+                if let Some((prepared, ..)) = found {
+                    prepared.undefine(name, false);
+                }
+                let noted = if is_known {
+                    Noted::BY_CLIENT
+                } else {
+                    Noted::BY_NOBODY
+                };
+                // A bait of this name, or a statement of PREPARE, must go.
+                let may_be_there = !is_known || server.leftovers.contains(Leftovers::STATEMENTS);
+                if may_be_there && !is_ours {
+                    server.sync.sent_noted(b'C', false, Owner::Client, noted);
+                    return;
+                }
+                message.keep_before(splice, server);
+                splice.skip(message.end());
+                server.sync.promised(b'C', noted);
+            }
+        }
+    }
+
+    /// A simple query passes as it is. Returns who has a record of it.
+    fn note_query(
+        &mut self,
+        server: &mut ServerConnection,
+        splice: &mut Splice,
+        message: &Message<'_>,
+        text: Option<&[u8]>,
+    ) -> Noted {
+        if let Some(prepared) = &mut self.prepared {
+            prepared.forget_unnamed();
+        }
+        let Some(text) = text else {
+            return Noted::BY_NOBODY;
+        };
+        match Effect::of(text.strip_suffix(b"\0").unwrap_or(text)) {
+            Effect::None => {}
+            Effect::ForgetsAll => server.statements.doubt(),
+            Effect::Forgets(name) => {
+                if let Some(prepared) = &mut self.prepared
+                    && prepared.is_taken(&name)
+                {
+                    message.keep_before(splice, server);
+                    lay_bait(server, splice, &name);
+                    prepared.undefine(&name, true);
+                    return Noted::BY_CLIENT;
+                }
+            }
+        }
+        Noted::BY_NOBODY
+    }
+}
+
+/// A client message that may be rewritten.
+struct Message<'a> {
+    chunk: &'a Chunk,
+    /// Where it begins.
+    at: usize,
+    /// Its length as its header has it.
+    length: u32,
+    /// Its body, as far as it is there.
+    body: &'a [u8],
+}
+
+impl Message<'_> {
+    fn end(&self) -> usize {
+        self.at + HEADER_BYTES + self.body.len()
+    }
+
+    /// What is before it is to be sent before anything that is written now.
+    fn keep_before(&self, splice: &mut Splice, server: &mut ServerConnection) {
+        splice.keep(self.chunk, self.at, &mut server.stream);
+    }
+
+    /// Replaces a Bind's header and names; its parameters stay.
+    fn rename_bind(&self, splice: &mut Splice, bind: &Bind<'_>, name: &[u8]) {
+        let length = self.length - bind.statement.len() as u32 + name.len() as u32;
+        let out = splice.out();
+        out.push(b'B');
+        out.extend_from_slice(&length.to_be_bytes());
+        out.extend_from_slice(bind.portal);
+        out.push(0);
+        out.extend_from_slice(name);
+        out.push(0);
+        let names_bytes = bind.portal.len() + bind.statement.len() + 2;
+        splice.skip(self.at + HEADER_BYTES + names_bytes);
+    }
+}
+
+/// Makes the server have a statement when it reads the next message. `asker` wants the reply.
+fn provide(
+    server: &mut ServerConnection,
+    out: &mut Vec<u8>,
+    (key, statement): (Key, &Statement),
+    asker: Owner,
+    limit: usize,
+) {
+    let need = server.statements.want(key);
+    let is_clients = asker == Owner::Client;
+    if need == Need::Nothing {
+        if is_clients {
+            server.sync.promised(b'P', Noted::BY_CLIENT);
+        }
+        return;
+    }
+    if need == Need::CloseAndParse {
+        close(server, out, key);
+    }
+    write_parse(out, &text::name(key), &statement.definition);
+    let noted = if is_clients {
+        Noted::BY_BOTH
+    } else {
+        Noted::BY_SERVER
+    };
+    server.sync.sent_noted(b'P', false, asker, noted);
+    while let Some(old) = server.statements.evict(limit) {
+        close(server, out, old);
+    }
+}
+
+/// Closes a statement on the server; its list has a record of that.
+fn close(server: &mut ServerConnection, out: &mut Vec<u8>, key: Key) {
+    writer::close(out, Target::Statement, &text::name(key));
+    let noted = Noted::BY_SERVER;
+    server.sync.sent_noted(b'C', false, Owner::Pooler, noted);
+}
+
+/// Makes an empty statement of the client's name.
+fn lay_bait(server: &mut ServerConnection, splice: &mut Splice, name: &[u8]) {
+    write_parse(splice.out(), name, EMPTY_DEFINITION);
+    server.sync.sent(b'P', false, Owner::Pooler);
+}
+
+fn write_parse(out: &mut Vec<u8>, name: &[u8], definition: &[u8]) {
+    let length = 4 + name.len() + 1 + definition.len();
+    out.reserve(1 + length);
+    out.push(b'P');
+    out.extend_from_slice(&(length as u32).to_be_bytes());
+    out.extend_from_slice(name);
+    out.push(0);
+    out.extend_from_slice(definition);
+}
+
+/// Learns from an error what the server has and what it has not.
+pub(super) fn heal(statements: &mut Statements, leftovers: &mut Leftovers, body: &[u8]) {
+    let Ok(fields) = ErrorFields::decode(body) else {
+        return;
+    };
+    let key = || fields.message().and_then(text::named_in);
+    match fields.sqlstate() {
+        Some(b"26000") => {
+            if let Some(key) = key() {
+                statements.correct(key, false);
+            }
+        }
+        Some(b"42P05") => {
+            if let Some(key) = key() {
+                statements.correct(key, true);
+            }
+        }
+        // A table has changed under the plan: only a new statement will do.
+        Some(b"0A000") if fields.field(b'R') == Some(b"RevalidateCachedQuery") => {
+            leftovers.add(Leftovers::STATEMENTS);
+        }
+        _ => {}
+    }
+}
