@@ -69,9 +69,12 @@ impl Prepared {
     /// True if the client has a statement of this name, and PostgreSQL has said so. The unnamed one
     /// is always free.
     pub(super) fn is_taken(&self, name: &[u8]) -> bool {
-        !name.is_empty()
-            && self.named.contains_key(name)
-            && !self.journal.iter().any(|record| *record.name == *name)
+        !name.is_empty() && self.named.contains_key(name) && !self.is_pending(name)
+    }
+
+    /// True if a definition of this name is on its way that nothing has been heard of.
+    pub(super) fn is_pending(&self, name: &[u8]) -> bool {
+        self.journal.iter().any(|record| *record.name == *name)
     }
 
     /// The unnamed statement, if this is its definition.

@@ -27,7 +27,7 @@
 
 use shards::Chunk;
 
-use crate::protocol::backend::ErrorFields;
+use crate::protocol::backend::{ErrorFields, TransactionStatus};
 use crate::protocol::framer::{BODY_BYTES_MAX, HEADER_BYTES};
 use crate::protocol::frontend::{Bind, Close, Parse, Target};
 use crate::protocol::{sqlstate, writer};
@@ -38,6 +38,7 @@ use crate::server::statements::{Need, Statements};
 use crate::server::sync::{Noted, Owner};
 
 use super::client::Session;
+use super::prepared::Prepared;
 use super::report::Failure;
 use super::splice::Splice;
 
@@ -45,6 +46,9 @@ use super::splice::Splice;
 const NAMES_BYTES_MAX: usize = 64 * 1024;
 /// A name that no server has, for clients that ask for one of the pooler's.
 const NOBODYS_NAME: &[u8] = b"PGD_?";
+
+/// The name of a statement that is parsed only to see whether PostgreSQL lets it.
+const SPARE_NAME: &[u8] = b"PGD_!";
 
 /// True for messages that name a statement, or may.
 pub(super) const fn names_statement(tag: u8) -> bool {
@@ -196,6 +200,18 @@ impl Session {
         }
         let known = prepared.unnamed_as(definition);
         let statement = known.unwrap_or_else(|| self.pool.intern_statement(definition));
+        if server.status == TransactionStatus::Failed && server.sync.is_settled() {
+            // PostgreSQL refuses all but the end of the transaction, whether it knows them or not.
+            writer::close(splice.out(), Target::Statement, SPARE_NAME);
+            server.sync.sent(b'C', false, Owner::Pooler);
+            write_parse(splice.out(), SPARE_NAME, definition);
+            let noted = Noted::BY_CLIENT;
+            server.sync.sent_noted(b'P', false, Owner::Client, noted);
+            let limit = self.pool.settings.client_statements_max;
+            prepared.define(parse.name, statement, limit);
+            splice.skip(message.end());
+            return;
+        }
         let key = statement.key ^ prepared.salt(&self.wanted);
         let settings = &self.pool.settings;
         let named = (key, &*statement);
@@ -236,7 +252,9 @@ impl Session {
         message.keep_before(splice, server);
         let limit = self.pool.settings.statements_max;
         let named = (key, &*statement);
-        provide(server, splice.out(), named, Owner::Pooler, limit);
+        if !hangs_on(prepared, &server.statements, bind.statement, key) {
+            provide(server, splice.out(), named, Owner::Pooler, limit);
+        }
         let mut noted = Noted::BY_NOBODY;
         if let Effect::Forgets(name) = &statement.effect
             && prepared.is_taken(name)
@@ -279,11 +297,13 @@ impl Session {
         });
         let is_ours = name.starts_with(text::PREFIX);
         match (tag, found) {
-            (b'D', Some((_, statement, key))) => {
+            (b'D', Some((prepared, statement, key))) => {
                 message.keep_before(splice, server);
                 let limit = self.pool.settings.statements_max;
                 let named = (key, &*statement);
-                provide(server, splice.out(), named, Owner::Pooler, limit);
+                if !hangs_on(prepared, &server.statements, name, key) {
+                    provide(server, splice.out(), named, Owner::Pooler, limit);
+                }
                 writer::describe(splice.out(), Target::Statement, &text::name(key));
                 splice.skip(message.end());
                 server.sync.sent(b'D', true, Owner::Client);
@@ -385,6 +405,11 @@ impl Message<'_> {
         let names_bytes = bind.portal.len() + bind.statement.len() + 2;
         splice.skip(self.at + HEADER_BYTES + names_bytes);
     }
+}
+
+/// True if the client's own Parse, sent and not answered, decides whether there is such a statement.
+fn hangs_on(prepared: &Prepared, statements: &Statements, name: &[u8], key: Key) -> bool {
+    prepared.is_pending(name) && statements.is_pending(key)
 }
 
 /// Makes the server have a statement when it reads the next message. `asker` wants the reply.

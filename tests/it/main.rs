@@ -38,6 +38,7 @@ mod malformed;
 mod mesh;
 mod metrics;
 mod parameters;
+mod prepared;
 mod programs;
 mod quarantine;
 mod rebalance;

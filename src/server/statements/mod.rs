@@ -135,6 +135,14 @@ impl Statements {
         Need::CloseAndParse
     }
 
+    /// True if `key` has been made by a message whose outcome is not known.
+    pub fn is_pending(&self, key: Key) -> bool {
+        self.index.get(&key).is_some_and(|at| {
+            let slot = &self.slots[*at as usize];
+            slot.pending > 0 && slot.is_expected
+        })
+    }
+
     /// A statement to be closed because there are more than `limit`; it is noted as sent.
     pub fn evict(&mut self, limit: usize) -> Option<Key> {
         if self.expected_count <= limit || self.oldest == self.newest {
