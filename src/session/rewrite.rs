@@ -200,7 +200,7 @@ impl Session {
         }
         let known = prepared.unnamed_as(definition);
         let statement = known.unwrap_or_else(|| self.pool.intern_statement(definition));
-        if server.status == TransactionStatus::Failed && server.sync.is_settled() {
+        if server.status == TransactionStatus::Failed && !server.sync.owes_execution() {
             // PostgreSQL refuses all but the end of the transaction, whether it knows them or not.
             writer::close(splice.out(), Target::Statement, SPARE_NAME);
             server.sync.sent(b'C', false, Owner::Pooler);
@@ -450,8 +450,10 @@ fn close(server: &mut ServerConnection, out: &mut Vec<u8>, key: Key) {
     server.sync.sent_noted(b'C', false, Owner::Pooler, noted);
 }
 
-/// Makes an empty statement of the client's name.
+/// Makes an empty statement of the client's name, in place of an earlier one.
 fn lay_bait(server: &mut ServerConnection, splice: &mut Splice, name: &[u8]) {
+    writer::close(splice.out(), Target::Statement, name);
+    server.sync.sent(b'C', false, Owner::Pooler);
     write_parse(splice.out(), name, EMPTY_DEFINITION);
     server.sync.sent(b'P', false, Owner::Pooler);
 }

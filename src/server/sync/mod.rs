@@ -206,6 +206,12 @@ impl Sync {
         !self.copying_in && owed.any(|owed| matches!(owed.request, Request::Query | Request::Sync))
     }
 
+    /// True if something runs, or will, that may change the status of the transaction.
+    pub fn owes_execution(&self) -> bool {
+        let mut owed = self.owed.iter();
+        owed.any(|owed| matches!(owed.request, Request::Query | Request::Execute))
+    }
+
     /// Requests that are not answered yet.
     pub fn owed_count(&self) -> usize {
         self.owed.len()

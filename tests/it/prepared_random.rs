@@ -1,0 +1,203 @@
+//! Random conversations about prepared statements: what the pooler answers is what PostgreSQL answers.
+//!
+//! One client talks to PostgreSQL itself; the other says the same through the pooler, while others
+//! use the same few servers. Tags, errors, rows and transaction status must be the same.
+//!
+//! Not tried, since the pooler answers otherwise: a statement that is used behind the Sync of a
+//! batch, still unanswered, that defines it and fails before that; and a name defined twice before
+//! the first answer.
+//!
+//! Source: protocol-flow.html (extended query, pipelining).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+
+use crate::common::client::Reply;
+use crate::common::message::{bind, close, describe, execute, flush, parse, query, sync, unnamed};
+use crate::common::{Client, Config, Postgres, Target, with_one_and_two_shards};
+
+with_one_and_two_shards!(random_conversations_are_answered_as_by_postgresql);
+
+const TEXTS: [&str; 8] = [
+    "select 'one'",
+    "select 'two', 2",
+    "select 3 where false",
+    "select 1/0::int",
+    "selec",
+    "select no_such_column",
+    "set local work_mem = '1MB'",
+    "",
+];
+
+struct Speaker {
+    rng: StdRng,
+    /// For messages.
+    said: String,
+}
+
+impl Speaker {
+    fn one_of<'a>(&mut self, all: &[&'a str]) -> &'a str {
+        all[self.rng.random_range(0..all.len())]
+    }
+
+    fn message(&mut self, names: &[&str], parsed: &mut Vec<String>) -> Vec<u8> {
+        let name = self.one_of(names);
+        let (said, bytes) = match self.rng.random_range(0..16) {
+            0..5 => {
+                let text = self.one_of(&TEXTS);
+                if !name.is_empty() && parsed.iter().any(|one| one == name) {
+                    return Vec::new();
+                }
+                parsed.push(name.to_owned());
+                (format!("P {name:?} {text:?}"), parse(name, text))
+            }
+            5..8 => (format!("B {name:?}"), bind("", name, &[])),
+            8 | 9 => (format!("D {name:?}"), describe(b'S', name)),
+            10 => ("D portal".to_owned(), describe(b'P', "")),
+            11 => (format!("C {name:?}"), close(b'S', name)),
+            12 => ("H".to_owned(), flush()),
+            _ => ("E".to_owned(), execute("", 0)),
+        };
+        self.said.push_str(&said);
+        self.said.push_str("; ");
+        bytes
+    }
+
+    fn segment(&mut self, names: &[&str]) -> Vec<u8> {
+        let mut parsed = Vec::new();
+        let mut bytes = Vec::new();
+        for _ in 0..self.rng.random_range(1..9) {
+            bytes.extend(self.message(names, &mut parsed));
+        }
+        self.said.push_str("S\n");
+        bytes.extend(sync());
+        bytes
+    }
+
+    fn query(&mut self) -> Vec<u8> {
+        let name = self.one_of(&["a", "b", "c", "d"]);
+        let deallocate = format!("deallocate {name}");
+        let sql = match self.rng.random_range(0..14) {
+            0..3 => "begin",
+            3 | 4 => "commit",
+            5 | 6 => "rollback",
+            7 | 8 => &deallocate,
+            9 => "deallocate all",
+            10 => "discard all",
+            11 => "select 1/0",
+            _ => "select 'simple'",
+        };
+        self.said.push_str(sql);
+        self.said.push('\n');
+        query(sql)
+    }
+
+    /// What is written at once, and how many ReadyForQuery answer it.
+    fn write(&mut self, status: char) -> (Vec<u8>, usize) {
+        self.said.clear();
+        let choice = self.rng.random_range(0..10);
+        if choice < 3 {
+            return (self.query(), 1);
+        }
+        if choice < 5 && status == 'I' {
+            let segments: [&[&str]; 3] = [&["a", "b"], &["c", "d"], &[""]];
+            let bytes = segments.map(|names| self.segment(names)).concat();
+            return (bytes, segments.len());
+        }
+        let names = ["a", "b", "c", "d", ""];
+        if status == 'E' {
+            let bytes = [self.message(&names, &mut Vec::new()), sync()].concat();
+            return (bytes, 1);
+        }
+        (self.segment(&names), 1)
+    }
+}
+
+fn replies(client: &mut Client, bytes: &[u8], count: usize) -> Vec<Reply> {
+    client.send(bytes);
+    (0..count).map(|_| client.reply()).collect()
+}
+
+/// What must be the same.
+fn essence(replies: &[Reply], was_failed: bool) -> String {
+    let mut essence = String::new();
+    for reply in replies {
+        if was_failed {
+            // A statement that the server lacks cannot be parsed then, where PostgreSQL itself might
+            // describe it.
+            essence.push(reply.status);
+            continue;
+        }
+        let Reply {
+            tags,
+            rows,
+            errors,
+            status,
+            ..
+        } = reply;
+        essence += &format!("{tags} {errors:?} {rows:?} {status}\n");
+    }
+    essence
+}
+
+fn converse(target: &Target, pooled: &mut Client, seed: u64) {
+    let mut direct = target.connect();
+    let mut speaker = Speaker {
+        rng: StdRng::seed_from_u64(seed),
+        said: String::new(),
+    };
+    let mut status = 'I';
+    let mut history = String::new();
+    for _ in 0..60 {
+        let (bytes, count) = speaker.write(status);
+        let wanted = replies(&mut direct, &bytes, count);
+        let got = replies(pooled, &bytes, count);
+        let was_failed = status == 'E';
+        let (wanted_text, got_text) = (essence(&wanted, was_failed), essence(&got, was_failed));
+        history += &speaker.said;
+        assert_eq!(wanted_text, got_text, "seed={seed}, after\n{history}");
+        status = wanted[count - 1].status;
+    }
+    direct.execute("rollback");
+    pooled.execute("rollback");
+    pooled.execute("deallocate all");
+}
+
+fn random_conversations_are_answered_as_by_postgresql(shards: usize) {
+    let doorman = Config::new(Postgres::shared())
+        .shards(shards)
+        .pool_size(3)
+        .pool_key("prepared_statements_cache_size", 5)
+        .start();
+    let target = Target::direct();
+    let first: u64 = std::env::var("SEED").map_or_else(
+        |_| rand::random(),
+        |seed| seed.parse().expect("SEED is a number"),
+    );
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut other = doorman.connect();
+                while !is_over.load(Ordering::Relaxed) {
+                    for text in &TEXTS[..3] {
+                        let reply = other.batch(&[unnamed(text, &[])]);
+                        assert!(reply.errors.is_empty(), "{:?}", reply.errors);
+                    }
+                }
+            });
+        }
+        let outcome = std::panic::catch_unwind(|| {
+            let mut pooled = doorman.connect();
+            for offset in 0..25 {
+                converse(&target, &mut pooled, first.wrapping_add(offset));
+            }
+        });
+        is_over.store(true, Ordering::Relaxed);
+        if let Err(panic) = outcome {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
