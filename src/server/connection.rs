@@ -124,10 +124,6 @@ impl ServerConnection {
     }
 
     /// Says good-bye and closes.
-    #[expect(
-        clippy::boxed_local,
-        reason = "every owner holds it boxed: by value would copy it out"
-    )]
     pub fn close(mut self: Box<Self>) {
         if self.sync.is_settled() {
             let mut out = Vec::new();

@@ -40,6 +40,13 @@ impl Leftovers {
         self.0 |= more.0;
     }
 
+    /// Marks more if `is_so`.
+    pub const fn add_if(&mut self, is_so: bool, more: Self) {
+        if is_so {
+            self.add(more);
+        }
+    }
+
     /// True if nothing is marked.
     pub const fn is_empty(self) -> bool {
         self.0 == 0

@@ -20,7 +20,7 @@ pub mod directory;
 pub mod first_server;
 pub mod login;
 mod parting;
-mod prepared;
+pub mod prepared;
 pub mod registry;
 pub mod relay;
 pub mod report;

@@ -26,6 +26,9 @@ use crate::server::parameters::ParameterSet;
 use crate::server::statements::text::{self, Key, Statement};
 use crate::server::sync::Outcomes;
 
+/// A name and what it stands for (as in [`Statement::definition`]), for a client that moves.
+pub type Definition = (Box<[u8]>, Box<[u8]>);
+
 /// A statement under a client's name.
 #[derive(Debug)]
 struct Entry {
@@ -170,7 +173,7 @@ impl Prepared {
     }
 
     /// All names and definitions, for a client that moves.
-    pub(super) fn take_all(&mut self) -> Vec<(Box<[u8]>, Box<[u8]>)> {
+    pub(super) fn take_all(&mut self) -> Vec<Definition> {
         let unnamed = self.unnamed.take().map(|one| (Box::default(), one));
         let named = self.named.drain();
         let named = named.map(|(name, entry)| (name, entry.statement));

@@ -19,11 +19,13 @@ use crate::protocol::{sqlstate, writer};
 use crate::server::ServerConnection;
 use crate::server::parameters::ParameterSet;
 use crate::server::reset::Leftovers;
+use crate::server::statements::Statements;
 use crate::server::sync::{Noted, Owner, Reply, Sync};
 
 use super::client::Session;
+use super::prepared::Prepared;
 use super::report::Failure;
-use super::rewrite;
+use super::rewrite::{self, Rewritten};
 use super::splice::Splice;
 
 impl Session {
@@ -36,14 +38,11 @@ impl Session {
         loop {
             let mut noted = Noted::BY_NOBODY;
             if manages && self.framer.is_at_boundary() {
-                let rest = &chunk[position..];
-                if rewrite::missing_bytes(rest) > 0 {
-                    if !self.hold_part(rest) {
-                        return false;
-                    }
-                    break;
+                match self.rewrite(server, &mut splice, &chunk, position) {
+                    Rewritten::Passes(by) => noted = by,
+                    Rewritten::IsHeld => break,
+                    Rewritten::Refused => return false,
                 }
-                noted = self.rewrite(server, &mut splice, &chunk, position);
             }
             let part = match self.framer.next(&chunk[position..]) {
                 Ok(Some(part)) => part,
@@ -92,7 +91,6 @@ impl Session {
 
     /// Passes server messages to the client. False when the server is out of step.
     pub(super) fn relay(&mut self, server: &mut ServerConnection, chunk: Chunk) -> bool {
-        let manages = self.pool.settings.manages_statements();
         let mut splice = Splice::default();
         let mut position = 0;
         let in_step = loop {
@@ -103,10 +101,12 @@ impl Session {
             };
             let end = position + part.len;
             if part.is_first && !matches!(part.tag, b'N' | b'A' | b'S') {
-                while let Some(tag) = server.sync.take_promised() {
-                    splice.keep(&chunk, position, &mut self.client);
-                    splice.out().extend_from_slice(&bare(tag));
-                }
+                insert_promised(
+                    &mut server.sync,
+                    &mut splice,
+                    (&chunk, position),
+                    &mut self.client,
+                );
             }
             let is_own = server.sync.is_own(part.tag);
             if is_own {
@@ -120,16 +120,17 @@ impl Session {
                     Reply::Of(Owner::Pooler) if is_own || part.tag == b'E' => {}
                     Reply::Of(Owner::Pooler) | Reply::OutOfStep => break false,
                 }
-                while let Some(tag) = server.sync.take_promised() {
-                    splice.keep(&chunk, end, &mut self.client);
-                    splice.out().extend_from_slice(&bare(tag));
-                }
+                insert_promised(
+                    &mut server.sync,
+                    &mut splice,
+                    (&chunk, end),
+                    &mut self.client,
+                );
                 if let Some(outcomes) = server.sync.take_outcomes() {
                     server.statements.apply(outcomes.server);
                     let prepared = self.prepared.as_deref_mut();
-                    if prepared.is_some_and(|prepared| prepared.apply(outcomes)) {
-                        server.leftovers.add(Leftovers::STATEMENTS);
-                    }
+                    let leaves_bait = prepared.is_some_and(|prepared| prepared.apply(outcomes));
+                    server.leftovers.add_if(leaves_bait, Leftovers::STATEMENTS);
                 }
             }
             // Only the last part of a message has a body.
@@ -143,12 +144,7 @@ impl Session {
                 (b'C', Some(body)) => {
                     let tag = body.strip_suffix(b"\0").unwrap_or(body);
                     self.has_reset |= note_completion(&mut server.leftovers, tag);
-                    if matches!(tag, b"DEALLOCATE ALL" | b"DISCARD ALL") {
-                        server.statements.forgotten();
-                        if let Some(prepared) = &mut self.prepared {
-                            prepared.forget_all();
-                        }
-                    }
+                    forget_statements(&mut server.statements, self.prepared.as_deref_mut(), tag);
                 }
                 (b'S', Some(body)) => {
                     note_parameter(&server.base, &self.pool, &mut server.applied, body);
@@ -156,9 +152,7 @@ impl Session {
                 }
                 (b'E', Some(body)) => {
                     self.has_farewell |= is_fatal(body);
-                    if manages {
-                        rewrite::heal(&mut server.statements, &mut server.leftovers, body);
-                    }
+                    rewrite::heal(&mut server.statements, &mut server.leftovers, body);
                 }
                 _ => {}
             }
@@ -166,16 +160,20 @@ impl Session {
         };
         splice.finish(chunk, position, &mut self.client);
         if !in_step {
-            tracing::error!(
-                pid = server.pid(),
-                "server out of step with the protocol, closed"
-            );
-            if server.framer.is_at_boundary() {
-                let text = "the server sent a message that does not belong here";
-                self.fail(&Failure::new(sqlstate::PROTOCOL_VIOLATION, text));
-            }
+            self.report_out_of_step(server);
         }
         in_step
+    }
+
+    fn report_out_of_step(&mut self, server: &ServerConnection) {
+        tracing::error!(
+            pid = server.pid(),
+            "server out of step with the protocol, closed"
+        );
+        if server.framer.is_at_boundary() {
+            let text = "the server sent a message that does not belong here";
+            self.fail(&Failure::new(sqlstate::PROTOCOL_VIOLATION, text));
+        }
     }
 
     /// Reads the reply to the statement that applies the client's settings. False when the server is
@@ -289,6 +287,30 @@ fn note_request(server: &mut ServerConnection, tag: u8, body: Option<&[u8]>, not
         }
         (b'S', _) => server.statements.sync_sent(),
         _ => {}
+    }
+}
+
+/// Inserts the replies that are due, to requests which the server did not get, at a place in a chunk.
+fn insert_promised(
+    sync: &mut Sync,
+    splice: &mut Splice,
+    (chunk, at): (&Chunk, usize),
+    client: &mut Stream,
+) {
+    while let Some(tag) = sync.take_promised() {
+        splice.keep(chunk, at, client);
+        splice.out().extend_from_slice(&bare(tag));
+    }
+}
+
+/// Follows commands that make PostgreSQL forget all prepared statements.
+fn forget_statements(statements: &mut Statements, prepared: Option<&mut Prepared>, tag: &[u8]) {
+    if !matches!(tag, b"DEALLOCATE ALL" | b"DISCARD ALL") {
+        return;
+    }
+    statements.forgotten();
+    if let Some(prepared) = prepared {
+        prepared.forget_all();
     }
 }
 

@@ -20,7 +20,7 @@ use std::time::Instant;
 use shards::{Detached, Stream};
 
 use super::client::{Phase, Session, Step};
-use super::prepared::Prepared;
+use super::prepared::{Definition, Prepared};
 use super::registry::{Identity, Slot};
 use super::report::Failure;
 use super::shard::{Connection, Shard};
@@ -43,8 +43,8 @@ pub struct SessionRecord {
     pub asked: ParameterSet,
     /// The settings that it wants now.
     pub wanted: ParameterSet,
-    /// Its prepared statements: names and definitions.
-    pub statements: Vec<(Box<[u8]>, Box<[u8]>)>,
+    /// Its prepared statements.
+    pub statements: Vec<Definition>,
     /// What servers of its pool report, if that is known where it comes from.
     pub base: Option<ParameterSet>,
     /// What it is known by.

@@ -50,13 +50,23 @@ const NOBODYS_NAME: &[u8] = b"PGD_?";
 /// The name of a statement that is parsed only to see whether PostgreSQL lets it.
 const SPARE_NAME: &[u8] = b"PGD_!";
 
+/// What becomes of the next message.
+pub(super) enum Rewritten {
+    /// It goes to the server, as it is or replaced; a journal has it, or none.
+    Passes(Noted),
+    /// The server gets nothing of it yet.
+    IsHeld,
+    /// It cannot be held: the session has failed.
+    Refused,
+}
+
 /// True for messages that name a statement, or may.
 pub(super) const fn names_statement(tag: u8) -> bool {
     matches!(tag, b'P' | b'B' | b'D' | b'C')
 }
 
 /// How many bytes of the message at the start of `bytes` are missing before it can be rewritten.
-pub(super) fn missing_bytes(bytes: &[u8]) -> usize {
+fn missing_bytes(bytes: &[u8]) -> usize {
     let Some(&tag) = bytes.first() else { return 0 };
     if !names_statement(tag) {
         return 0;
@@ -132,9 +142,29 @@ impl Session {
         chunk.is_empty() || self.forward(server, chunk)
     }
 
-    /// Deals with the message at `at`, of which enough is there. What names a statement is noted as
-    /// sent, and replaced if need be; of others is returned who has a record of it.
+    /// Deals with the message at `at`. One that names a statement is noted as sent here, and replaced
+    /// if need be.
     pub(super) fn rewrite(
+        &mut self,
+        server: &mut ServerConnection,
+        splice: &mut Splice,
+        chunk: &Chunk,
+        at: usize,
+    ) -> Rewritten {
+        let rest = chunk.get(at..).unwrap_or_default();
+        if missing_bytes(rest) == 0 {
+            return Rewritten::Passes(self.rewrite_whole(server, splice, chunk, at));
+        }
+        if self.hold_part(rest) {
+            Rewritten::IsHeld
+        } else {
+            Rewritten::Refused
+        }
+    }
+
+    /// As [`Session::rewrite`], for a message of which enough is there. Returns who has a record of a
+    /// message that does not name a statement.
+    fn rewrite_whole(
         &mut self,
         server: &mut ServerConnection,
         splice: &mut Splice,
@@ -279,16 +309,14 @@ impl Session {
         message: &Message<'_>,
         tag: u8,
     ) {
-        let name = match Close::decode(message.body) {
-            Ok(Close {
-                kind: Target::Statement,
-                name,
-            }) => name,
-            Ok(_) | Err(_) => {
-                let describes_statement = tag == b'D' && message.body.first() == Some(&b'S');
-                server.sync.sent(tag, describes_statement, Owner::Client);
-                return;
-            }
+        let Ok(Close {
+            kind: Target::Statement,
+            name,
+        }) = Close::decode(message.body)
+        else {
+            let describes_statement = tag == b'D' && message.body.first() == Some(&b'S');
+            server.sync.sent(tag, describes_statement, Owner::Client);
+            return;
         };
         let found = self.prepared.as_mut().and_then(|prepared| {
             let statement = prepared.get(name).cloned()?;

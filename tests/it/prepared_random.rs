@@ -9,6 +9,7 @@
 //!
 //! Source: protocol-flow.html (extended query, pipelining).
 
+use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rand::rngs::StdRng;
@@ -137,7 +138,7 @@ fn essence(replies: &[Reply], was_failed: bool) -> String {
             status,
             ..
         } = reply;
-        essence += &format!("{tags} {errors:?} {rows:?} {status}\n");
+        let _ = writeln!(essence, "{tags} {errors:?} {rows:?} {status}");
     }
     essence
 }
@@ -165,6 +166,15 @@ fn converse(target: &Target, pooled: &mut Client, seed: u64) {
     pooled.execute("deallocate all");
 }
 
+/// Has the servers that the others have, and more statements than they may keep.
+fn use_servers(mut client: Client, is_over: &AtomicBool) {
+    while !is_over.load(Ordering::Relaxed) {
+        let messages = TEXTS[..3].iter().map(|text| unnamed(text, &[]));
+        let reply = client.batch(&messages.collect::<Vec<_>>());
+        assert!(reply.errors.is_empty(), "{:?}", reply.errors);
+    }
+}
+
 fn random_conversations_are_answered_as_by_postgresql(shards: usize) {
     let doorman = Config::new(Postgres::shared())
         .shards(shards)
@@ -179,19 +189,11 @@ fn random_conversations_are_answered_as_by_postgresql(shards: usize) {
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..2 {
-            scope.spawn(|| {
-                let mut other = doorman.connect();
-                while !is_over.load(Ordering::Relaxed) {
-                    for text in &TEXTS[..3] {
-                        let reply = other.batch(&[unnamed(text, &[])]);
-                        assert!(reply.errors.is_empty(), "{:?}", reply.errors);
-                    }
-                }
-            });
+            scope.spawn(|| use_servers(doorman.connect(), &is_over));
         }
         let outcome = std::panic::catch_unwind(|| {
             let mut pooled = doorman.connect();
-            for offset in 0..25 {
+            for offset in 0..12 {
                 converse(&target, &mut pooled, first.wrapping_add(offset));
             }
         });
