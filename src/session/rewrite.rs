@@ -230,7 +230,9 @@ impl Session {
         }
         let known = prepared.unnamed_as(definition);
         let statement = known.unwrap_or_else(|| self.pool.intern_statement(definition));
-        if server.status == TransactionStatus::Failed && !server.sync.owes_execution() {
+        let may_be_refused =
+            server.status == TransactionStatus::Failed && !server.sync.owes_execution();
+        if may_be_refused || !server.sync.may_promise() {
             // PostgreSQL refuses all but the end of the transaction, whether it knows them or not.
             writer::close(splice.out(), Target::Statement, SPARE_NAME);
             server.sync.sent(b'C', false, Owner::Pooler);
@@ -362,7 +364,12 @@ impl Session {
                 }
                 message.keep_before(splice, server);
                 splice.skip(message.end());
-                server.sync.promised(b'C', noted);
+                if server.sync.may_promise() {
+                    server.sync.promised(b'C', noted);
+                } else {
+                    writer::close(splice.out(), Target::Statement, SPARE_NAME);
+                    server.sync.sent_noted(b'C', false, Owner::Client, noted);
+                }
             }
         }
     }

@@ -237,8 +237,13 @@ impl Sync {
         self.sent_noted(tag, describes_statement, owner, Noted::BY_NOBODY);
     }
 
+    /// True if a reply that does not come from the server would have a certain place.
+    pub const fn may_promise(&self) -> bool {
+        self.doubted == 0 && self.syncs_in_copy == 0
+    }
+
     /// Notes a Parse or Close (by its tag) of the client that is not sent: [`Sync::take_promised`]
-    /// says when its reply is due.
+    /// says when its reply is due. Only if [`Sync::may_promise`].
     pub fn promised(&mut self, tag: u8, noted: Noted) {
         let request = if tag == b'P' {
             Request::PromisedParse
@@ -461,6 +466,10 @@ impl Sync {
         }
         if request.is_extended() {
             self.doubted = std::mem::take(&mut self.syncs_in_copy);
+            // Nobody knows any more which ReadyForQuery a promised reply comes behind.
+            if self.doubted > 0 && self.promised_count > 0 {
+                return Reply::OutOfStep;
+            }
             let is_to_blame = self.owed.front().is_some_and(|owed| owed.noted.by_client);
             while let Some(owed) = self.owed.front() {
                 if owed.request == Request::Sync {

@@ -12,7 +12,10 @@ use std::collections::VecDeque;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use super::{Owner, Reply, Sync};
+use super::{Noted, Owner, Reply, Sync};
+
+/// Marks a reply that the pooler is to give.
+const PROMISED: u8 = b'p';
 
 /// How a COPY from the client goes.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +47,8 @@ struct Message {
     fails: bool,
     /// What a Query or Execute runs, last first.
     statements: Vec<Statement>,
+    /// The pooler answers it; the real server does not get it.
+    is_promised: bool,
 }
 
 #[derive(Debug)]
@@ -57,6 +62,8 @@ struct Copying {
 struct Server {
     input: VecDeque<Message>,
     output: VecDeque<(u8, Option<Owner>)>,
+    /// What has become of promised requests: done, or skipped.
+    outcomes: VecDeque<bool>,
     copying: Option<Copying>,
     skips_to_sync: bool,
     /// Extended messages were read since the last Sync or Query.
@@ -98,8 +105,10 @@ impl Server {
             return self.read_in_copy(copying, &message);
         }
         if self.skips_to_sync && message.tag != b'S' {
+            self.outcomes.extend(message.is_promised.then_some(false));
             return;
         }
+        self.outcomes.extend(message.is_promised.then_some(true));
         let owner = message.owner;
         // Sync fails when it cannot commit, so there must be something to commit.
         let has_failed =
@@ -117,6 +126,7 @@ impl Server {
             b'Q' | b'E' => self.run(message),
             b'S' => self.write(b"Z", owner),
             b'F' => self.write(b"VZ", owner),
+            b'P' if message.is_promised => self.write(&[PROMISED], owner),
             b'P' => self.write(b"1", owner),
             b'B' => self.write(b"2", owner),
             b'C' => self.write(b"3", owner),
@@ -191,6 +201,8 @@ struct Conversation {
     client: Client,
     /// Whether this client ever sends Sync into a COPY.
     syncs_in_copy: bool,
+    /// What the queue has told of promised requests and the server not yet.
+    told: VecDeque<bool>,
     log: String,
 }
 
@@ -212,8 +224,27 @@ impl Conversation {
             owner,
             fails,
             statements,
+            is_promised: false,
         };
         self.server.input.push_back(message);
+    }
+
+    /// A Parse that the pooler answers, unless the server would not look at it.
+    fn promise(&mut self) {
+        // Doubt may also come later, and then costs the connection.
+        if self.sync.ignores_requests() || !self.sync.may_promise() || self.syncs_in_copy {
+            return;
+        }
+        self.log.push_str(">p");
+        self.sync.promised(b'P', Noted::BY_CLIENT);
+        self.server.input.push_back(Message {
+            tag: b'P',
+            is_statement: false,
+            owner: Owner::Client,
+            fails: false,
+            statements: Vec::new(),
+            is_promised: true,
+        });
     }
 
     fn send(&mut self, tags: &[u8]) {
@@ -318,7 +349,8 @@ impl Conversation {
         match self.rng.random_range(0..24) {
             0..3 => self.send_with_data(b'Q', 3),
             3..6 => self.send_with_data(b'E', 1),
-            6..8 => self.send(b"P"),
+            6 => self.send(b"P"),
+            7 => self.promise(),
             8..10 => self.send(b"B"),
             10..12 => self.send(b"D"),
             12 => self.send(b"C"),
@@ -345,8 +377,14 @@ impl Conversation {
         };
         self.log.push('<');
         self.log.push(tag as char);
+        let promised = owner.and_then(|_| self.sync.take_promised());
+        assert_eq!(promised.is_some(), tag == PROMISED, "{}", self.log);
+        if promised.is_some() {
+            return self.check_outcomes();
+        }
         let expected = owner.map_or(Reply::Unasked, Reply::Of);
         assert_eq!(self.sync.received(tag), expected, "{}", self.log);
+        self.check_outcomes();
         self.client = match (self.client, tag) {
             (Client::Awaiting { extended, synced }, b'G') => Client::Copying { extended, synced },
             // A Sync sent before the COPY began is read as such.
@@ -366,6 +404,18 @@ impl Conversation {
             (Client::Awaiting { .. } | Client::Copying { .. }, b'E') => Client::Free,
             (client, _) => client,
         };
+    }
+
+    fn check_outcomes(&mut self) {
+        let tally = self.sync.take_outcomes().unwrap_or_default().client;
+        self.told.extend((0..tally.done).map(|_| true));
+        self.told.extend((0..tally.failed).map(|_| false));
+        // What is skipped may be known before the server has read it.
+        while let (Some(told), Some(is_done)) = (self.told.front(), self.server.outcomes.front()) {
+            assert_eq!(told, is_done, "{}", self.log);
+            self.told.pop_front();
+            self.server.outcomes.pop_front();
+        }
     }
 
     fn check(&self) {
@@ -445,6 +495,7 @@ fn random_conversations_never_get_out_of_step_and_settle_when_the_server_is_idle
             sync: Sync::default(),
             client: Client::Free,
             syncs_in_copy,
+            told: VecDeque::new(),
             log: String::new(),
         };
         conversation.run(steps);

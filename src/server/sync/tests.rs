@@ -259,3 +259,16 @@ fn a_noted_query_is_done_or_has_failed_at_its_end() {
         assert_eq!(outcomes.client, Tally { done, failed }, "{replies}");
     }
 }
+
+#[test]
+fn a_promise_that_meets_doubt_costs_the_connection() {
+    let mut sync = with_sent("E");
+    receive(&mut sync, "G");
+    send(&mut sync, "Sc");
+    assert!(!sync.may_promise());
+    let mut sync = with_sent("ESfS");
+    sync.promised(b'P', Noted::BY_CLIENT);
+    receive(&mut sync, "G");
+    assert_eq!(sync.received(b'E'), Reply::OutOfStep);
+    assert!(sync.is_out_of_step());
+}
