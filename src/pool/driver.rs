@@ -68,8 +68,6 @@ pub struct Settings {
     /// In transaction mode, prepared statements that a server may have; zero = clients' names go
     /// through as they are.
     pub statements_max: usize,
-    /// Names that a client may have; zero = no bound.
-    pub client_statements_max: usize,
 }
 
 impl Settings {

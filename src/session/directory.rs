@@ -141,7 +141,6 @@ fn pool_settings(config: &Config) -> impl PartialEq + use<> {
             general.server_idle_check_timeout,
             general.server_round_robin,
             general.prepared_statements,
-            general.client_prepared_statements_cache_size,
         ),
         (
             general.tcp_keepalives_idle,
@@ -192,7 +191,6 @@ fn new_tenant(
         } else {
             0
         },
-        client_statements_max: general.client_prepared_statements_cache_size,
     };
     Rc::new(Tenant {
         stored: StoredPassword::parse(user.password.expose()),

@@ -217,6 +217,11 @@ impl Session {
             server.sync.sent(b'P', false, Owner::Client);
             return;
         };
+        let directory = self.shard.directory();
+        let names_max = directory
+            .config
+            .general
+            .client_prepared_statements_cache_size;
         let definition = message.body.get(parse.name.len() + 1..);
         let definition = definition.unwrap_or_default();
         let prepared = self.prepared.get_or_insert_default();
@@ -239,22 +244,15 @@ impl Session {
             write_parse(splice.out(), SPARE_NAME, definition);
             let noted = Noted::BY_CLIENT;
             server.sync.sent_noted(b'P', false, Owner::Client, noted);
-            let limit = self.pool.settings.client_statements_max;
-            prepared.define(parse.name, statement, limit);
+            prepared.define(parse.name, statement, names_max);
             splice.skip(message.end());
             return;
         }
         let key = statement.key ^ prepared.salt(&self.wanted);
-        let settings = &self.pool.settings;
+        let limit = self.pool.settings.statements_max;
         let named = (key, &*statement);
-        provide(
-            server,
-            splice.out(),
-            named,
-            Owner::Client,
-            settings.statements_max,
-        );
-        prepared.define(parse.name, statement, settings.client_statements_max);
+        provide(server, splice.out(), named, Owner::Client, limit);
+        prepared.define(parse.name, statement, names_max);
         splice.skip(message.end());
     }
 

@@ -24,7 +24,10 @@ everywhere!(
     psycopg2_works,
 );
 
-with_one_and_two_shards!(pgbench_uses_prepared_statements_in_session_mode);
+with_one_and_two_shards!(
+    pgbench_uses_prepared_statements,
+    pgbench_uses_prepared_statements_in_session_mode,
+);
 
 /// A program of PostgreSQL, told where to connect.
 fn program(name: &str, port: u16) -> Command {
@@ -185,6 +188,17 @@ fn pgbench_writes_by_the_extended_protocol(target: &Target) {
 
 fn pgbench_may_reconnect_for_every_transaction(target: &Target) {
     pgbench(target.port(), &["-S", "-C"]);
+}
+
+/// A thread of pgbench waits for the answer to its first Parse while its other clients have
+/// transactions open, so without a server for each client it would wait for itself.
+fn pgbench_uses_prepared_statements(shards: usize) {
+    let config = Config::new(Postgres::shared()).shards(shards);
+    let doorman = config.pool_size(8).start();
+    pgbench(doorman.port(), &["-N", "-M", "prepared"]);
+    let config = Config::new(Postgres::shared()).shards(shards);
+    let doorman = config.pool_size(2).start();
+    pgbench(doorman.port(), &["-S", "-M", "prepared"]);
 }
 
 fn pgbench_uses_prepared_statements_in_session_mode(shards: usize) {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::common::message::query;
+use crate::common::message::{self, query};
 use crate::common::{Client, Config, Doorman, Postgres, eventually};
 
 /// Turns bodies `fn name(shards: usize)` into tests with two and with four shards.
@@ -31,6 +31,7 @@ macro_rules! with_two_and_four_shards {
 with_two_and_four_shards!(
     clients_that_connect_are_spread_evenly,
     settings_survive_a_move,
+    statements_survive_a_move,
     keys_stay_unique_over_moves,
     busy_clients_lose_nothing_in_a_move,
     sessions_without_a_server_move_in_session_mode,
@@ -144,6 +145,27 @@ fn settings_survive_a_move(shards: usize) {
         client.execute("set datestyle = 'ISO'");
         client.execute("reset datestyle");
         assert_eq!(client.value("show datestyle"), "German, DMY");
+    }
+}
+
+fn statements_survive_a_move(shards: usize) {
+    let doorman = config(shards).start();
+    let mut clients: Vec<_> = (0..20 * shards).map(|_| doorman.connect()).collect();
+    let texts: Vec<_> = (0..clients.len()).map(|n| format!("client {n}")).collect();
+    for (text, client) in texts.iter().zip(&mut clients) {
+        let sql = format!("select '{text}'");
+        let parses = [message::parse("own", &sql), message::parse("", &sql)];
+        assert_eq!(client.batch(&parses).tags, "11Z");
+    }
+    let mut named: Vec<_> = texts.into_iter().zip(clients).collect();
+    named.retain(|(_, client)| origin(client) == 0);
+    wait_until_even(&doorman, named.len());
+    assert!(moves(&doorman) > 0);
+    for (text, client) in &mut named {
+        for name in ["own", ""] {
+            let run = [message::bind("", name, &[]), message::execute("", 0)];
+            assert_eq!(client.batch(&run).value(), *text);
+        }
     }
 }
 
