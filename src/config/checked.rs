@@ -200,6 +200,8 @@ pub struct PoolConfig {
     pub server_lifetime: Option<Duration>,
     /// Own or general value; 0 = no prepared-statement renaming in this pool.
     pub prepared_statements_cache_size: usize,
+    /// Unnamed statements are kept on servers, too.
+    pub prepare_unnamed: bool,
     /// In the order of the file.
     pub users: Vec<UserConfig>,
 }
@@ -388,6 +390,7 @@ fn build_pools(pools: BTreeMap<String, schema::Pool>, general: &General) -> Vec<
         prepared_statements_cache_size: raw
             .prepared_statements_cache_size
             .unwrap_or(general.prepared_statements_cache_size),
+        prepare_unnamed: raw.prepare_unnamed,
         users: raw
             .users
             .0

@@ -279,6 +279,8 @@ pub static KEYS: &[Key] = keys! {
         "Log parameter changes that servers report while they serve a client.";
     prepared_statements_cache_size: "integer" = "as general" or "8192", PoolRebuild,
         "Overrides the general key for this pool. 0 = prepared statements are not renamed.";
+    prepare_unnamed: "bool" = "true", PoolRebuild,
+        "Keep unnamed statements on servers too, so that a query sent again and again is parsed once. `false` if clients often change tables that they read with `select *`.";
     users: "array of tables" = "[]", PoolRebuild,
         "The users of this pool. A table with numbers as keys is accepted as well.";
 

@@ -181,6 +181,7 @@ pub(crate) struct Pool {
     pub(crate) log_client_parameter_status_changes: bool,
     pub(crate) application_name: String,
     pub(crate) prepared_statements_cache_size: Option<usize>,
+    pub(crate) prepare_unnamed: bool,
     pub(crate) users: Users,
 }
 
@@ -198,6 +199,7 @@ impl Default for Pool {
             log_client_parameter_status_changes: false,
             application_name: "pg_doorman".to_owned(),
             prepared_statements_cache_size: None,
+            prepare_unnamed: true,
             users: Users::default(),
         }
     }

@@ -68,6 +68,8 @@ pub struct Settings {
     /// In transaction mode, prepared statements that a server may have; zero = clients' names go
     /// through as they are.
     pub statements_max: usize,
+    /// Unnamed statements are kept, too.
+    pub prepare_unnamed: bool,
 }
 
 impl Settings {

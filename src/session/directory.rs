@@ -191,6 +191,7 @@ fn new_tenant(
         } else {
             0
         },
+        prepare_unnamed: pool.prepare_unnamed,
     };
     Rc::new(Tenant {
         stored: StoredPassword::parse(user.password.expose()),

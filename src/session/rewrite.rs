@@ -217,6 +217,10 @@ impl Session {
             server.sync.sent(b'P', false, Owner::Client);
             return;
         };
+        if parse.name.is_empty() && !self.pool.settings.prepare_unnamed {
+            self.pass_unnamed(server, splice, message, parse.query);
+            return;
+        }
         let directory = self.shard.directory();
         let names_max = directory
             .config
@@ -254,6 +258,30 @@ impl Session {
         provide(server, splice.out(), named, Owner::Client, limit);
         prepared.define(parse.name, statement, names_max);
         splice.skip(message.end());
+    }
+
+    /// The Parse of an unnamed statement that is not to be kept passes as it is.
+    fn pass_unnamed(
+        &mut self,
+        server: &mut ServerConnection,
+        splice: &mut Splice,
+        message: &Message<'_>,
+        query: &[u8],
+    ) {
+        let mut noted = Noted::BY_NOBODY;
+        match (Effect::of(query), &mut self.prepared) {
+            (Effect::ForgetsAll, _) => server.statements.doubt(),
+            (Effect::Forgets(name), Some(prepared)) if prepared.is_taken(&name) => {
+                message.keep_before(splice, server);
+                lay_bait(server, splice, &name);
+                prepared.undefine(&name, true);
+                noted = Noted::BY_CLIENT;
+            }
+            _ => {}
+        }
+        server.leftovers.note_text(query);
+        server.has_unnamed = true;
+        server.sync.sent_noted(b'P', false, Owner::Client, noted);
     }
 
     fn rewrite_bind(

@@ -43,6 +43,7 @@ with_one_and_two_shards!(
     small_caches_only_cost_time,
     statements_survive_new_servers,
     settings_tell_statements_apart,
+    unnamed_statements_may_pass,
     names_pass_when_the_pooler_does_not_rename,
 );
 
@@ -515,6 +516,29 @@ fn settings_tell_statements_apart(shards: usize) {
     assert_eq!(in_zone("Asia/Tokyo"), "15");
     assert_eq!(in_zone("UTC"), "0");
     assert_eq!(in_zone("Asia/Tokyo"), "15");
+}
+
+fn unnamed_statements_may_pass(shards: usize) {
+    let doorman = pooler(shards, 1).pool_key("prepare_unnamed", false).start();
+    let table = unique("passing");
+    let mut one = doorman.connect();
+    let mut two = doorman.connect();
+    one.execute(&format!("create table {table} (a int)"));
+    one.execute(&format!("insert into {table} values (1)"));
+    let sql = format!("select * from {table}");
+    assert_eq!(tags(&mut one, &[parse("s", "select 's'")]), "1Z");
+    for column in ["b", "c"] {
+        assert_eq!(tags(&mut one, &[unnamed(&sql, &[])]), "12TDCZ");
+        assert_eq!(tags(&mut two, &[run("", &[])]), "EZ 26000");
+        two.execute(&format!("alter table {table} add {column} int"));
+        assert_eq!(tags(&mut one, &[unnamed(&sql, &[])]), "12TDCZ");
+        assert_eq!(one.batch(&[run("s", &[])]).value(), "s");
+    }
+    assert_eq!(on_server(&mut two).len(), 1);
+    let reply = one.batch(&[unnamed("deallocate s", &[])]);
+    assert_eq!(reply.tags, "12nCZ");
+    assert_eq!(tags(&mut one, &[run("s", &[])]), "EZ 26000");
+    one.execute(&format!("drop table {table}"));
 }
 
 fn names_pass_when_the_pooler_does_not_rename(shards: usize) {

@@ -99,6 +99,7 @@ fn is_same((old_pool, old_user): &Settings<'_>, (new_pool, new_user): &Settings<
         idle_timeout,
         server_lifetime,
         prepared_statements_cache_size,
+        prepare_unnamed,
         users: _,
     } = old_pool;
     old_user == new_user
@@ -112,6 +113,7 @@ fn is_same((old_pool, old_user): &Settings<'_>, (new_pool, new_user): &Settings<
         && *idle_timeout == new_pool.idle_timeout
         && *server_lifetime == new_pool.server_lifetime
         && *prepared_statements_cache_size == new_pool.prepared_statements_cache_size
+        && *prepare_unnamed == new_pool.prepare_unnamed
 }
 
 /// Lists the keys of `general` with a test for a change. A macro, because fields have no names at
