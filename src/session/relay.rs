@@ -7,7 +7,8 @@
 //! 1. A chunk is forwarded without a copy, unless messages in it are rewritten (`rewrite`) or are
 //!    replies to the pooler's own; the part behind a good-bye or a fault is cut off.
 //! 2. Nothing is forwarded from a server that is out of step.
-//! 3. What the pooler asks on its own never reaches the client.
+//! 3. What the pooler asks on its own never reaches the client, but for an error of what it asks for the
+//!    client's sake in the midst of the client's messages.
 
 use std::rc::Rc;
 

@@ -116,9 +116,15 @@ impl Speaker {
     }
 }
 
-fn replies(client: &mut Client, bytes: &[u8], count: usize) -> Vec<Reply> {
+/// The answers; `what` tells of the conversation if there are none.
+fn replies(client: &mut Client, (bytes, count): (&[u8], usize), what: &str) -> Vec<Reply> {
     client.send(bytes);
-    (0..count).map(|_| client.reply()).collect()
+    let reply = |_| {
+        client
+            .try_reply()
+            .unwrap_or_else(|error| panic!("{what}: {error}"))
+    };
+    (0..count).map(reply).collect()
 }
 
 /// What must be the same.
@@ -153,8 +159,9 @@ fn converse(target: &Target, pooled: &mut Client, seed: u64) {
     let mut history = String::new();
     for _ in 0..60 {
         let (bytes, count) = speaker.write(status);
-        let wanted = replies(&mut direct, &bytes, count);
-        let got = replies(pooled, &bytes, count);
+        let what = format!("seed={seed}, after\n{history}now {}", speaker.said);
+        let wanted = replies(&mut direct, (&bytes, count), &format!("directly {what}"));
+        let got = replies(pooled, (&bytes, count), &what);
         let was_failed = status == 'E';
         let (wanted_text, got_text) = (essence(&wanted, was_failed), essence(&got, was_failed));
         history += &speaker.said;
