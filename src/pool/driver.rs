@@ -132,6 +132,16 @@ impl Pool {
         }
     }
 
+    /// A server reports that it has become something else: the next client is told so at its login.
+    pub(super) fn note_report(&self, name: &str, value: &str) {
+        let Some(base) = self.base.get().filter(|base| base.get(name) != Some(value)) else {
+            return;
+        };
+        let mut base = (*base).clone();
+        base.set(name, value);
+        self.learn_base(&self.intern(base));
+    }
+
     /// The shared form of a parameter set.
     pub fn intern(&self, set: ParameterSet) -> Rc<ParameterSet> {
         self.host.interner.borrow_mut().intern(set)

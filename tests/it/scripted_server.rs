@@ -20,6 +20,7 @@ with_one_and_two_shards!(
     server_that_sends_half_a_message_is_replaced,
     server_that_sends_nonsense_is_replaced,
     bytes_of_an_idle_server_are_never_shown,
+    promoted_server_is_no_setting_of_a_client,
 );
 
 /// A pooler with one server a shard for `script`.
@@ -295,4 +296,45 @@ fn fatal_error_of_the_server_reaches_the_client() {
     client.send(&query("select 'x'"));
     // An ErrorResponse of the server that has arrived is worth more than a bare close.
     assert_eq!(client.expect('E').error_fields().sqlstate, "57P01");
+}
+
+/// `in_hot_standby` and its like change by themselves and cannot be set: nobody may try.
+fn promoted_server_is_no_setting_of_a_client(shards: usize) {
+    let (doorman, server) = doorman(shards, |peer| {
+        peer.receive_startup()?;
+        let report = |value: &str| message(b'S', &[text("in_hot_standby"), text(value)].concat());
+        let login = login_reply();
+        let at = login.len() - ready(b'I').len();
+        peer.send(&[&login[..at], &report("on"), &login[at..]].concat())?;
+        let mut is_promoted = false;
+        loop {
+            let question = peer.receive()?;
+            let mut reply = answer(&question);
+            if question.tag != b'Q'
+                || question
+                    .body
+                    .windows(14)
+                    .any(|word| word == b"in_hot_standby")
+            {
+                return Ok(());
+            }
+            if !std::mem::replace(&mut is_promoted, true) {
+                let at = reply.len() - ready(b'I').len();
+                reply.splice(at..at, report("off"));
+            }
+            peer.send(&reply)?;
+        }
+    });
+    let mut clients: Vec<_> = (0..3 * shards).map(|_| doorman.connect()).collect();
+    assert_eq!(clients[0].parameters["in_hot_standby"], "on");
+    for round in 0..3 {
+        for client in &mut clients {
+            let question = format!("select {round}");
+            assert_eq!(client.value(&question), question);
+        }
+    }
+    assert!(server.connections() <= shards);
+    crate::common::eventually("a new client is told", || {
+        doorman.connect().parameters["in_hot_standby"] == "off"
+    });
 }
