@@ -97,7 +97,7 @@ pub struct Session {
     pub(super) client: Stream,
     pub(super) framer: Framer,
     /// Received and not yet handled.
-    input: Option<Chunk>,
+    pub(super) input: Option<Chunk>,
     pub(super) phase: Phase,
     pub(super) pool: Rc<Pool>,
     pub(super) shard: Rc<Shard>,
@@ -336,7 +336,7 @@ impl Session {
                 self.fail(&Failure::with_ready(sqlstate::TOO_MANY_CONNECTIONS, text));
                 Step::End
             }
-            None if self.client.poll_ended(context).is_ready() => {
+            None if self.client.poll_ended(context).is_ready() && !self.has_said_good_bye() => {
                 self.pool.give_up(ticket);
                 Step::End
             }
