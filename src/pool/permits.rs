@@ -93,6 +93,18 @@ impl Ledger {
         self.debt
     }
 
+    /// Permits of each shard, as far as known.
+    pub fn holds(&self) -> &[isize] {
+        &self.holds
+    }
+
+    /// True if nobody wants anything and nothing is being opened.
+    pub fn is_at_rest(&self) -> bool {
+        let wants = self.wants.iter().flatten().count();
+        let asked = self.asked.iter().flatten().count();
+        wants + asked + self.opening + self.openers.len() == 0
+    }
+
     /// A shard wants a permit.
     pub fn want<S>(&mut self, from: usize, want: Want, now: Instant, post: &mut Post<S>) {
         let asking = match self.wants[from].take() {

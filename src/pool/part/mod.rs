@@ -177,6 +177,28 @@ impl<S, W> Part<S, W> {
         !self.post.is_empty() || !self.closing.is_empty() || !self.wakers.is_empty()
     }
 
+    /// The want that is open.
+    pub fn want(&self) -> Option<Want> {
+        self.want.map(|own| own.want)
+    }
+
+    /// The want of another shard that is kept in mind, and that shard.
+    pub const fn recall(&self) -> Option<(usize, Want)> {
+        self.recall
+    }
+
+    /// How many permits each shard has, as far as home knows; known at home.
+    pub fn known_permits(&self) -> Option<&[isize]> {
+        self.ledger.as_ref().map(Ledger::holds)
+    }
+
+    /// True if nothing of this part is under way: no want, no recall, no opening asked for.
+    pub fn is_at_rest(&self) -> bool {
+        let is_ledger_at_rest = self.ledger.as_ref().is_none_or(Ledger::is_at_rest);
+        let opens = self.may_open + self.open_asked > 0;
+        self.want.is_none() && self.recall.is_none() && !opens && is_ledger_at_rest
+    }
+
     /// When [`Part::review`] is to be called.
     pub const fn review_at(&self) -> Option<Instant> {
         self.review_at
