@@ -59,6 +59,8 @@ pub struct Ledger {
     holds: Vec<isize>,
     /// The want of each shard; the last one is for permits to be destroyed.
     wants: Vec<Option<Open>>,
+    /// The number of each shard's last want that is over. Its shard may say it again meanwhile.
+    over: Vec<u32>,
     /// Whose want each shard keeps in mind.
     asked: Vec<Option<(usize, u32)>>,
     debt: usize,
@@ -75,6 +77,7 @@ impl Ledger {
         Self {
             holds: holds.collect(),
             wants: (0..=count).map(|_| None).collect(),
+            over: vec![0; count + 1],
             asked: vec![None; count],
             debt: 0,
             debts: 0,
@@ -107,6 +110,9 @@ impl Ledger {
 
     /// A shard wants a permit.
     pub fn want<S>(&mut self, from: usize, want: Want, now: Instant, post: &mut Post<S>) {
+        if self.over[from] == want.number {
+            return;
+        }
         let asking = match self.wants[from].take() {
             Some(open) if open.want.number == want.number => {
                 self.remind(from, want, post);
@@ -147,6 +153,7 @@ impl Ledger {
             .is_some_and(|open| open.want.number == number)
         {
             self.wants[shard] = None;
+            self.over[shard] = number;
             self.forget(shard, number, post);
         }
     }

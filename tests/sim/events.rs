@@ -133,6 +133,13 @@ impl Clock {
         });
     }
 
+    /// What is planned and is not routine.
+    pub(crate) fn pending(&self) -> String {
+        let pending = self.planned.iter().filter(|one| !one.event.is_routine());
+        let lines = pending.map(|one| format!("{:?} {:?}", one.at, one.event));
+        lines.take(5).collect::<Vec<_>>().join(", ")
+    }
+
     pub(crate) fn next(&mut self) -> Option<Event> {
         let next = self.planned.pop()?;
         self.now = next.at;

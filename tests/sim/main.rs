@@ -76,7 +76,7 @@ fn simulate(world: &mut World, steps: u64, trace: &mut Trace) -> Result<(), Stri
             rests_at = world.clock.now() + REST_TIME;
         }
         if trace.steps > steps + REST_STEPS {
-            return Err("nothing comes to rest".to_owned());
+            return Err(format!("nothing comes to rest: {}", world.clock.pending()));
         }
     }
     world.check_end()
