@@ -418,7 +418,8 @@ impl World {
 
     fn retire(&mut self, shard: usize) {
         self.tick(shard);
-        if !self.shards[shard].is_alone {
+        // Servers that grow old would be replaced for ever.
+        if !self.shards[shard].is_alone && !self.is_ending {
             let now = self.now();
             let count = self.dice.biased(1, 20);
             for server in self.shards[shard].part.retire(now, count) {

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use super::super::letter::{Grant, Letter, Want, goes_first};
 use super::super::permits::DEBT;
 use super::super::state::Limits;
-use super::{OwnWant, Part};
+use super::{OwnWant, Part, is_not_later};
 
 /// How long the first waiter waits for a server of its own shard before another shard is asked:
 /// about what moving a server takes.
@@ -302,10 +302,9 @@ impl<S, W> Part<S, W> {
     /// Takes over that some of the permits are to have a server, unless that was before a resizing
     /// which has settled it anew.
     fn receive_kept(&mut self, grant: &Grant<S>) {
-        let ahead = grant.sizing.wrapping_sub(self.sizing).cast_signed();
-        if ahead > 0 {
-            self.kept_early += grant.kept;
-        } else if ahead == 0 {
+        if !is_not_later(grant.sizing, self.sizing) {
+            self.kept_early.push((grant.sizing, grant.kept));
+        } else if grant.sizing == self.sizing {
             self.state.set_limits(Limits {
                 servers_min: self.kept() + grant.kept,
                 ..*self.state.limits()

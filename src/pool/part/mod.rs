@@ -82,8 +82,8 @@ pub struct Part<S, W> {
     place: Place,
     sizes: Sizes,
     sizing: u32,
-    /// Kept permits that came from shards which have seen the next resizing already.
-    kept_early: usize,
+    /// Kept permits that came from shards which have seen a later resizing already, and which one.
+    kept_early: Vec<(u32, usize)>,
     want: Option<OwnWant>,
     wants: u32,
     rests_until: Option<Instant>,
@@ -119,7 +119,7 @@ impl<S, W> Part<S, W> {
             place,
             sizes,
             sizing,
-            kept_early: 0,
+            kept_early: Vec::new(),
             want: None,
             wants: 0,
             rests_until: None,
@@ -357,8 +357,11 @@ impl<S, W> Part<S, W> {
         let before = std::mem::replace(&mut self.sizes, sizes);
         let kept = part(sizes.kept.min(sizes.size), here, count, home);
         self.sizing = sizing;
+        let early = self.kept_early.extract_if(.., |(of, _)| is_not_later(*of, sizing));
+        let early = early.filter(|(of, _)| *of == sizing).map(|(_, kept)| kept);
+        let servers_min = kept + early.sum::<usize>();
         self.state.set_limits(Limits {
-            servers_min: kept + std::mem::take(&mut self.kept_early),
+            servers_min,
             ..*self.state.limits()
         });
         if let Some(ledger) = &mut self.ledger {
@@ -433,6 +436,11 @@ impl<S, W> Part<S, W> {
             self.send(self.place.home, moved);
         }
     }
+}
+
+/// True unless resizing `one` comes after `other`.
+const fn is_not_later(one: u32, other: u32) -> bool {
+    one.wrapping_sub(other).cast_signed() <= 0
 }
 
 #[cfg(test)]
