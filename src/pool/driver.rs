@@ -155,8 +155,10 @@ impl Pool {
         }
         let deadline = now + self.settings.query_wait_timeout;
         let ticket = self.part.borrow_mut().wait(waker.clone(), now, deadline);
-        self.host.alarm.at_most(deadline);
         self.open_more();
+        // Not only the deadline: it may come while nothing is opened after a failure.
+        let next = self.part.borrow().state().next_deadline();
+        self.host.alarm.at_most(next.unwrap_or(deadline));
         Acquired::Waiting(ticket)
     }
 
@@ -248,6 +250,8 @@ impl Pool {
         *self.base.borrow_mut() = Some(Rc::clone(&server.base));
         self.part.borrow_mut().opened(shards::now());
         self.check_in(server);
+        // At home the end of one opening permits the next.
+        self.open_more();
     }
 
     fn open_failed(self: &Rc<Self>, error: CheckoutError) {
@@ -264,7 +268,7 @@ impl Pool {
         for waker in wakers {
             waker.wake();
         }
-        self.act();
+        self.open_more();
         // A server that is down is not asked a hundred times a second for the minimum's sake.
         if waiting > 0 {
             self.host.alarm.at_most(now + REST_AFTER_FAILURE);
@@ -310,7 +314,7 @@ impl Pool {
         for server in idle {
             self.close(server);
         }
-        self.act();
+        self.open_more();
     }
 
     /// True if the pool is not configured any more.

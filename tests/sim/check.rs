@@ -27,6 +27,7 @@ struct Seen {
     /// The number of its want that was granted last.
     granted: u32,
     recall: Option<(usize, u32)>,
+    is_recall_flowing: bool,
     /// Since when it keeps that in mind, or nothing, and has granted nothing.
     recall_since: Duration,
     has_permits_since: Option<Duration>,
@@ -175,6 +176,8 @@ impl World {
             }
             seen.want = want;
             let recall = shard.part.recall().map(|(to, want)| (to, want.number));
+            let flowing = shard.part.recall().and_then(|(_, want)| want.flowing);
+            seen.is_recall_flowing = flowing.is_some();
             if recall != seen.recall {
                 seen.recall = recall;
                 seen.recall_since = now;
@@ -233,7 +236,7 @@ impl World {
             compared += 1;
             let age = want.age(self.now());
             // What is known of a queue that moves is a pulse old, and one more when it is used.
-            let excused = if want.flowing.is_some() {
+            let excused = if want.flowing.is_some() || seen.is_recall_flowing {
                 patience + PULSE * 2
             } else {
                 patience

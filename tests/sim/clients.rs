@@ -75,8 +75,8 @@ impl World {
         let deadline = self.clock.now() + self.plan.wait_max;
         let until = self.instant(deadline);
         let ticket = self.shards[shard].part.wait(client, now, until);
-        self.alarm_at_most(shard, deadline);
         self.open_more(shard);
+        self.alarm_for_wait(shard);
         let (_, step) = self.next_step(client, Doing::Waits(ticket));
         // Alarm and task may both be late.
         let overdue = deadline + self.plan.lateness * 2 + Duration::from_nanos(1);

@@ -95,6 +95,9 @@ fn run(seed: u64, steps: u64, is_shown: bool) -> Result<(u64, u64), String> {
     trace.has_failed = is_shown && outcome.is_err();
     if trace.has_failed {
         println!("{:#?}", world.plan);
+        for shard in &world.shards {
+            println!("PART {:?}", shard.part);
+        }
     }
     outcome.map(|()| (trace.steps, world.watch.compared))
 }

@@ -251,6 +251,7 @@ impl World {
             };
             self.shards[shard].part.opened(now);
             self.check_in(shard, server);
+            self.open_more(shard);
             return;
         }
         let error = Rc::new(CheckoutError::LoginTimeout);
@@ -258,7 +259,7 @@ impl World {
         let wakers = part.open_failed(&error, now, REST_AFTER_FAILURE);
         let waiting = part.state().waiting_count();
         self.wake_later(wakers);
-        self.act(shard);
+        self.open_more(shard);
         if waiting > 0 {
             self.alarm_at_most(shard, self.clock.now() + REST_AFTER_FAILURE);
         }
@@ -387,7 +388,7 @@ impl World {
         self.open_more(shard);
     }
 
-    pub(crate) fn alarm_at_most(&mut self, shard: usize, at: Duration) {
+    fn alarm_at_most(&mut self, shard: usize, at: Duration) {
         if self.shards[shard].alarm.is_none_or(|before| before > at) {
             self.shards[shard].alarm = Some(at);
             let late = self.late();
@@ -410,6 +411,10 @@ impl World {
         let wakers = self.shards[shard].part.expire(now, &error);
         self.wake_later(wakers);
         self.open_more(shard);
+        self.alarm_for_wait(shard);
+    }
+
+    pub(crate) fn alarm_for_wait(&mut self, shard: usize) {
         if let Some(next) = self.shards[shard].part.state().next_deadline() {
             let next = self.since_start(next);
             self.alarm_at_most(shard, next);
@@ -486,6 +491,6 @@ impl World {
         for server in self.shards[shard].part.drain_idle() {
             self.close(server);
         }
-        self.act(shard);
+        self.open_more(shard);
     }
 }

@@ -77,7 +77,7 @@ impl<S, W> Part<S, W> {
         } else {
             GRACE
         };
-        let rests_until = self.rests_until.filter(|_| self.state.is_flowing());
+        let rests_until = self.rests_until.filter(|_| self.flows());
         let due = (first + grace).max(rests_until.unwrap_or(first));
         if due > now {
             self.review_by(due);
@@ -95,7 +95,7 @@ impl<S, W> Part<S, W> {
         let want = Want {
             number,
             since: first,
-            flowing: self.state.is_flowing().then_some(waited),
+            flowing: self.flows().then_some(waited),
         };
         self.want = Some(OwnWant {
             want,
@@ -108,11 +108,17 @@ impl<S, W> Part<S, W> {
         self.send(self.place.home, Letter::Want(want));
     }
 
+    /// True if the queue moves by this shard's own servers. A server that only came by and has left
+    /// moves it no more.
+    fn flows(&self) -> bool {
+        self.state.held() > 0 && self.state.is_flowing()
+    }
+
     /// Tells home again if what it knows of the want has become wrong.
     fn keep_wanting(&mut self, first: Instant, own: OwnWant, now: Instant) {
-        let has_begun_to_flow = own.want.flowing.is_none() && self.state.is_flowing();
+        let has_changed = own.want.flowing.is_some() != self.flows();
         let due = own.said_at + PULSE;
-        if has_begun_to_flow || (own.want.flowing.is_some() && due <= now) {
+        if has_changed || (own.want.flowing.is_some() && due <= now) {
             self.say_want(own.want.number, first, own.asked_at, now);
         } else if own.want.flowing.is_some() {
             self.review_by(due);
@@ -288,7 +294,9 @@ impl<S, W> Part<S, W> {
             self.tally.granted += 1;
             self.tally.waited += now.saturating_duration_since(own.asked_at);
             self.tally.beside_idle += u64::from(grant.was_idle);
-            if let Some(waits) = own.want.flowing {
+            // What nobody used is no loss to anybody, and there may be more of it.
+            let is_from_busy = grant.server.is_some() && !grant.was_idle;
+            if let Some(waits) = own.want.flowing.filter(|_| is_from_busy) {
                 self.rests_until = Some(now + waits.max(PULSE));
             }
         }

@@ -272,7 +272,8 @@ impl<S, W> Part<S, W> {
         let count = wanted.min(self.may_open);
         self.may_open -= count;
         self.state.opening(count);
-        if self.may_open > 0 {
+        // At home the ledger may answer with the next one that was asked for.
+        while self.may_open > 0 {
             let unused = std::mem::take(&mut self.may_open);
             self.send(self.place.home, Letter::OpenDone(unused));
             self.deliver(now);
