@@ -282,7 +282,9 @@ impl Ledger {
             None => true,
             Some((other, _)) if other == to => false,
             Some((other, number)) => self.wants[other].as_ref().is_none_or(|open| {
-                open.want.number != number || open.want.age(now) + TOLERANCE < age
+                let is_older = open.want.age(now) + TOLERANCE < age;
+                let is_awake = open.want.is_resting() && !want.is_resting();
+                open.want.number != number || is_older || is_awake
             }),
         };
         (0..self.holds.len())

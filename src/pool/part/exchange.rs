@@ -14,7 +14,8 @@
 //!
 //! A shard whose own queue moves wants a permit only for balance: waiters of all shards should wait
 //! about equally long. It says how long that is, not since when, as its first waiter is another one
-//! each time; and after a grant it rests until the grant has had its effect.
+//! each time. After it has got a server of a busy shard it rests until that has had its effect: it
+//! says that nobody waits at all, which is good for servers that nobody uses.
 //!
 //! **Against ping-pong.** A server that was used a moment ago stays for the shard's own clients
 //! ([`HOT`]) unless the waiter elsewhere has waited longer than such a moment; a shard that has
@@ -77,8 +78,7 @@ impl<S, W> Part<S, W> {
         } else {
             GRACE
         };
-        let rests_until = self.rests_until.filter(|_| self.flows());
-        let due = (first + grace).max(rests_until.unwrap_or(first));
+        let due = first + grace;
         if due > now {
             self.review_by(due);
             return;
@@ -92,6 +92,8 @@ impl<S, W> Part<S, W> {
 
     fn say_want(&mut self, number: u32, first: Instant, asked_at: Instant, now: Instant) {
         let waited = now.saturating_duration_since(first);
+        let rests = self.rests_until.is_some_and(|until| until > now);
+        let waited = if rests { Duration::ZERO } else { waited };
         let want = Want {
             number,
             since: first,

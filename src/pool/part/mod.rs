@@ -11,7 +11,7 @@
 //!    smaller `pool_size` has left.
 //! 2. A server exists only with a permit, and a permit moves together with its server.
 //! 3. A part that has no want has no waiter that its own permits cannot serve, except for
-//!    [`exchange::GRACE`], and while it rests after a grant.
+//!    [`exchange::GRACE`].
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
