@@ -134,9 +134,9 @@ impl<S, W> Part<S, W> {
         };
         let is_debt = want.number & DEBT != 0;
         let Some(idle_since) = self.state.coldest_since() else {
-            return self.extra() > 0 && self.grant_spare(to, want);
+            return self.unclaimed() > 0 && self.grant_spare(to, want);
         };
-        if is_debt && self.extra() > 0 {
+        if is_debt && self.unclaimed() > 0 {
             return self.grant_spare(to, want);
         }
         let cold_at = idle_since + HOT;
@@ -262,8 +262,10 @@ impl<S, W> Part<S, W> {
     }
 
     fn receive_recall(&mut self, to: usize, want: Want, now: Instant) {
-        // Home did not know yet that it has been granted when it wrote this.
+        // Home did not know yet that it has been granted when it wrote this. It goes by what it has
+        // sent last: whatever was kept in mind before is so no more.
         if self.granted.get(to) == Some(&want.number) {
+            self.recall = None;
             return;
         }
         let is_reminder = self

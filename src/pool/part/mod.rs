@@ -392,14 +392,19 @@ impl<S, W> Part<S, W> {
         self.deliver(now);
     }
 
+    /// Permits without a server that no waiter needs. A waiter of another shard goes before the
+    /// minimum.
+    fn unclaimed(&self) -> usize {
+        let state = &self.state;
+        let opening = state.held() - state.idle_count() - state.lent_count();
+        let waiting = state.waiting_count().saturating_sub(opening);
+        state.spare().saturating_sub(waiting)
+    }
+
     /// Permits that neither a waiter nor the minimum needs.
     fn extra(&self) -> usize {
-        let state = &self.state;
-        let waiting = state
-            .waiting_count()
-            .saturating_sub(state.held() - state.idle_count() - state.lent_count());
-        let missing = self.kept().saturating_sub(state.held());
-        state.spare().saturating_sub(waiting.max(missing))
+        let missing = self.kept().saturating_sub(self.state.held());
+        self.unclaimed().min(self.state.spare().saturating_sub(missing))
     }
 
     fn send(&mut self, to: usize, letter: Letter<S>) {
