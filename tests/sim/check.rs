@@ -15,7 +15,7 @@
 use std::time::Duration;
 
 use pg_doorman::pool::letter::Want;
-use pg_doorman::pool::part::exchange::PULSE;
+use pg_doorman::pool::part::exchange::{GRACE, PULSE};
 
 use crate::world::World;
 
@@ -44,7 +44,6 @@ pub(crate) struct Watch {
     available_since: Option<Duration>,
     /// When there last was a debt.
     debt_at: Duration,
-    openings_before: usize,
     opening_max: usize,
     /// How often one was served while somebody elsewhere waited, and could be compared.
     pub(crate) compared: u64,
@@ -57,7 +56,6 @@ impl Watch {
             seen: vec![Seen::default(); count],
             available_since: None,
             debt_at: Duration::ZERO,
-            openings_before: 0,
             opening_max: 0,
             compared: 0,
         }
@@ -150,7 +148,6 @@ impl World {
             "{openings} connections are opening, {} may",
             self.watch.opening_max
         );
-        self.watch.openings_before = openings;
         if is_sized {
             let sizing = self.shards[0].sizing as usize;
             let kept = kept + self.under_way.kept[sizing];
@@ -165,13 +162,17 @@ impl World {
         if self.shards[self.plan.home].part.debt() > 0 {
             self.watch.debt_at = now;
         }
+        let at = self.now();
+        let moment = GRACE + self.plan.lateness;
         let mut is_available = false;
         for (shard, seen) in self.shards.iter().zip(&mut self.watch.seen) {
             let state = shard.part.state();
             let queued = state.waiting_count();
             is_available |= state.idle_count() > 0 || state.spare() > queued;
             let want = shard.part.want();
-            if want.map(|want| want.number) != seen.want.map(|want| want.number) {
+            let is_new = want.map(|want| want.number) != seen.want.map(|want| want.number);
+            // Who rests after a grant asks for nothing that is used.
+            if is_new || want.is_some_and(|want| want.is_resting()) {
                 seen.want_since = now;
             }
             seen.want = want;
@@ -184,7 +185,10 @@ impl World {
             }
             let hold = |since: Option<Duration>, holds: bool| holds.then(|| since.unwrap_or(now));
             seen.has_permits_since = hold(seen.has_permits_since, shard.part.permits() > 0);
-            seen.unserved_since = hold(seen.unserved_since, state.unserved() > 0);
+            // A queue in which nobody waits longer than a moment needs nothing.
+            let head = state.head().map(|since| at.saturating_duration_since(since));
+            let waits = state.unserved() > 0 && head.is_some_and(|wait| wait > moment);
+            seen.unserved_since = hold(seen.unserved_since, waits);
         }
         let since = self.watch.available_since;
         self.watch.available_since = is_available.then(|| since.unwrap_or(now));
@@ -241,7 +245,7 @@ impl World {
             } else {
                 patience
             };
-            if age > wait * 2 + excused {
+            if age > wait * 5 / 4 + excused {
                 fault = Some(format!(
                     "shard {shard} served one who had waited {wait:?}, shard {other} has wanted \
                      for {:?} for one who has waited {age:?}",
