@@ -259,7 +259,7 @@ impl Ledger {
         let mut order: Vec<_> = (0..self.wants.len())
             .filter_map(|shard| {
                 let open = self.wants[shard].as_ref()?;
-                open.asking.is_none().then(|| (shard, open.want))
+                open.asking.is_none().then_some((shard, open.want))
             })
             .collect();
         order.sort_by_key(|(_, want)| std::cmp::Reverse(want.age(now)));

@@ -186,7 +186,9 @@ impl World {
             let hold = |since: Option<Duration>, holds: bool| holds.then(|| since.unwrap_or(now));
             seen.has_permits_since = hold(seen.has_permits_since, shard.part.permits() > 0);
             // A queue in which nobody waits longer than a moment needs nothing.
-            let head = state.head().map(|since| at.saturating_duration_since(since));
+            let head = state
+                .head()
+                .map(|since| at.saturating_duration_since(since));
             let waits = state.unserved() > 0 && head.is_some_and(|wait| wait > moment);
             seen.unserved_since = hold(seen.unserved_since, waits);
         }
@@ -201,9 +203,13 @@ impl World {
         };
         let now = self.clock.now();
         let since = available_since.max(self.watch.debt_at);
-        // Older ones go first, one permit each round.
-        let before = self.shards.iter().map(|shard| shard.part.state().unserved());
-        let bound = self.patience() * (2 + before.sum::<usize>() as u32);
+        // Shards that wait take turns.
+        let before = self
+            .watch
+            .seen
+            .iter()
+            .filter(|seen| seen.unserved_since.is_some());
+        let bound = self.patience() * (1 + before.count() as u32);
         for (number, seen) in self.watch.seen.iter().enumerate() {
             let Some(unserved) = seen.unserved_since else {
                 continue;

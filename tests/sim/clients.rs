@@ -190,8 +190,9 @@ impl World {
         let client_now = &self.clients[client];
         if client_now.step == step && !client_now.is_thinking() {
             let shard = client_now.shard;
-            self.watch
-                .complain(format!("client {client} of shard {shard} waits beyond its deadline"));
+            self.watch.complain(format!(
+                "client {client} of shard {shard} waits beyond its deadline"
+            ));
         }
     }
 }

@@ -91,7 +91,11 @@ impl World {
             clock: Clock::default(),
             base: Instant::now(),
             shards: shards.collect(),
-            clients: plan.clients.iter().map(|shard| Client::on(*shard)).collect(),
+            clients: plan
+                .clients
+                .iter()
+                .map(|shard| Client::on(*shard))
+                .collect(),
             lanes: vec![Duration::ZERO; count * count],
             under_way: UnderWay::default(),
             sizes: plan.sizes,
@@ -432,7 +436,8 @@ impl World {
             }
             self.open_more(shard);
         }
-        self.clock.plan(self.clock.now() + PERIOD, Event::Retire(shard));
+        self.clock
+            .plan(self.clock.now() + PERIOD, Event::Retire(shard));
     }
 
     fn settle(&mut self, shard: usize) {
@@ -441,7 +446,8 @@ impl World {
             self.shards[shard].part.settle(now);
             self.act(shard);
         }
-        self.clock.plan(self.clock.now() + PERIOD, Event::Settle(shard));
+        self.clock
+            .plan(self.clock.now() + PERIOD, Event::Settle(shard));
     }
 
     /// `driver::Pool::idle_event`.

@@ -358,7 +358,9 @@ impl<S, W> Part<S, W> {
         let before = std::mem::replace(&mut self.sizes, sizes);
         let kept = part(sizes.kept.min(sizes.size), here, count, home);
         self.sizing = sizing;
-        let early = self.kept_early.extract_if(.., |(of, _)| is_not_later(*of, sizing));
+        let early = self
+            .kept_early
+            .extract_if(.., |(of, _)| is_not_later(*of, sizing));
         let early = early.filter(|(of, _)| *of == sizing).map(|(_, kept)| kept);
         let servers_min = kept + early.sum::<usize>();
         self.state.set_limits(Limits {
@@ -404,7 +406,8 @@ impl<S, W> Part<S, W> {
     /// Permits that neither a waiter nor the minimum needs.
     fn extra(&self) -> usize {
         let missing = self.kept().saturating_sub(self.state.held());
-        self.unclaimed().min(self.state.spare().saturating_sub(missing))
+        self.unclaimed()
+            .min(self.state.spare().saturating_sub(missing))
     }
 
     fn send(&mut self, to: usize, letter: Letter<S>) {
