@@ -4,11 +4,18 @@
 //! Does not own: what happens (`world`, `clients`).
 //! Invariants: a check looks at parts from outside and never changes them.
 //!
-//! After each step: permits are conserved, no server without a permit, none lost or double, kept
-//! permits and openings add up. Two promises are about time, and letters take some; `patience` says
-//! how much is excused:
+//! After each step: permits are conserved, no server is without a permit, lost or in two places, kept
+//! permits add up, openings are bounded, no wait outlasts its deadline. Two promises are about time,
+//! and letters take some; `patience` says how much is excused:
 //! - nobody waits beside an idle server or an unused permit of another shard;
-//! - nobody is served while somebody elsewhere has waited more than twice as long and 1 ms.
+//! - nobody is served while somebody elsewhere, whose want is known there, has waited more than a
+//!   quarter longer. How long the waiters of a moving queue wait is known a `PULSE` late.
+//!
+//! At the end, when everybody has gone: nothing is under way, wanted, kept in mind or owed, every
+//! server is idle, and home knows exactly who has how many permits.
+//!
+//! Once the pool is not configured any more on some shard, only sums, deadlines and the end are
+//! checked: permits in letters to that shard are lost on purpose.
 //!
 //! Source: none.
 
@@ -214,7 +221,7 @@ impl World {
             let Some(unserved) = seen.unserved_since else {
                 continue;
             };
-            let waits = now - unserved.max(since);
+            let waits = now.saturating_sub(unserved.max(since));
             ensure!(
                 waits <= bound,
                 "shard {number} waits {waits:?} beside something unused, {bound:?} are excused"
@@ -255,7 +262,7 @@ impl World {
                 fault = Some(format!(
                     "shard {shard} served one who had waited {wait:?}, shard {other} has wanted \
                      for {:?} for one who has waited {age:?}",
-                    now - them.want_since
+                    now.saturating_sub(them.want_since)
                 ));
             }
         }

@@ -118,7 +118,8 @@ impl World {
         }
     }
 
-    /// `driver::Pool::give_back`.
+    /// `driver::Pool::give_back`. Cleaning takes a while. Cancel requests belong here as well: a
+    /// server in quarantine stays lent, as one that is cleaned, until the last request has closed.
     fn give_back(&mut self, shard: usize, server: Server) {
         if self.trouble() {
             self.discard(shard, server);

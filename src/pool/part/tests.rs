@@ -272,8 +272,8 @@ fn kept_permits_from_beyond_two_resizings_are_counted_after_the_second() {
 #[test]
 fn home_gives_back_every_opening_that_it_does_not_need_any_more() {
     let now = Instant::now();
-    let mut fleet = fleet(2, 8, 0);
-    let waits: Vec<_> = (0..4).map(|_| wait(&mut fleet, 0, now)).collect();
+    let mut fleet = fleet(2, 16, 0);
+    let waits: Vec<_> = (0..8).map(|_| wait(&mut fleet, 0, now)).collect();
     assert_eq!(fleet[0].openings(now), 2);
     for ticket in waits {
         let _ = fleet[0].cancel(ticket, now);
