@@ -5,6 +5,7 @@
 //!  F5  session    one client: login, checkout, relay
 //!  F4  pool       the servers of one (database, user) on one shard
 //!  F3  server     one server connection: login, owed replies, settings, reset
+//!  F2  admin      the console: commands and their results
 //!  F1  auth       who is who: SCRAM, md5, host-based rules
 //!  F0  protocol   bytes ↔ messages        config   checked settings        metrics   numbers
 //!  ──────────────────────────────────────────────────────────────────
@@ -23,6 +24,8 @@ pub mod config;
 pub mod metrics;
 
 pub mod auth;
+
+pub mod admin;
 
 pub mod server;
 

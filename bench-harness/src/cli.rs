@@ -23,9 +23,11 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Measure and write a report.
     Run(RunOptions),
+    /// Check that the shards of `pg_doorman` are one pool.
+    Mesh(MeshOptions),
     /// Show a pooler at work: start it, drive it, print what it did.
     Demo(DemoOptions),
-    /// List targets and scenarios.
+    /// List targets, scenarios and checks.
     List(TargetOptions),
 }
 
@@ -80,6 +82,25 @@ pub(crate) struct RunOptions {
     /// The target that ratios refer to.
     #[arg(long, default_value = "pgbouncer")]
     pub(crate) baseline: String,
+    /// Where the report goes, in a directory named by the time.
+    #[arg(long, value_name = "DIR", default_value = "bench-results")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) target: TargetOptions,
+}
+
+/// Options of `mesh`. Every check sets the shards and the pool size it needs.
+#[derive(Debug, Args)]
+pub(crate) struct MeshOptions {
+    /// Checks to make [default: all].
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    pub(crate) only: Vec<String>,
+    /// Length of one measurement, where a check has one [default: each has its own].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) seconds: Option<u32>,
+    /// Seed of everything random [default: another one each time; it is printed].
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
     /// Where the report goes, in a directory named by the time.
     #[arg(long, value_name = "DIR", default_value = "bench-results")]
     pub(crate) out: PathBuf,

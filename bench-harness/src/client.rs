@@ -1,9 +1,11 @@
 //! A minimal PostgreSQL client: trust authentication, one query at a time, rows discarded.
 //!
-//! Owns: the startup packet, simple and extended queries, finding `ReadyForQuery` in the answer.
+//! Owns: the startup packet, simple and extended queries, cancel requests, finding `ReadyForQuery`
+//! in the answer.
 //! Does not own: passwords, TLS, values; pgbench drives everything that needs those.
 //! Invariants: an idle [`Client`] holds a socket and no buffer, so thousands cost the harness
-//! nothing; the framing keeps no body except that of an error (at most 4 KiB of it).
+//! nothing; the framing keeps no body except that of an error (at most 4 KiB of it), the cancel
+//! key and the first bytes of the last row.
 //! Source: protocol-flow.html, protocol-message-formats.html.
 
 use std::io::{ErrorKind, Read, Write};
@@ -16,6 +18,12 @@ use anyhow::{Context, Result, bail};
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 /// How much of an error message is kept.
 const ERROR_BYTES_MAX: usize = 4096;
+/// How much of a row is kept.
+const ROW_BYTES_MAX: usize = 256;
+/// Process id and secret of a cancel key in protocol 3.0.
+const KEY_BYTES: usize = 8;
+/// How long the answer to a cancel request (the end of its connection) may take.
+const CANCEL_LIMIT: Duration = Duration::from_secs(5);
 
 /// A logged-in connection.
 #[derive(Debug)]
@@ -35,9 +43,7 @@ impl Client {
             .set_read_timeout(Some(SILENCE_LIMIT))
             .context("cannot set a timeout")?;
         let mut client = Self { stream };
-        let mut packet = 196_608_u32.to_be_bytes().to_vec();
-        packet.extend_from_slice(b"user\0postgres\0database\0postgres\0\0");
-        client.send(&[&length_of(&packet), packet.as_slice()].concat())?;
+        client.send(&startup_packet())?;
         client.read_answer(buffer)?;
         Ok(client)
     }
@@ -47,8 +53,18 @@ impl Client {
     /// # Errors
     /// The connection is lost or the server reports an error.
     pub(crate) fn simple(&mut self, sql: &str, buffer: &mut [u8]) -> Result<u64> {
-        self.send(&message(b'Q', &[sql.as_bytes(), b"\0"].concat()))?;
-        self.read_answer(buffer)
+        self.send(&query(sql))?;
+        Ok(self.read_answer(buffer)?.1)
+    }
+
+    /// Runs a simple query and returns the first column of its last row as text.
+    ///
+    /// # Errors
+    /// The connection is lost, the server reports an error, or there is no row.
+    pub(crate) fn value(&mut self, sql: &str, buffer: &mut [u8]) -> Result<String> {
+        self.send(&query(sql))?;
+        let (answer, _) = self.read_answer(buffer)?;
+        answer.first_column().context("no value in the answer")
     }
 
     /// Parses a query as `statement` (empty for the unnamed one), runs it through the unnamed
@@ -74,7 +90,7 @@ impl Client {
             message(b'S', b""),
         ];
         self.send(&messages.concat())?;
-        self.read_answer(buffer)
+        Ok(self.read_answer(buffer)?.1)
     }
 
     /// Says goodbye and closes.
@@ -96,7 +112,8 @@ impl Client {
         self.stream.write_all(bytes).context("cannot send")
     }
 
-    fn read_answer(&mut self, buffer: &mut [u8]) -> Result<u64> {
+    /// The answer and how many bytes it had.
+    fn read_answer(&mut self, buffer: &mut [u8]) -> Result<(Answer, u64)> {
         let mut answer = Answer::default();
         let mut received = 0;
         while !answer.is_complete {
@@ -110,7 +127,50 @@ impl Client {
         if !answer.error.is_empty() {
             bail!("server error{}", answer.error_suffix());
         }
-        Ok(received)
+        Ok((answer, received))
+    }
+}
+
+/// The first packet of user `postgres` for database `postgres`, protocol 3.0.
+pub(crate) fn startup_packet() -> Vec<u8> {
+    let mut packet = 196_608_u32.to_be_bytes().to_vec();
+    packet.extend_from_slice(b"user\0postgres\0database\0postgres\0\0");
+    [&length_of(&packet), packet.as_slice()].concat()
+}
+
+/// A simple query as sent.
+pub(crate) fn query(sql: &str) -> Vec<u8> {
+    message(b'Q', &[sql.as_bytes(), b"\0"].concat())
+}
+
+/// What a server gives a client to cancel its queries with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CancelKey([u8; KEY_BYTES]);
+
+impl CancelKey {
+    /// Asks over a connection of its own to cancel what the owner of the key runs, and waits until
+    /// the other side has closed that connection.
+    ///
+    /// # Errors
+    /// No connection, or it is not closed in time.
+    pub(crate) fn cancel(self, address: SocketAddr) -> Result<()> {
+        let mut stream = TcpStream::connect(address).context("cannot connect to cancel")?;
+        stream
+            .set_read_timeout(Some(CANCEL_LIMIT))
+            .context("cannot set a timeout")?;
+        let code = 80_877_102_u32.to_be_bytes();
+        let body = [code.as_slice(), &self.0].concat();
+        stream
+            .write_all(&[length_of(&body).as_slice(), &body].concat())
+            .context("cannot send a cancel request")?;
+        match stream.read(&mut [0; 64]) {
+            // A close with a reset is a close.
+            Err(error) if error.kind() != ErrorKind::ConnectionReset => {
+                Err(error).context("cancel request was not answered")
+            }
+            Ok(0) | Err(_) => Ok(()),
+            Ok(_) => bail!("cancel request was answered with data"),
+        }
     }
 }
 
@@ -127,18 +187,66 @@ fn length_of(body: &[u8]) -> [u8; 4] {
 
 /// Follows the messages of one answer until `ReadyForQuery`, however they are cut into reads.
 #[derive(Debug, Default)]
-struct Answer {
+pub(crate) struct Answer {
     /// Tag and length of the message that began, as far as they were received.
     header: Vec<u8>,
     /// Bytes of its body still to come.
     body_left: usize,
     authentication: Vec<u8>,
     error: Vec<u8>,
+    key: Vec<u8>,
+    row: Vec<u8>,
     is_complete: bool,
 }
 
 impl Answer {
-    fn feed(&mut self, mut bytes: &[u8]) -> Result<()> {
+    /// Forgets what was kept, before the next answer. A message that is cut stays where it is.
+    pub(crate) fn reset(&mut self) {
+        for kept in [
+            &mut self.authentication,
+            &mut self.error,
+            &mut self.key,
+            &mut self.row,
+        ] {
+            kept.clear();
+        }
+        self.is_complete = false;
+    }
+
+    /// Whether `ReadyForQuery` came.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.is_complete
+    }
+
+    /// The cancel key, if one came.
+    pub(crate) fn cancel_key(&self) -> Option<CancelKey> {
+        self.key.as_slice().try_into().ok().map(CancelKey)
+    }
+
+    /// The first column of the last row as text; `None` without a row, for NULL, and when it is
+    /// longer than what is kept.
+    pub(crate) fn first_column(&self) -> Option<String> {
+        // Number of columns, length of the first one, its bytes.
+        let length = self.row.get(2..6)?.try_into().ok()?;
+        let end = 6_usize.checked_add(usize::try_from(i32::from_be_bytes(length)).ok()?)?;
+        String::from_utf8(self.row.get(6..end)?.to_vec()).ok()
+    }
+
+    /// The SQLSTATE of an error, empty when it had none; `None` without an error.
+    pub(crate) fn sqlstate(&self) -> Option<String> {
+        if self.error.is_empty() {
+            return None;
+        }
+        let mut fields = self.error.split(|&byte| byte == 0);
+        let code = fields.find_map(|field| field.strip_prefix(b"C"));
+        Some(String::from_utf8_lossy(code.unwrap_or_default()).into_owned())
+    }
+
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// They are not the protocol's, or a password is wanted.
+    pub(crate) fn feed(&mut self, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
             if self.header.len() < 5 {
                 let count = bytes.len().min(5 - self.header.len());
@@ -170,16 +278,21 @@ impl Answer {
             bail!("message with length {length}")
         };
         self.body_left = body as usize;
+        if self.header[0] == b'D' {
+            self.row.clear();
+        }
         Ok(())
     }
 
     fn body(&mut self, part: &[u8]) {
-        let kept = match self.header.first() {
-            Some(b'E') => &mut self.error,
-            Some(b'R') => &mut self.authentication,
+        let (kept, most) = match self.header.first() {
+            Some(b'E') => (&mut self.error, ERROR_BYTES_MAX),
+            Some(b'R') => (&mut self.authentication, ERROR_BYTES_MAX),
+            Some(b'K') => (&mut self.key, KEY_BYTES),
+            Some(b'D') => (&mut self.row, ROW_BYTES_MAX),
             _ => return,
         };
-        let count = part.len().min(ERROR_BYTES_MAX.saturating_sub(kept.len()));
+        let count = part.len().min(most.saturating_sub(kept.len()));
         kept.extend_from_slice(&part[..count]);
     }
 
@@ -194,7 +307,7 @@ impl Answer {
     }
 
     /// The readable fields of an `ErrorResponse`, for the end of a message.
-    fn error_suffix(&self) -> String {
+    pub(crate) fn error_suffix(&self) -> String {
         let fields = self
             .error
             .split(|&byte| byte == 0)
@@ -272,6 +385,23 @@ mod tests {
             .feed(&message(b'E', b"SFATAL\0C53300\0Mtoo many\0\0"))
             .expect("an error");
         assert_eq!(answer.error_suffix(), ": FATAL 53300 too many");
+        assert_eq!(answer.sqlstate().as_deref(), Some("53300"));
+        answer.reset();
+        assert_eq!(answer.sqlstate(), None);
+    }
+
+    #[test]
+    fn cancel_key_and_last_row_are_kept() {
+        let mut answer = Answer::default();
+        let row = |value: &[u8]| message(b'D', &[b"\0\x01\0\0\0\x02", value].concat());
+        let bytes = [message(b'K', b"12345678"), row(b"17"), row(b"42")].concat();
+        answer.feed(&bytes).expect("messages");
+        assert_eq!(answer.cancel_key(), Some(CancelKey(*b"12345678")));
+        assert_eq!(answer.first_column().as_deref(), Some("42"));
+        answer
+            .feed(&message(b'D', b"\0\x01\xff\xff\xff\xff"))
+            .expect("NULL");
+        assert_eq!(answer.first_column(), None);
     }
 
     #[test]

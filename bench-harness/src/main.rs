@@ -9,6 +9,7 @@
 //!    │     ├── load       pgbench              ┐
 //!    │     ├── bulk       large answers, logins├── probe ── cpu, memory, proc_tree
 //!    │     └── idle       idle clients         ┘
+//!    ├── mesh             checks that shards are one pool, with clients of its own
 //!    └── report, plot     JSON, Markdown, SVG
 //! ```
 //!
@@ -27,6 +28,7 @@ mod interrupt;
 mod load;
 mod machine;
 mod memory;
+mod mesh;
 mod metric;
 mod plot;
 mod pooler;
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         .and_then(|()| idle::raise_file_limit())
         .and_then(|()| match arguments.command {
             Command::Run(options) => run(&options),
+            Command::Mesh(options) => mesh::run(&options),
             Command::Demo(options) => demo(&options),
             Command::List(options) => list(&options),
         });
@@ -139,6 +142,10 @@ fn list(options: &TargetOptions) -> Result<()> {
     println!("scenarios:");
     for scenario in scenario::all() {
         println!("  {:<18} {}", scenario.name, scenario.description);
+    }
+    println!("checks of mesh:");
+    for (name, description) in mesh::checks() {
+        println!("  {name:<18} {description}");
     }
     Ok(())
 }

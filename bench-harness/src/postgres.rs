@@ -163,6 +163,11 @@ impl Postgres {
         self.programs.join("pgbench").display().to_string()
     }
 
+    /// The path of the psql program of the same installation.
+    pub(crate) fn psql(&self) -> String {
+        self.programs.join("psql").display().to_string()
+    }
+
     /// A new directory beside the cluster that the server's user may also use.
     ///
     /// # Errors

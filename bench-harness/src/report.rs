@@ -322,7 +322,7 @@ fn show(metric: Metric, summary: &Summary) -> String {
 }
 
 /// A Markdown table with aligned columns, readable as plain text too.
-fn table(header: &[String], rows: &[Vec<String>]) -> String {
+pub(crate) fn table(header: &[String], rows: &[Vec<String>]) -> String {
     let width_of = |cell: &String| cell.chars().count();
     let mut widths: Vec<usize> = header.iter().map(width_of).collect();
     for row in rows {

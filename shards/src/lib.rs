@@ -50,8 +50,8 @@ pub use ring::send_queue::Piece;
 pub use runtime::{Context, Fleet, launch, run_one, spawn};
 pub use shard_id::{ShardCount, ShardId};
 pub use socket2::Socket;
-pub use stream::{Detached, Stream, watched};
-pub use timer::{Sleep, now, sleep, sleep_until, until};
+pub use stream::{Detached, Stream, wake, watched};
+pub use timer::{Sleep, now, sleep, sleep_until, thread_cpu_time, until};
 pub use topology::{Cpu, Topology};
 
 /// System calls that this shard's ring has made so far: one per turn.

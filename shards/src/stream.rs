@@ -26,9 +26,11 @@ use crate::ring::{RingRef, current};
 pub struct Stream {
     id: u32,
     linger: bool,
-    taken: bool,
     ring: RingRef,
 }
+
+/// Number of a stream whose socket has been taken off the shard. No slot has it.
+const DETACHED: u32 = u32::MAX;
 
 /// A stream between two shards: the socket and the bytes that arrived but were not taken.
 ///
@@ -53,7 +55,6 @@ impl Stream {
         Self {
             id,
             linger: true,
-            taken: false,
             ring,
         }
     }
@@ -197,16 +198,33 @@ impl Stream {
     ///
     /// Waits until the receive has ended and everything queued has been sent.
     pub async fn detach(mut self) -> Detached {
-        poll_fn(|context| self.poll_quiescent(context)).await;
+        poll_fn(|context| self.poll_detach(context)).await
+    }
+
+    /// As [`Stream::detach`], for machines that are polled. Until it is ready the stream can still
+    /// be used as before: the next receive takes up what this has begun to end.
+    ///
+    /// # Panics
+    ///
+    /// Every function of the stream does, once this has been ready: there is no socket any more.
+    pub fn poll_detach(&mut self, context: &mut Context<'_>) -> Poll<Detached> {
+        if self.poll_quiescent(context).is_pending() {
+            return Poll::Pending;
+        }
         let mut unread = Vec::new();
         while let Some(chunk) = self.take_received() {
             unread.extend_from_slice(&chunk);
         }
-        self.taken = true;
         let fd = self.ring.borrow_mut().take_fd(self.id);
+        self.id = DETACHED;
         // SAFETY: the slot owned the descriptor and has just given it up.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        Detached { socket, unread }
+        Poll::Ready(Detached { socket, unread })
+    }
+
+    /// Names this stream among those of its shard, for [`wake`].
+    pub const fn id(&self) -> u32 {
+        self.id
     }
 }
 
@@ -220,7 +238,7 @@ impl AsFd for Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if self.taken {
+        if self.id == DETACHED {
             return;
         }
         let owner = self.ring.borrow_mut().release(self.id, self.linger);
@@ -232,6 +250,18 @@ impl std::fmt::Debug for Stream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Stream({})", self.id)
     }
+}
+
+/// Wakes the task that waits for stream `id` of this shard, if there is one, although there is no news.
+///
+/// The number of a stream that has been dropped may belong to another one: whoever is woken finds
+/// nothing and waits on.
+///
+/// # Panics
+///
+/// On a thread that runs no shard.
+pub fn wake(id: u32) {
+    current().borrow().wake(id);
 }
 
 /// Waits for news of watched streams and appends their numbers to `numbers`, which must be empty.

@@ -1,6 +1,6 @@
 //! Time on a shard: the time of the turn, and deadlines.
 //!
-//! **Owns:** [`Sleep`].
+//! **Owns:** [`Sleep`], [`thread_cpu_time`].
 //! **Does not own:** the timers themselves (`ring::wait`): the next one bounds the wait of the ring,
 //! so no system call is spent on any of them.
 
@@ -18,6 +18,14 @@ use crate::ring::{RingRef, current};
 /// On a thread that runs no shard.
 pub fn now() -> Instant {
     current().borrow().now()
+}
+
+/// CPU time that the calling thread has used so far. Called on a shard, that is the time the shard
+/// was busy: its thread does nothing else. Costs one system call.
+pub fn thread_cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    // Both parts are positive: the clock starts at 0.
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// A future that is ready at its deadline.
@@ -99,4 +107,25 @@ pub async fn until<F: Future>(deadline: Instant, future: F) -> Option<F::Output>
         sleep.as_mut().poll(context).map(|()| None)
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_time_counts_work_of_this_thread_and_not_waiting() {
+        let start = thread_cpu_time();
+        let other = std::thread::spawn(thread_cpu_time);
+        assert!(other.join().expect("does not panic") < Duration::from_secs(1));
+        let mut rounds = 0_u64;
+        while thread_cpu_time() < start + Duration::from_millis(5) {
+            rounds = std::hint::black_box(rounds + 1);
+        }
+        assert!(rounds > 0);
+        let before_wait = (thread_cpu_time(), Instant::now());
+        std::thread::park_timeout(Duration::from_millis(30));
+        let waited = before_wait.1.elapsed();
+        assert!(thread_cpu_time().saturating_sub(before_wait.0) < waited);
+    }
 }

@@ -1,4 +1,4 @@
-//! The control thread: signals, reloads, and work that would block a shard.
+//! The control thread: signals, reloads, metrics, and work that would block a shard.
 //!
 //! **Owns:** everything of the process that is not per query.
 //! **Does not own:** anything on the path of a query.
@@ -19,6 +19,7 @@ use crate::auth::derive_keys;
 use crate::config;
 
 use super::mailbox::{ShardMessage, Work, WorkResult};
+use super::scrape::Scrape;
 
 /// How often a message that did not fit is tried again.
 const RETRY: Duration = Duration::from_millis(5);
@@ -62,7 +63,7 @@ pub fn prepare() -> io::Result<Prepared> {
     Ok(Prepared { runtime, signals })
 }
 
-/// Runs until the process is told to stop; then tells the shards.
+/// Runs until the process is told to stop, and tells the shards then. Serves `scrape` meanwhile.
 ///
 /// # Errors
 ///
@@ -71,9 +72,13 @@ pub fn control(
     prepared: Prepared,
     seat: ControlSeat<ShardMessage>,
     config_file: PathBuf,
+    scrape: Option<Scrape>,
 ) -> io::Result<()> {
     let Prepared { runtime, signals } = prepared;
     runtime.block_on(async {
+        if let Some(scrape) = scrape {
+            tokio::spawn(scrape.serve());
+        }
         let (done, results) = unbounded_channel();
         #[expect(
             deprecated,
@@ -101,10 +106,13 @@ impl Control {
             tokio::select! {
                 _ = signals.terminate.recv() => break,
                 _ = signals.interrupt.recv() => break,
-                _ = signals.hang_up.recv() => self.reload().await,
+                _ = signals.hang_up.recv() => {
+                    // What is wrong is in the log.
+                    let _ = self.reload().await;
+                }
                 ready = bell.readable() => {
                     ready?.clear_ready();
-                    self.read_messages();
+                    self.read_messages().await;
                 }
                 Some((shard, number, result)) = results.recv() => {
                     if let Seat::Shard(shard) = shard {
@@ -131,14 +139,12 @@ impl Control {
         }
     }
 
-    async fn reload(&self) {
-        let loaded = match config::load(&self.config_file) {
-            Ok(loaded) => loaded,
-            Err(error) => {
-                tracing::error!(%error, "Config reload error, the old configuration stays");
-                return;
-            }
-        };
+    /// Reads the configuration again and gives it to the shards; otherwise says why not.
+    async fn reload(&self) -> Result<(), String> {
+        let loaded = config::load(&self.config_file).map_err(|error| {
+            tracing::error!(%error, "Config reload error, the old configuration stays");
+            error.to_string()
+        })?;
         for warning in &loaded.warnings {
             tracing::warn!("configuration: {warning}");
         }
@@ -148,39 +154,59 @@ impl Control {
             self.send(ShardId::new(shard as u16), message).await;
         }
         tracing::info!("configuration reloaded");
+        Ok(())
     }
 
-    fn read_messages(&mut self) {
+    async fn read_messages(&mut self) {
         while let Some((from, message)) = self.seat.try_receive() {
             match message {
-                ShardMessage::Ask { number, work } => self.start(from, number, *work),
+                ShardMessage::Ask { number, work } => {
+                    self.start(from, number, *work).await;
+                }
                 other => tracing::error!(?from, message = ?other, "a message for somebody else"),
             }
         }
     }
 
-    fn start(&self, from: Seat, number: u32, work: Work) {
-        let done = self.done.clone();
-        tokio::spawn(async move {
-            let result = match work {
-                Work::Resolve { host, port } => WorkResult::Resolved(resolve(&host, port).await),
-                Work::Derive {
-                    password,
-                    salt,
-                    iterations,
-                } => {
-                    let derive = move || derive_keys(password.expose(), &salt, iterations);
-                    let keys = tokio::task::spawn_blocking(derive).await;
-                    WorkResult::Derived(match keys {
-                        Ok(Ok(keys)) => Ok(keys),
-                        Ok(Err(error)) => Err(error.to_string()),
-                        Err(error) => Err(error.to_string()),
-                    })
-                }
-            };
-            // The receiver is gone only when the process ends.
-            let _ = done.send((from, number, result));
-        });
+    /// Does what is asked for; what takes long, beside everything else.
+    async fn start(&self, from: Seat, number: u32, work: Work) {
+        let answer = Answerer {
+            done: self.done.clone(),
+            from,
+            number,
+        };
+        match work {
+            Work::Resolve { host, port } => {
+                tokio::spawn(async move {
+                    answer.give(WorkResult::Resolved(resolve(&host, port).await));
+                });
+            }
+            Work::Derive {
+                password,
+                salt,
+                iterations,
+            } => {
+                tokio::task::spawn_blocking(move || {
+                    let keys = derive_keys(password.expose(), &salt, iterations);
+                    answer.give(WorkResult::Derived(keys.map_err(|error| error.to_string())));
+                });
+            }
+            Work::Reload => answer.give(WorkResult::Reloaded(self.reload().await)),
+        }
+    }
+}
+
+/// Takes the result of one errand.
+struct Answerer {
+    done: UnboundedSender<(Seat, u32, WorkResult)>,
+    from: Seat,
+    number: u32,
+}
+
+impl Answerer {
+    fn give(self, result: WorkResult) {
+        // The receiver is gone only when the process ends.
+        let _ = self.done.send((self.from, self.number, result));
     }
 }
 

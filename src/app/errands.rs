@@ -148,7 +148,7 @@ impl Errands for DeskErrands {
             match desk.run(work).await? {
                 WorkResult::Resolved(Ok(addresses)) => Ok(addresses),
                 WorkResult::Resolved(Err(reason)) => Err(io::Error::other(reason)),
-                WorkResult::Derived(_) => Err(io::Error::other("an answer to another errand")),
+                _ => Err(io::Error::other("an answer to another errand")),
             }
         })
     }
@@ -176,7 +176,17 @@ impl Errands for DeskErrands {
                     Ok(keys)
                 }
                 WorkResult::Derived(Err(reason)) => Err(io::Error::other(reason)),
-                WorkResult::Resolved(_) => Err(io::Error::other("an answer to another errand")),
+                _ => Err(io::Error::other("an answer to another errand")),
+            }
+        })
+    }
+
+    fn reload(&self) -> Answer<()> {
+        let desk = Rc::clone(&self.0);
+        Box::pin(async move {
+            match desk.run(Work::Reload).await? {
+                WorkResult::Reloaded(outcome) => outcome.map_err(io::Error::other),
+                _ => Err(io::Error::other("an answer to another errand")),
             }
         })
     }

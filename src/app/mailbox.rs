@@ -6,12 +6,15 @@
 //! **Invariant:** a message is small; what is large travels behind a pointer.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::auth::ScramKeys;
 use crate::config::{Config, Secret};
 use crate::pool::PoolId;
 use crate::pool::travel::Letter;
+use crate::session::cancel::Forwarded;
+use crate::session::resume::{Notice, SessionRecord};
 
 /// A message between two seats.
 #[derive(Debug)]
@@ -32,10 +35,28 @@ pub enum ShardMessage {
     },
     /// Between shards: a letter of one pool's part to another.
     Pool(Box<(PoolId, Letter)>),
+    /// To the shard that gave out `key`: run this cancel request, then answer.
+    Cancel {
+        /// Names the request on the shard that asks.
+        ticket: u32,
+        /// What is asked.
+        request: Box<Forwarded>,
+    },
+    /// To the shard that asked: its cancel request `ticket` is over, whatever came of it.
+    CancelDone {
+        /// Names the request on the shard that asked.
+        ticket: u32,
+    },
+    /// To a shard: serve this fresh connection.
+    Client(OwnedFd),
     /// To a shard: this is the configuration from now on.
     Reload(Arc<Config>),
+    /// To a shard: go on with this session.
+    Session(Box<SessionRecord>),
     /// To a shard: close everything and end.
     Stop,
+    /// To a shard: where a session is that has logged in there.
+    Whereabouts(Notice),
 }
 
 /// Work that would block a shard.
@@ -57,6 +78,8 @@ pub enum Work {
         /// The iteration count.
         iterations: u32,
     },
+    /// Read the configuration again.
+    Reload,
 }
 
 /// What has come of work; errors as text.
@@ -66,6 +89,8 @@ pub enum WorkResult {
     Resolved(Result<Vec<SocketAddr>, String>),
     /// Keys.
     Derived(Result<ScramKeys, String>),
+    /// The configuration has been read and is on its way to the shards.
+    Reloaded(Result<(), String>),
 }
 
 const _: () = assert!(

@@ -4,12 +4,17 @@
 //! the messages between them.
 //! **Does not own:** anything a client or server sees on the wire.
 
+pub mod balance;
+pub mod busy;
+pub mod cancels;
 pub mod cli;
 pub mod control;
 pub mod errands;
+pub mod hand_over;
 pub mod logging;
 pub mod mailbox;
 pub mod not_yet;
 pub mod post;
 pub mod run;
+pub mod scrape;
 pub mod shard_main;

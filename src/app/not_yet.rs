@@ -23,10 +23,6 @@ pub fn warnings(config: &Config) -> Vec<&'static str> {
             "tls_certificate has no effect yet: clients that ask for TLS are told no",
         ),
         (
-            config.prometheus.enabled,
-            "[prometheus] has no effect yet: there are no metrics",
-        ),
-        (
             config.talos.is_some(),
             "[talos] has no effect yet: such clients cannot log in",
         ),

@@ -80,15 +80,18 @@ impl PostOffice {
     pub async fn keep_trying(self: Rc<Self>) {
         loop {
             self.alarm.ring().await;
-            let mut waiting = self.waiting.borrow_mut();
-            for (to, queue) in waiting.iter_mut().enumerate() {
-                while let Some(message) = queue.pop_front() {
-                    if let Err(message) = self.try_send(to, message) {
-                        queue.push_front(message);
-                        self.alarm.at_most(shards::now() + PAUSE);
-                        break;
-                    }
-                }
+            for (to, queue) in self.waiting.borrow_mut().iter_mut().enumerate() {
+                self.send_waiting(to, queue);
+            }
+        }
+    }
+
+    fn send_waiting(&self, to: usize, queue: &mut VecDeque<ShardMessage>) {
+        while let Some(message) = queue.pop_front() {
+            if let Err(message) = self.try_send(to, message) {
+                queue.push_front(message);
+                self.alarm.at_most(shards::now() + PAUSE);
+                return;
             }
         }
     }

@@ -25,6 +25,8 @@ use crate::session::shard::Connections;
 
 use super::cli::{self, Cli, EXIT_CONFIG};
 use super::control::{control, prepare};
+use super::hand_over::OnTheirWay;
+use super::scrape::{self, Scrape, Sources};
 use super::shard_main::{Shared, shard_main};
 use super::{logging, not_yet};
 
@@ -104,16 +106,19 @@ fn serve(cli: &Cli, config: &Arc<Config>) -> Result<(), Refused> {
     let address = listen_address(general)?;
     let refused = |error| Refused::new(EXIT_CONFIG, &format!("cannot listen on {address}"), &error);
     check_free(address).map_err(refused)?;
-    for _ in &placement.plans {
-        listeners.push(listen(general, address).map_err(refused)?);
-    }
     let shared = Shared {
         config: Arc::clone(config),
         connections: Connections::default(),
         budget: Budget::default(),
         fleet: Fleet::new(placement.plans.len()),
+        on_their_way: OnTheirWay::new(placement.plans.len()),
         mock_secret: rand::rng().random(),
     };
+    // Before the address for clients: who can connect there finds the rest in place.
+    let scrape = listen_for_scrapes(config, &shared)?;
+    for _ in &placement.plans {
+        listeners.push(listen(general, address).map_err(refused)?);
+    }
     let (fleet, seat) = launch(&placement.plans, move |context| {
         shard_main(
             context,
@@ -123,7 +128,7 @@ fn serve(cli: &Cli, config: &Arc<Config>) -> Result<(), Refused> {
     })
     .map_err(os("cannot start the shards"))?;
     tracing::info!(%address, shards = placement.plans.len(), "Waiting for dear clients");
-    control(prepared, seat, cli.config_file.clone())
+    control(prepared, seat, cli.config_file.clone(), scrape)
         .map_err(os("the control thread has failed"))?;
     let (ended, ends) = mpsc::channel();
     std::thread::spawn(move || {
@@ -144,6 +149,30 @@ fn listen_address(general: &General) -> Result<SocketAddr, Refused> {
     found
         .next()
         .ok_or_else(|| Refused::new(EXIT_CONFIG, &text, &"no address"))
+}
+
+/// The socket for metrics, if they are wanted.
+fn listen_for_scrapes(config: &Config, shared: &Shared) -> Result<Option<Scrape>, Refused> {
+    let prometheus = &config.prometheus;
+    if !prometheus.enabled {
+        return Ok(None);
+    }
+    let refused = |error: io::Error| {
+        let what = format!(
+            "cannot listen on [prometheus] {}:{}",
+            prometheus.host, prometheus.port
+        );
+        Refused::new(EXIT_CONFIG, &what, &error)
+    };
+    let address = scrape::address(prometheus).map_err(refused)?;
+    let sources = Sources {
+        fleet: shared.fleet.clone(),
+        connections: shared.connections.clone(),
+        budget: shared.budget.clone(),
+    };
+    let scrape = Scrape::bind(address, sources).map_err(refused)?;
+    tracing::info!(%address, "metrics are served at /metrics");
+    Ok(Some(scrape))
 }
 
 /// Finds out whether another process listens on `address`. The shards share their address among

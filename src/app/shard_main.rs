@@ -1,28 +1,32 @@
 //! What one shard runs.
 //!
-//! **Owns:** the shard's tasks: accepting, messages, housekeeping, watching idle servers.
-//! **Does not own:** what they work on (`session`, `pool`).
+//! **Owns:** the shard's tasks: messages, housekeeping, watching idle servers.
+//! **Does not own:** what they work on (`session`, `pool`), clients that come and go (`hand_over`).
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use shards::{Context, Inbox, Listener, Seat, Socket, Stream, sleep_until, spawn};
+use shards::{Context, Inbox, Listener, Outbox, Seat, Socket, sleep_until, spawn};
 
 use crate::config::Config;
 use crate::metrics::Fleet;
 use crate::pool::Host;
+use crate::server::Canceller;
 use crate::session::budget::Budget;
-use crate::session::login::log_in;
+use crate::session::cancel::{Cancels, Place};
 use crate::session::registry::Registry;
+use crate::session::resume::Neighbours;
 use crate::session::shard::Connections;
 use crate::session::{Directory, Shard};
 
+use super::busy;
+use super::cancels::{MeshOutbox, run_cancel};
 use super::errands::{DeskErrands, ErrandDesk};
+use super::hand_over::{OnTheirWay, Post, accept, client_arrived, rebalance, session_arrived};
 use super::mailbox::ShardMessage;
 use super::post::PostOffice;
 
@@ -31,6 +35,8 @@ const REST_MIN: Duration = Duration::from_millis(1);
 
 /// How often permits that a shard does not need are given back.
 const SETTLE_PERIOD: Duration = Duration::from_secs(1);
+/// Number of this process among those that hand clients on to each other.
+const GENERATION: u8 = 0;
 
 /// What the shards of a process share from the start.
 #[derive(Clone)]
@@ -43,6 +49,8 @@ pub struct Shared {
     pub budget: Budget,
     /// The numbers of all shards.
     pub fleet: Fleet,
+    /// Clients between two shards.
+    pub on_their_way: OnTheirWay,
     /// Makes the salts of users who do not exist.
     pub mock_secret: [u8; 32],
 }
@@ -51,16 +59,44 @@ pub struct Shared {
 pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listeners: Vec<Socket>) {
     let desk = ErrandDesk::new(context.outbox.clone());
     let place = (context.id.index(), context.count);
-    let post = PostOffice::new(context.outbox.clone(), place, shared.fleet.clone());
+    let office = PostOffice::new(context.outbox.clone(), place, shared.fleet.clone());
     let errands = Rc::new(DeskErrands(Rc::clone(&desk)));
-    let host = Host::new(place, errands, Rc::clone(&post) as _, shared.fleet.clone());
+    let host = Host::new(
+        place,
+        errands,
+        Rc::clone(&office) as _,
+        shared.fleet.clone(),
+    );
     let directory = Directory::new(shared.config, &host, None);
+    let post = Post::new(
+        place.0,
+        context.outbox.clone(),
+        Rc::clone(&office),
+        shared.fleet.clone(),
+        shared.on_their_way,
+    );
+    let neighbours = Rc::clone(&post) as Rc<dyn Neighbours>;
+    let name = (place.0 as u16, GENERATION);
+    let registry = Registry::new(name, Rc::clone(&neighbours), shards::now());
+    let cancels = Cancels::new(
+        Place {
+            generation: GENERATION,
+            index: place.0,
+            count: place.1,
+        },
+        Rc::clone(&registry),
+        Canceller::new(shared.fleet.clone(), place.0),
+        shared.fleet.clone(),
+        Box::new(MeshOutbox(context.outbox.clone())),
+    );
     let shard = Rc::new(Shard {
         index: place.0,
         count: place.1,
-        generation: 0,
+        generation: GENERATION,
         directory: RefCell::new(Rc::new(directory)),
-        registry: Rc::new(Registry::default()),
+        registry,
+        cancels,
+        neighbours,
         host,
         connections: shared.connections,
         budget: shared.budget,
@@ -68,24 +104,51 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
         mock_secret: shared.mock_secret,
     });
     for listener in listeners {
-        spawn(accept(Rc::clone(&shard), Listener::new(listener)));
+        spawn(accept(
+            Rc::clone(&shard),
+            Rc::clone(&post),
+            Listener::new(listener),
+        ));
     }
     spawn(watch_idle(Rc::clone(&shard)));
     spawn(review_pools(Rc::clone(&shard)));
     spawn(settle_pools(Rc::clone(&shard)));
-    spawn(post.keep_trying());
+    spawn(office.keep_trying());
     spawn(keep_house(Rc::clone(&shard)));
-    read_messages(&shard, &desk, context.inbox).await;
+    spawn(busy::measure(Rc::clone(&shard)));
+    if place.1 > 1 {
+        spawn(rebalance(Rc::clone(&shard), Rc::clone(&post)));
+    }
+    read_messages(&shard, (&desk, &post), &context.outbox, context.inbox).await;
     for tenant in shard.directory().tenants() {
         tenant.pool.retire_for_good();
     }
 }
 
-async fn read_messages(shard: &Rc<Shard>, desk: &ErrandDesk, mut inbox: Inbox<ShardMessage>) {
+async fn read_messages(
+    shard: &Rc<Shard>,
+    (desk, post): (&ErrandDesk, &Post),
+    outbox: &Outbox<ShardMessage>,
+    mut inbox: Inbox<ShardMessage>,
+) {
     loop {
         match inbox.receive().await {
             (_, ShardMessage::Stop) => return,
             (_, ShardMessage::Answer { number, result }) => desk.answer(number, result),
+            (from, ShardMessage::Cancel { ticket, request }) => {
+                spawn(run_cancel(
+                    Rc::clone(shard),
+                    outbox.clone(),
+                    (from, ticket),
+                    request,
+                ));
+            }
+            (_, ShardMessage::CancelDone { ticket }) => shard.cancels.done(ticket),
+            (_, ShardMessage::Client(socket)) => client_arrived(shard, post, socket),
+            (_, ShardMessage::Session(record)) => session_arrived(shard, post, record),
+            (Seat::Shard(from), ShardMessage::Whereabouts(notice)) => {
+                shard.registry.notice(from.index() as u16, notice);
+            }
             (Seat::Control, ShardMessage::Reload(config)) => reload(shard, config),
             (Seat::Shard(from), ShardMessage::Pool(letter)) => {
                 let (id, letter) = *letter;
@@ -104,29 +167,6 @@ fn reload(shard: &Rc<Shard>, config: Arc<Config>) {
     shard.host.end_reload();
     // The housekeeper opens what new pools keep open.
     shard.host.alarm.at_most(shards::now());
-}
-
-async fn accept(shard: Rc<Shard>, mut listener: Listener) {
-    loop {
-        match listener.accept().await {
-            Ok(socket) => spawn(serve(Rc::clone(&shard), socket)),
-            Err(error) => {
-                tracing::error!(%error, "the listening socket has failed");
-                return;
-            }
-        }
-    }
-}
-
-/// One client, from accept to close. The login is boxed: a logged-in client does not carry it.
-async fn serve(shard: Rc<Shard>, socket: OwnedFd) {
-    let limit = shard.directory().config.general.max_connections;
-    let connection = shard.connections.open(limit);
-    let stream = Stream::new(socket);
-    let session = Box::pin(log_in(shard, stream, connection)).await;
-    if let Some(session) = session {
-        session.await;
-    }
 }
 
 /// Reads what idle servers say, and notices when they end.
@@ -151,7 +191,10 @@ async fn review_pools(shard: Rc<Shard>) {
 
 /// Has pools give back permits that they do not need. A single shard has nobody to give them to.
 async fn settle_pools(shard: Rc<Shard>) {
-    while shard.count > 1 {
+    if shard.count == 1 {
+        return;
+    }
+    loop {
         sleep_until(shards::now() + SETTLE_PERIOD).await;
         let directory = shard.directory();
         for pool in directory.pools() {

@@ -219,6 +219,19 @@ pub fn combine(md5: Decision, scram: Decision, stored: &StoredPassword) -> Login
     }
 }
 
+/// Turns the verdicts of both walks into a login method for the console, whose user is not one of a
+/// pool: md5 is asked for whichever method the rules name. A `reject` in either walk wins over a
+/// password, and `trust` in either walk over both.
+pub const fn console_method(md5: Decision, scram: Decision) -> LoginMethod {
+    let challenge = Challenge::Md5;
+    match (md5, scram) {
+        _ if !is_permitted(md5, scram) => LoginMethod::NotPermitted,
+        (Decision::Trust, _) | (_, Decision::Trust) => LoginMethod::Trust,
+        (Decision::Deny, _) | (_, Decision::Deny) => LoginMethod::Deny { challenge },
+        _ => LoginMethod::Ask(challenge),
+    }
+}
+
 /// What a client is told for [`LoginMethod::NotPermitted`]; SQLSTATE `28000`.
 pub fn not_permitted_message(client: &HbaClient<'_>) -> String {
     let address = client

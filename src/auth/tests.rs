@@ -6,8 +6,8 @@
 use std::net::IpAddr;
 
 use super::hba::{
-    Challenge, Decision, HbaClient, LoginMethod, WantedMethod, combine, decide, decide_by_network,
-    denied_message, is_permitted, not_permitted_message,
+    Challenge, Decision, HbaClient, LoginMethod, WantedMethod, combine, console_method, decide,
+    decide_by_network, denied_message, is_permitted, not_permitted_message,
 };
 use super::verifier::StoredPassword;
 use crate::config::hba::{IpNet, parse_rules};
@@ -205,4 +205,22 @@ fn refusals_name_the_client() {
         "Connection with scram password from IP address 10.1.2.3:5000 to u@d is not permitted by \
          HBA configuration. Please contact your database administrator."
     );
+}
+
+#[test]
+fn the_console_asks_for_md5_whichever_method_a_rule_names() {
+    let challenge = Challenge::Md5;
+    for (md5, scram, expected) in [
+        (Allow, NotMatched, LoginMethod::Ask(challenge)),
+        (NotMatched, Allow, LoginMethod::Ask(challenge)),
+        (Allow, Allow, LoginMethod::Ask(challenge)),
+        (Trust, Trust, LoginMethod::Trust),
+        (Trust, Allow, LoginMethod::Trust),
+        (Allow, Deny, LoginMethod::Deny { challenge }),
+        (Deny, Allow, LoginMethod::Deny { challenge }),
+        (Deny, Deny, LoginMethod::NotPermitted),
+        (NotMatched, NotMatched, LoginMethod::NotPermitted),
+    ] {
+        assert_eq!(console_method(md5, scram), expected, "{md5:?} {scram:?}");
+    }
 }

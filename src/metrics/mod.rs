@@ -3,9 +3,16 @@
 //! **Owns:** one block of numbers a shard, written by its shard and read by everybody.
 //! **Does not own:** what is counted when (the floors above), how it is shown (`exposition`, `admin`).
 //!
+//! A new number is a field of [`ShardMetrics`] and a row in `descriptors`; `/metrics` and the console
+//! show it without further work, and a test wants it in `docs/metrics.md` and `docs/admin.md`.
+//!
 //! This is the only memory that shards share. Each number has a single writer, the shard that the
 //! block belongs to, so adding is a load and a store, no read-modify-write, and a block has its cache
 //! lines to itself. What others read may be a moment old.
+
+pub mod descriptors;
+pub mod exposition;
+pub mod snapshot;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

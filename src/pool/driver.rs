@@ -18,17 +18,18 @@ use shards::spawn;
 
 use crate::config::PoolMode;
 use crate::protocol::backend::TransactionStatus;
-use crate::server::ServerError;
 use crate::server::connection::{self, Login, ServerConnection, Socket};
 use crate::server::parameters::ParameterSet;
 use crate::server::reset::Leftovers;
 use crate::server::sync::Sync;
+use crate::server::{Lease, ServerError};
 
 use super::cleaner;
 use super::error::{CheckoutError, REST_AFTER_FAILURE};
 use super::host::Host;
 use super::part::{Habits, Part, Place, Sizes};
 use super::permits;
+use super::quarantine;
 use super::state::Ticket;
 
 /// Names a pool.
@@ -46,7 +47,7 @@ pub struct Settings {
     /// When servers are given back.
     pub mode: PoolMode,
     /// How to reach the server.
-    pub socket: Socket,
+    pub socket: Rc<Socket>,
     /// How to log in.
     pub login: Login,
     /// How idle servers are chosen and kept.
@@ -127,6 +128,14 @@ impl Pool {
         self.base.borrow().clone()
     }
 
+    /// Takes what servers of this pool report elsewhere, unless that is known here already.
+    pub fn offer_base(&self, base: ParameterSet) {
+        if self.base.borrow().is_none() {
+            let base = self.intern(base);
+            *self.base.borrow_mut() = Some(base);
+        }
+    }
+
     /// The shared form of a parameter set.
     pub fn intern(&self, set: ParameterSet) -> Rc<ParameterSet> {
         self.host.interner.borrow_mut().intern(set)
@@ -189,14 +198,17 @@ impl Pool {
         }
     }
 
-    /// Takes a server back after use. It is reused if it is clean, cleaned if it can be, and closed
-    /// otherwise.
+    /// Takes a server back after use. It is kept back while a cancel request for it is on its way,
+    /// reused if it is clean, cleaned if it can be, and closed otherwise.
     pub fn give_back(self: &Rc<Self>, mut server: Box<ServerConnection>) {
         if !self.settings.cleanup {
             server.leftovers = Leftovers::default();
         }
-        if !server.is_settled() {
+        server.lease.give_back();
+        if !server.is_settled() || server.lease.is_broken() {
             self.discard(server);
+        } else if server.lease.is_quarantined() {
+            spawn(quarantine::wait(Rc::clone(self), server));
         } else if server.is_clean() {
             self.check_in(server);
         } else {
@@ -234,6 +246,7 @@ impl Pool {
     /// Closes a server that does not count any more.
     pub(super) fn close(&self, server: Box<ServerConnection>) {
         self.host.free_number(server.number);
+        server.lease.give_back();
         server.close();
     }
 
@@ -364,6 +377,8 @@ async fn open_one(pool: Rc<Pool>) {
         Some(Err(error)) => pool.open_failed(login_error(&error)),
         Some(Ok((stream, framer, greeting))) => {
             let born = Instant::now();
+            let timeout = settings.connect_timeout;
+            let lease = Lease::new(greeting.key, &stream, &settings.socket, timeout);
             let server = Box::new(ServerConnection {
                 stream,
                 framer,
@@ -373,7 +388,7 @@ async fn open_one(pool: Rc<Pool>) {
                 has_unnamed: false,
                 base: pool.intern(greeting.parameters),
                 applied: pool.intern(ParameterSet::default()),
-                key: greeting.key,
+                lease,
                 number: pool.host.number(&pool),
                 born,
                 expires: expiry(born, settings.server_lifetime),

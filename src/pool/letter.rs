@@ -89,6 +89,13 @@ pub enum Letter<S> {
     },
     /// Permits.
     Grant(Grant<S>),
+    /// Permits, or those that home knows of elsewhere, are to have servers even if nobody waits.
+    Keep {
+        /// How many.
+        count: usize,
+        /// The resizing after which they were counted.
+        sizing: u32,
+    },
     /// From home: this many connections may be opened.
     MayOpen(usize),
     /// To home: permits have gone to another shard.
@@ -136,6 +143,7 @@ impl<S> Letter<S> {
                 };
                 return (Letter::Grant(without), grant.server);
             }
+            Self::Keep { count, sizing } => Letter::Keep { count, sizing },
             Self::MayOpen(count) => Letter::MayOpen(count),
             Self::Moved {
                 to,

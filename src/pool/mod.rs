@@ -17,6 +17,7 @@ pub mod host;
 pub mod letter;
 pub mod part;
 pub mod permits;
+mod quarantine;
 pub mod state;
 pub mod travel;
 

@@ -68,6 +68,8 @@ pub struct Ledger {
     opening: usize,
     opening_max: usize,
     openers: VecDeque<(usize, usize)>,
+    /// The shard that was last told to keep servers.
+    keeper: usize,
 }
 
 impl Ledger {
@@ -84,6 +86,7 @@ impl Ledger {
             opening: 0,
             opening_max,
             openers: VecDeque::new(),
+            keeper: home,
         }
     }
 
@@ -106,6 +109,16 @@ impl Ledger {
         let wants = self.wants.iter().flatten().count();
         let asked = self.asked.iter().flatten().count();
         wants + asked + self.opening + self.openers.len() == 0
+    }
+
+    /// The next shard after the last one named that has permits, home apart.
+    pub fn next_holder(&mut self, home: usize) -> Option<usize> {
+        let count = self.holds.len();
+        let next = (1..=count)
+            .map(|step| (self.keeper + step) % count)
+            .find(|shard| *shard != home && self.holds[*shard] > 0)?;
+        self.keeper = next;
+        Some(next)
     }
 
     /// A shard wants a permit.

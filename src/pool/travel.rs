@@ -15,10 +15,11 @@ use std::time::Duration;
 use shards::{Stream, spawn};
 
 use crate::protocol::backend::TransactionStatus;
-use crate::server::ServerConnection;
 use crate::server::detach::Travelling;
+use crate::server::lease::CancelTarget;
 use crate::server::reset::Leftovers;
 use crate::server::sync::Sync;
+use crate::server::{Lease, ServerConnection};
 
 use super::cleaner;
 use super::driver::{Pool, PoolId};
@@ -128,13 +129,17 @@ impl Pool {
         self.host.free_number(server.number);
         self.host.metrics().servers_moved_out.add(1);
         let server = *server;
+        let target = server.lease.target();
+        let key = target.map(|target| (target.pid, target.secret.clone()));
+        let peer = target.and_then(|target| target.peer);
         Some(Box::new(Travelling {
             detached: server.stream.detach().await,
             framer: server.framer,
             base: (*server.base).clone(),
             applied: (*server.applied).clone(),
             has_unnamed: server.has_unnamed,
-            key: server.key,
+            key,
+            peer,
             born: server.born,
             expires: server.expires,
         }))
@@ -147,6 +152,14 @@ impl Pool {
         self.base
             .borrow_mut()
             .get_or_insert_with(|| Rc::clone(&base));
+        let target = travelling.key.map(|(pid, secret)| CancelTarget {
+            pid,
+            secret,
+            socket: Rc::clone(&self.settings.socket),
+            peer: travelling.peer,
+            timeout: self.settings.connect_timeout,
+        });
+        let lease = Rc::new(Lease::of(target));
         let mut server = Box::new(ServerConnection {
             stream,
             framer: travelling.framer,
@@ -156,7 +169,7 @@ impl Pool {
             has_unnamed: travelling.has_unnamed,
             base,
             applied: self.intern(travelling.applied),
-            key: travelling.key,
+            lease,
             number: self.host.number(self),
             born: travelling.born,
             expires: travelling.expires,

@@ -22,6 +22,7 @@ use crate::protocol::writer;
 use super::errands::Errands;
 use super::error::ServerError;
 use super::handshake::{Action, Credentials, Greeting, Handshake};
+use super::lease::Lease;
 use super::parameters::ParameterSet;
 use super::reset::Leftovers;
 use super::sync::{Owner, Sync};
@@ -80,8 +81,8 @@ pub struct ServerConnection {
     pub base: Rc<ParameterSet>,
     /// The settings that were made beyond the defaults.
     pub applied: Rc<ParameterSet>,
-    /// Process id and secret for cancel requests.
-    pub key: Option<(i32, Box<[u8]>)>,
+    /// Who may use it now, and how its statements are cancelled.
+    pub lease: Rc<Lease>,
     /// Numbers this connection among all of its shard.
     pub number: u32,
     /// When it was opened.
@@ -93,7 +94,7 @@ pub struct ServerConnection {
 impl ServerConnection {
     /// The process id of the session, 0 if the server has told none.
     pub fn pid(&self) -> i32 {
-        self.key.as_ref().map_or(0, |(pid, _)| *pid)
+        self.lease.target().map_or(0, |target| target.pid)
     }
 
     /// Sends a query of the pooler's own; no client sees the reply.
@@ -268,5 +269,19 @@ impl Socket {
             }
         }
         Err(last)
+    }
+
+    /// Connects once more to where a connection of this endpoint is: to `peer`, one of the addresses
+    /// that its name may stand for, or to the path of a Unix socket.
+    pub(super) async fn connect_again(&self, peer: Option<SocketAddr>) -> io::Result<Stream> {
+        match (&self.endpoint, peer) {
+            (Endpoint::Unix { path }, _) => {
+                connect_unix(path, |socket| self.prepare_unix(socket)).await
+            }
+            (Endpoint::Tcp { .. }, Some(peer)) => {
+                connect_tcp(peer, |socket| self.prepare_tcp(socket)).await
+            }
+            (Endpoint::Tcp { .. }, None) => Err(io::ErrorKind::NotConnected.into()),
+        }
     }
 }

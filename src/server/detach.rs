@@ -9,6 +9,7 @@
 //!
 //! **Invariant:** a travelling connection that is dropped closes its socket.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use shards::Detached;
@@ -32,6 +33,8 @@ pub struct Travelling {
     pub has_unnamed: bool,
     /// Process id and secret for cancel requests.
     pub key: Option<(i32, Box<[u8]>)>,
+    /// The address that it is connected to, for cancel requests; none on a Unix socket.
+    pub peer: Option<SocketAddr>,
     /// When it was opened.
     pub born: Instant,
     /// When it is to be replaced.

@@ -21,4 +21,7 @@ pub trait Errands {
     /// Derives SCRAM keys from a password: some milliseconds of computing, so done once for each
     /// password, salt and iteration count.
     fn derive_keys(&self, password: &str, salt: &[u8], iterations: u32) -> Answer<ScramKeys>;
+
+    /// Reads the configuration again and gives it to all shards.
+    fn reload(&self) -> Answer<()>;
 }

@@ -1,18 +1,22 @@
 //! One server connection.
 //!
 //! **Owns:** logging in to PostgreSQL, the account of owed replies, the session's settings and what
-//! clients left behind, and whether the connection is fit for another client.
+//! clients left behind, cancel requests, and whether the connection is fit for another client.
 //! **Does not own:** who gets it (`pool`), what a client wants of it (`session`).
 
+pub mod cancel;
 pub mod connection;
 pub mod detach;
 pub mod errands;
 pub mod error;
 pub mod handshake;
+pub mod lease;
 pub mod parameters;
 pub mod reset;
 pub mod sync;
 
+pub use cancel::Canceller;
 pub use connection::{Login, ServerConnection, Socket};
 pub use errands::Errands;
 pub use error::ServerError;
+pub use lease::Lease;

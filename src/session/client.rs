@@ -2,7 +2,8 @@
 //!
 //! **Owns:** the phases of a session, holding messages until they are whole, the window of unsent
 //! bytes in both directions.
-//! **Does not own:** what replies mean (`relay`, `server::sync`), the pool's decisions (`pool`).
+//! **Does not own:** what replies mean (`relay`, `server::sync`), the pool's decisions (`pool`), what
+//! becomes of one side when the other has gone (`parting`).
 //!
 //! ```text
 //!            message that needs a server       settings differ
@@ -15,6 +16,9 @@
 //!                            │ Serving │ ──▶ client or server gone ──▶ done
 //!                            └─────────┘
 //! ```
+//!
+//! An idle session that is asked to goes to another shard (`Leaving`): its stream is taken off the
+//! ring, and what the session is travels as a [`SessionRecord`](super::resume::SessionRecord).
 //!
 //! **Invariants**
 //! 1. Only whole messages (or the start of one too long to hold) make a client take a server.
@@ -40,7 +44,6 @@ use crate::server::parameters::{self, ParameterSet};
 use crate::server::reset::Leftovers;
 
 use super::budget::Claim;
-use super::directory::Tenant;
 use super::registry::Slot;
 use super::relay::{is_request, unknown_request};
 use super::report::Failure;
@@ -59,7 +62,7 @@ const STEPS_MAX: usize = 64;
 pub(super) static INTEREST: Interest = Interest::of(b"QPD");
 
 /// What a session is doing.
-enum Phase {
+pub(super) enum Phase {
     /// Has no server and needs none.
     Idle,
     /// Stands in the pool's queue.
@@ -68,10 +71,12 @@ enum Phase {
     Preparing(Box<ServerConnection>, bool),
     /// Has a server.
     Serving(Box<ServerConnection>),
+    /// Goes to another shard as soon as the kernel lets go of its stream.
+    Leaving,
 }
 
 /// What a step has led to.
-enum Step {
+pub(super) enum Step {
     /// Something changed: go on.
     Again,
     /// Nothing to do until somebody wakes the session.
@@ -93,7 +98,7 @@ pub struct Session {
     pub(super) framer: Framer,
     /// Received and not yet handled.
     input: Option<Chunk>,
-    phase: Phase,
+    pub(super) phase: Phase,
     pub(super) pool: Rc<Pool>,
     pub(super) shard: Rc<Shard>,
     /// What the client asked for at login.
@@ -109,35 +114,30 @@ pub struct Session {
     pub(super) claim: Option<Box<Claim>>,
     /// Servers in a row that went while they were being prepared.
     retries: u8,
-    _slot: Slot,
-    _connection: Connection,
-    log_as: Option<Box<str>>,
+    /// None only once the session has left.
+    pub(super) slot: Option<Slot>,
+    /// As `slot`.
+    pub(super) connection: Option<Connection>,
+    pub(super) log_as: Option<Box<str>>,
 }
 
 impl Session {
-    /// A session of `tenant`; `rest` is what the client has sent beyond its login.
-    pub fn new(
+    /// An idle session; `input` is what the client has sent already.
+    pub(super) fn new(
         shard: Rc<Shard>,
-        tenant: &Tenant,
-        (client, rest): (Stream, Option<Chunk>),
-        asked: ParameterSet,
-        base: &ParameterSet,
+        pool: Rc<Pool>,
+        (client, input): (Stream, Option<Chunk>),
+        (asked, wanted): (Rc<ParameterSet>, Rc<ParameterSet>),
         (slot, connection, log_as): (Slot, Connection, Option<Box<str>>),
     ) -> Self {
-        let pool = Rc::clone(&tenant.pool);
-        let mut wanted = asked.clone();
-        for parameter in base.iter() {
-            if asked.get(&parameter.name) == Some(&parameter.value) {
-                wanted.remove(&parameter.name);
-            }
-        }
+        slot.set_stream(client.id());
         Self {
             client,
             framer: Framer::new(&INTEREST, BODY_BYTES_MAX),
-            input: rest,
+            input,
             phase: Phase::Idle,
-            asked: pool.intern(asked),
-            wanted: pool.intern(wanted),
+            asked,
+            wanted,
             pool,
             shard,
             is_leaving: false,
@@ -145,8 +145,8 @@ impl Session {
             has_farewell: false,
             claim: None,
             retries: 0,
-            _slot: slot,
-            _connection: connection,
+            slot: Some(slot),
+            connection: Some(connection),
             log_as,
         }
     }
@@ -156,7 +156,16 @@ impl Session {
             Phase::Idle => self.idle(context),
             Phase::Waiting(ticket) => self.waiting(ticket, context),
             Phase::Preparing(server, failed) => self.preparing(server, failed, context),
-            Phase::Serving(server) => self.serving(server, context),
+            Phase::Serving(server) => {
+                let step = self.serving(server, context);
+                if !matches!(self.phase, Phase::Serving(_))
+                    && let Some(slot) = &self.slot
+                {
+                    slot.rest();
+                }
+                step
+            }
+            Phase::Leaving => self.leaving(context),
         }
     }
 
@@ -182,7 +191,7 @@ impl Session {
         }
         let Some(mut chunk) = self.input.take() else {
             return match self.client.poll_receive(context) {
-                Poll::Pending => Step::Wait,
+                Poll::Pending => self.stay_or_leave(),
                 Poll::Ready(Ok(Some(chunk))) => {
                     self.input = Some(chunk);
                     Step::Again
@@ -359,7 +368,15 @@ impl Session {
             self.phase = Phase::Preparing(server, false);
             return Step::Again;
         }
+        self.serve(server)
+    }
+
+    /// The server is ready: the client's messages go to it from now on.
+    fn serve(&mut self, mut server: Box<ServerConnection>) -> Step {
         server.applied = Rc::clone(&self.wanted);
+        if let Some(slot) = &self.slot {
+            slot.serve(&server.lease);
+        }
         self.phase = Phase::Serving(server);
         Step::Again
     }
@@ -410,9 +427,7 @@ impl Session {
             return Step::End;
         }
         self.retries = 0;
-        server.applied = Rc::clone(&self.wanted);
-        self.phase = Phase::Serving(server);
-        Step::Again
+        self.serve(server)
     }
 
     fn serving(&mut self, mut server: Box<ServerConnection>, context: &mut Context<'_>) -> Step {
@@ -463,7 +478,7 @@ impl Session {
         Step::Wait
     }
 
-    fn may_release(&self, server: &ServerConnection) -> bool {
+    pub(super) fn may_release(&self, server: &ServerConnection) -> bool {
         self.is_transaction_mode()
             && server.status == TransactionStatus::Idle
             && !self.is_message_cut()
@@ -471,25 +486,12 @@ impl Session {
     }
 
     /// The server has got only a part of a message.
-    const fn is_message_cut(&self) -> bool {
+    pub(super) const fn is_message_cut(&self) -> bool {
         // Of a good-bye it gets nothing.
         !self.is_leaving && !self.framer.is_at_boundary()
     }
 
-    /// The server will say nothing more. A client that is between two transactions has lost nothing.
-    fn server_ended(&mut self, server: Box<ServerConnection>) -> Step {
-        let is_whole = server.sync.is_settled() && server.framer.is_at_boundary();
-        let had_farewell = std::mem::take(&mut self.has_farewell);
-        if !is_whole || !self.may_release(&server) {
-            self.has_farewell = had_farewell;
-            self.server_gone(server);
-            return Step::End;
-        }
-        self.pool.discard(server);
-        Step::Again
-    }
-
-    fn is_transaction_mode(&self) -> bool {
+    pub(super) fn is_transaction_mode(&self) -> bool {
         self.pool.settings.mode == PoolMode::Transaction
     }
 
@@ -524,34 +526,6 @@ impl Session {
             }
         }
     }
-
-    /// The client has gone while it had a server.
-    fn client_gone(&mut self, mut server: Box<ServerConnection>) {
-        if self.is_message_cut() {
-            server.sync.cut_off();
-        }
-        if !server.is_settled() || self.has_farewell {
-            self.pool.discard(server);
-            return;
-        }
-        if !self.is_transaction_mode() {
-            server.leftovers.add(Leftovers::EVERYTHING);
-        }
-        self.pool.give_back(server);
-    }
-
-    /// The server has gone while a client had it.
-    fn server_gone(&mut self, server: Box<ServerConnection>) {
-        tracing::warn!(
-            pool = %self.pool.key.database, pid = server.pid(), "server closed the connection"
-        );
-        // In the middle of a message nothing can be said.
-        if server.framer.is_at_boundary() && !self.has_farewell {
-            let text = "server closed the connection unexpectedly";
-            self.fail(&Failure::new(sqlstate::CONNECTION_FAILURE, text));
-        }
-        self.pool.discard(server);
-    }
 }
 
 fn out_of_memory() -> Failure {
@@ -581,7 +555,7 @@ impl Future for Session {
 impl Drop for Session {
     fn drop(&mut self) {
         match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Idle => {}
+            Phase::Idle | Phase::Leaving => {}
             Phase::Waiting(ticket) => self.pool.give_up(ticket),
             Phase::Preparing(server, _) => self.pool.discard(server),
             Phase::Serving(mut server) => {

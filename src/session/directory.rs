@@ -170,7 +170,7 @@ fn new_tenant(
     let lifetime = user.server_lifetime.or(pool.server_lifetime);
     let settings = Settings {
         mode: user.pool_mode,
-        socket: socket(config, pool),
+        socket: Rc::new(socket(config, pool)),
         login: Login {
             credentials: Credentials {
                 user: user.server_username.clone(),

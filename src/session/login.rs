@@ -4,7 +4,8 @@
 //! **Does not own:** the machines of proof (`auth`), reading packets (`startup`).
 //!
 //! The order: limit of connections, version, host-based rules, the pool, the proof. Rules come
-//! before the pool, so that a client who may not try anything does not learn who exists.
+//! before the pool, so that a client who may not try anything does not learn who exists. A client
+//! that asks for the console meets the same rules; there is no pool, and one user.
 //!
 //! Source: PostgreSQL documentation, `protocol-flow.html` "Start-up".
 
@@ -16,8 +17,9 @@ use std::task::Poll;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rand::Rng;
-use shards::Stream;
+use shards::{Chunk, Stream};
 
+use crate::admin;
 use crate::auth::StoredPassword;
 use crate::auth::hba::{self, Challenge, Decision, HbaClient, LoginMethod, WantedMethod};
 use crate::auth::md5::Md5Secret;
@@ -29,11 +31,12 @@ use crate::protocol::cancel_key::CancelKey;
 use crate::protocol::error::StartupError;
 use crate::protocol::frontend::{PasswordMessage, SaslInitialResponse, SaslResponse};
 use crate::protocol::sqlstate;
-use crate::protocol::startup::{StartupMessage, StartupPacket, parse_options};
+use crate::protocol::startup::{CancelKeyBytes, StartupMessage, StartupPacket, parse_options};
 use crate::protocol::writer;
 use crate::server::parameters::{ParameterSet, is_name};
 
 use super::client::Session;
+use super::console::{self, Console};
 use super::directory::{Directory, Tenant};
 use super::report::Failure;
 use super::shard::{Connection, Shard};
@@ -41,7 +44,9 @@ use super::startup::{Conversation, Ended};
 
 /// Why there is no session.
 enum Rejection {
-    /// Nothing is said: the client has gone, or asked for something else.
+    /// It is no client, but somebody who wants a client's statement cancelled.
+    Cancel(CancelKeyBytes),
+    /// Nothing is said: the client has gone.
     Silent,
     /// The client is told.
     Told(Failure),
@@ -78,6 +83,9 @@ pub struct Login {
 }
 
 /// Logs a new client in; `None` if that has failed and the client has been told.
+///
+/// A console is served here to its end, and `None` as well: it must not make the tasks of all other
+/// clients larger.
 pub async fn log_in(
     shard: Rc<Shard>,
     stream: Stream,
@@ -101,8 +109,17 @@ pub async fn log_in(
         shards::until(deadline, login.run()).await
     };
     match outcome {
-        Some(Ok(accepted)) => Some(login.become_session(accepted)),
+        Some(Ok(Accepted::Client(accepted))) => Some(login.become_session(accepted)),
+        Some(Ok(Accepted::Console { asked, speaks_3_2 })) => {
+            let (console, rest) = login.become_console(&asked, speaks_3_2);
+            console.run(rest).await;
+            None
+        }
         Some(Err(Rejection::Silent)) => None,
+        Some(Err(Rejection::Cancel(key))) => {
+            login.serve_cancel(&key).await;
+            None
+        }
         Some(Err(Rejection::Told(failure))) => {
             tracing::info!(
                 client = %login.peer_text(), sqlstate = %failure.sqlstate,
@@ -122,7 +139,18 @@ pub async fn log_in(
 }
 
 /// What a successful login has settled.
-struct Accepted {
+enum Accepted {
+    /// A client of a pool.
+    Client(AcceptedClient),
+    /// Somebody who wants the console.
+    Console {
+        asked: ParameterSet,
+        speaks_3_2: bool,
+    },
+}
+
+/// What the login of a client of a pool has settled.
+struct AcceptedClient {
     tenant: Rc<Tenant>,
     asked: ParameterSet,
     base: Rc<ParameterSet>,
@@ -146,18 +174,22 @@ impl Login {
             writer::negotiate_protocol_version(&mut out, startup.negotiated_minor(), unknown);
             self.talk.stream.send(out);
         }
+        let speaks_3_2 = startup.negotiated_minor() >= 2;
+        if admin::is_console(&startup.database) {
+            self.authenticate_admin(&startup).await?;
+            return Ok(Accepted::Console { asked, speaks_3_2 });
+        }
         let tenant = self.authenticate(&startup).await?;
         let base = match tenant.pool.base() {
             Some(base) => base,
             None => learn_base(&tenant.pool, &startup).await?,
         };
-        let speaks_3_2 = startup.negotiated_minor() >= 2;
-        Ok(Accepted {
+        Ok(Accepted::Client(AcceptedClient {
             tenant,
             asked,
             base,
             speaks_3_2,
-        })
+        }))
     }
 
     /// Requests for encryption, which is not offered here, then the startup packet.
@@ -166,7 +198,7 @@ impl Login {
         loop {
             let repeated = match self.talk.packet().await? {
                 StartupPacket::Startup(startup) => return Ok(startup),
-                StartupPacket::Cancel(_) => return Err(Rejection::Silent),
+                StartupPacket::Cancel(key) => return Err(Rejection::Cancel(key)),
                 StartupPacket::Ssl => std::mem::replace(&mut asked_tls, true),
                 StartupPacket::GssEnc => std::mem::replace(&mut asked_gss, true),
             };
@@ -176,6 +208,15 @@ impl Login {
             }
             self.talk.stream.send(b"N".to_vec());
         }
+    }
+
+    /// The connection counts as no client: a full pooler can still cancel.
+    async fn serve_cancel(self, key: &CancelKeyBytes) {
+        drop(self.connection);
+        // Once for the way to the server, and once for its answer.
+        let limit = 2 * self.directory.config.general.connect_timeout;
+        let (canceller, _) = self.talk.finish();
+        self.shard.cancels.serve(canceller, key, limit).await;
     }
 
     fn general(&self) -> &General {
@@ -211,14 +252,47 @@ impl Login {
         }
     }
 
-    async fn authenticate(&mut self, startup: &StartupMessage) -> Result<Rc<Tenant>, Rejection> {
-        let client = HbaClient {
+    /// The client as the rules see it.
+    fn hba_client<'a>(&self, startup: &'a StartupMessage) -> HbaClient<'a> {
+        HbaClient {
             ip: self.peer.map(|peer| peer.ip()),
             local_ip: self.local,
             tls: false,
             user: &startup.user,
             database: &startup.database,
+        }
+    }
+
+    /// Finds out whether a client may use the console: the rules, then the one user it has.
+    async fn authenticate_admin(&mut self, startup: &StartupMessage) -> Result<(), Rejection> {
+        let client = self.hba_client(startup);
+        let (md5, scram) = self.decide(&client);
+        let general = self.general();
+        let is_admin = startup.user == general.admin_username;
+        let password = general.admin_password.expose();
+        let secret = Md5Secret::from_password(password, &general.admin_username);
+        let is_accepted = match hba::console_method(md5, scram) {
+            LoginMethod::Trust => true,
+            LoginMethod::NotPermitted => {
+                let text = hba::not_permitted_message(&client);
+                return Err(Failure::new(sqlstate::INVALID_AUTHORIZATION, text).into());
+            }
+            LoginMethod::Deny { .. } => false,
+            // Whatever the name is, the password is asked for.
+            LoginMethod::Ask(_) => self.proves_md5(&secret).await? && is_admin,
         };
+        if is_accepted {
+            return Ok(());
+        }
+        let text = format!(
+            "password authentication failed for user \"{}\"",
+            startup.user
+        );
+        Err(wrong_password(&text).into())
+    }
+
+    async fn authenticate(&mut self, startup: &StartupMessage) -> Result<Rc<Tenant>, Rejection> {
+        let client = self.hba_client(startup);
         let (md5, scram) = self.decide(&client);
         let forbidden = |text| Failure::new(sqlstate::INVALID_AUTHORIZATION, text);
         if !hba::is_permitted(md5, scram) {
@@ -263,18 +337,22 @@ impl Login {
     }
 
     async fn ask_md5(&mut self, secret: &Md5Secret) -> Result<(), Rejection> {
+        if self.proves_md5(secret).await? {
+            return Ok(());
+        }
+        let text = "Authentication failed. Please check your username and password.";
+        Err(wrong_password(text).into())
+    }
+
+    /// Whether the client answers an md5 challenge as one who knows `secret`.
+    async fn proves_md5(&mut self, secret: &Md5Secret) -> Result<bool, Rejection> {
         let salt: [u8; 4] = rand::rng().random();
         let mut out = Vec::new();
         writer::authentication_md5_password(&mut out, salt);
         self.talk.stream.send(out);
         let body = self.talk.proof().await?;
-        let accepted = PasswordMessage::decode(&body)
-            .is_ok_and(|message| secret.verify(salt, message.password));
-        if accepted {
-            return Ok(());
-        }
-        let text = "Authentication failed. Please check your username and password.";
-        Err(wrong_password(text).into())
+        Ok(PasswordMessage::decode(&body)
+            .is_ok_and(|message| secret.verify(salt, message.password)))
     }
 
     async fn ask_scram(&mut self, verifier: ScramVerifier) -> Result<(), Rejection> {
@@ -307,8 +385,19 @@ impl Login {
         Ok(())
     }
 
-    fn become_session(self, accepted: Accepted) -> Session {
-        let Accepted {
+    fn become_console(self, asked: &ParameterSet, speaks_3_2: bool) -> (Console, Option<Chunk>) {
+        tracing::info!(client = %self.peer_text(), "console opened");
+        let key = console::dead_key(&self.shard, speaks_3_2);
+        let (mut client, rest) = self.talk.finish();
+        client.send(console::greeting(asked, &key));
+        let connection = match self.connection {
+            Ok(connection) | Err(connection) => connection,
+        };
+        (Console::new(self.shard, client, connection), rest)
+    }
+
+    fn become_session(self, accepted: AcceptedClient) -> Session {
+        let AcceptedClient {
             tenant,
             asked,
             base,
@@ -342,14 +431,11 @@ impl Login {
         let connection = match self.connection {
             Ok(connection) | Err(connection) => connection,
         };
-        Session::new(
-            self.shard,
-            &tenant,
-            (client, rest),
-            asked,
-            &base,
-            (slot, connection, log_as),
-        )
+        let pool = Rc::clone(&tenant.pool);
+        let wanted = pool.intern(beyond(&asked, &base));
+        let settings = (pool.intern(asked), wanted);
+        let place = (slot, connection, log_as);
+        Session::new(self.shard, pool, (client, rest), settings, place)
     }
 }
 
@@ -393,6 +479,17 @@ fn asked_parameters(startup: &StartupMessage) -> Result<ParameterSet, Failure> {
         asked.set(name, value);
     }
     Ok(asked)
+}
+
+/// What a client asks for that servers of its pool do not have anyhow.
+fn beyond(asked: &ParameterSet, base: &ParameterSet) -> ParameterSet {
+    let mut wanted = asked.clone();
+    for parameter in base.iter() {
+        if asked.get(&parameter.name) == Some(&parameter.value) {
+            wanted.remove(&parameter.name);
+        }
+    }
+    wanted
 }
 
 /// Opens a first server connection to learn what servers of this pool report.

@@ -9,14 +9,20 @@
 //!              ▲                                       └────────────────────▶    │
 //!              └────────────── nothing owed, no transaction (transaction mode) ──┘
 //! ```
+//!
+//! From `Idle` a session may also go to another shard (`resume`).
 
 pub mod budget;
+pub mod cancel;
 pub mod client;
+pub mod console;
 pub mod directory;
 pub mod login;
+mod parting;
 pub mod registry;
 pub mod relay;
 pub mod report;
+pub mod resume;
 pub mod shard;
 pub mod startup;
 

@@ -12,8 +12,10 @@ use crate::metrics::{Fleet, ShardMetrics};
 use crate::pool::Host;
 
 use super::budget::Budget;
+use super::cancel::Cancels;
 use super::directory::Directory;
 use super::registry::Registry;
+use super::resume::Neighbours;
 
 /// Open client connections of the process.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +40,11 @@ impl Connections {
             Err(connection)
         }
     }
+
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for Connection {
@@ -58,6 +65,10 @@ pub struct Shard {
     pub directory: RefCell<Rc<Directory>>,
     /// The sessions of this shard.
     pub registry: Rc<Registry>,
+    /// The cancel requests on their way.
+    pub cancels: Cancels,
+    /// The other shards.
+    pub neighbours: Rc<dyn Neighbours>,
     /// What all pools share.
     pub host: Rc<Host>,
     /// Open client connections of the process.

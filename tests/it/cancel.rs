@@ -5,37 +5,48 @@
 use crate::common::client::Client;
 use crate::common::message::{self, packet, query};
 use crate::common::{
-    Config, Doorman, Postgres, Target, eventually, everywhere, not_yet_pooled,
-    with_one_and_two_shards,
+    Config, Doorman, Postgres, Target, eventually, everywhere, with_one_and_two_shards,
 };
 
 everywhere!(
     cancel_with_a_wrong_key_does_nothing,
     cancel_of_an_idle_client_does_nothing,
-);
-
-not_yet_pooled!(
-    "the pooler does not forward cancel requests yet":
     running_statement_is_cancelled,
     statement_in_a_transaction_is_cancelled,
-    cancel_after_a_refused_ssl_request_works,
+    pipeline_is_cancelled_up_to_its_sync,
+    copy_to_the_client_is_cancelled,
+    copy_from_the_client_is_cancelled,
+    cancel_after_a_refused_encryption_request_works,
 );
 
 with_one_and_two_shards!(
+    statement_of_a_session_is_cancelled,
+    long_key_of_protocol_3_2_cancels,
+    full_pooler_can_still_cancel,
+    statement_of_a_client_who_has_gone_is_cancelled,
+    statement_before_a_good_bye_runs_to_its_end,
     late_cancel_never_hits_another_client,
     waiting_client_can_be_cancelled,
     cancel_flood_harms_nobody,
 );
 
-/// Sends a `CancelRequest` with `key` and waits until the other side has closed.
-fn cancel(port: u16, key: &[u8]) {
+/// Sends a `CancelRequest` with `key`.
+pub(crate) fn send_cancel(port: u16, key: &[u8]) -> Client {
     let mut client = Client::dial(port);
     client.send(&packet(&[&80_877_102_u32.to_be_bytes()[..], key].concat()));
-    assert!(client.is_closed());
+    client
+}
+
+/// Sends a `CancelRequest` with `key` and waits until the other side has closed, in an orderly way.
+pub(crate) fn cancel(port: u16, key: &[u8]) {
+    match send_cancel(port, key).try_receive() {
+        Ok(message) => panic!("{message:?}"),
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof, "{error}"),
+    }
 }
 
 /// Waits until a statement that contains `mark` runs.
-fn wait_until_running(mark: &str) {
+pub(crate) fn wait_until_running(mark: &str) {
     let sql = format!(
         "select count(*) from pg_stat_activity where state = 'active' \
          and query like '%{mark}%' and pid <> pg_backend_pid()"
@@ -96,14 +107,19 @@ fn cancel_of_an_idle_client_does_nothing(target: &Target) {
     assert_eq!(idle.value("select 2"), "2");
 }
 
-fn cancel_after_a_refused_ssl_request_works(target: &Target) {
+fn cancel_after_a_refused_encryption_request_works(target: &Target) {
     let mark = crate::common::unique("cancel_mark");
     let mut client = target.connect();
     client.send(&query(&format!("select pg_sleep(60) as {mark}")));
     wait_until_running(&mark);
     let mut canceller = Client::dial(target.port());
-    canceller.send(&message::ssl_request());
-    assert_eq!(canceller.receive_byte(), b'N');
+    let mut requests = vec![message::ssl_request()];
+    // PostgreSQL may be built with GSSAPI, the pooler is not.
+    requests.extend(target.is_pooled().then(message::gssenc_request));
+    for request in requests {
+        canceller.send(&request);
+        assert_eq!(canceller.receive_byte(), b'N');
+    }
     let request = [&80_877_102_u32.to_be_bytes()[..], &client.key].concat();
     canceller.send(&packet(&request));
     assert!(canceller.is_closed());
@@ -170,4 +186,183 @@ fn cancel_flood_harms_nobody(shards: usize) {
         cancel(doorman.port(), &client.key);
     }
     assert_eq!(client.value("select 'unharmed'"), "unharmed");
+}
+
+fn pipeline_is_cancelled_up_to_its_sync(target: &Target) {
+    let mark = crate::common::unique("cancel_mark");
+    let mut client = target.connect();
+    client.send_all(&[
+        message::unnamed("select 'before'", &[]),
+        message::unnamed(&format!("select pg_sleep(60) as {mark}"), &[]),
+        message::unnamed("select 'skipped'", &[]),
+        message::sync(),
+        query("select 'behind'"),
+    ]);
+    wait_until_running(&mark);
+    cancel(target.port(), &client.key);
+    let reply = client.reply();
+    assert_eq!((reply.sqlstate(), reply.status), ("57014", 'I'));
+    assert_eq!(client.reply().value(), "behind");
+}
+
+fn copy_to_the_client_is_cancelled(target: &Target) {
+    let mark = crate::common::unique("cancel_mark");
+    let mut client = target.connect();
+    client.send(&query(&format!(
+        "copy (select n as {mark}, pg_sleep(0.01) from generate_series(1, 6000) n) to stdout"
+    )));
+    wait_until_running(&mark);
+    cancel(target.port(), &client.key);
+    let reply = client.reply();
+    assert_eq!((reply.sqlstate(), reply.status), ("57014", 'I'));
+}
+
+fn copy_from_the_client_is_cancelled(target: &Target) {
+    let mut client = target.connect();
+    client.execute("begin; create temp table copied (n int)");
+    client.send(&query("copy copied from stdin"));
+    client.expect('G');
+    client.send(&message::copy_data(b"1\n"));
+    cancel(target.port(), &client.key);
+    // PostgreSQL notices when it looks at the next row.
+    client.send_all(&[message::copy_data(b"2\n3\n"), message::copy_done()]);
+    let reply = client.reply();
+    assert_eq!((reply.sqlstate(), reply.status), ("57014", 'E'));
+    client.execute("rollback");
+}
+
+/// Cancels a long statement of `client`, some time after it has begun.
+fn cancel_a_statement(doorman: &Doorman, client: &mut Client) {
+    let mark = crate::common::unique("cancel_mark");
+    client.send(&query(&format!("select pg_sleep(60) as {mark}")));
+    wait_until_running(&mark);
+    cancel(doorman.port(), &client.key);
+    assert_eq!(client.reply().sqlstate(), "57014");
+}
+
+fn statement_of_a_session_is_cancelled(shards: usize) {
+    let doorman = Config::new(Postgres::shared())
+        .shards(shards)
+        .pool_size(2 * shards)
+        .session_mode()
+        .start();
+    let mut client = doorman.connect();
+    let pid = client.backend_pid();
+    for _ in 0..3 {
+        cancel_a_statement(&doorman, &mut client);
+        // Between two statements there is nothing to cancel.
+        cancel(doorman.port(), &client.key);
+        assert_eq!(client.backend_pid(), pid);
+    }
+}
+
+fn long_key_of_protocol_3_2_cancels(shards: usize) {
+    let doorman = doorman(shards);
+    let mut client = doorman.login().protocol(0x0003_0002).connect();
+    assert_eq!(client.key.len(), 4 + 32);
+    cancel_a_statement(&doorman, &mut client);
+    let mark = crate::common::unique("cancel_mark");
+    client.send(&query(&format!(
+        "select 'slept' as {mark} from pg_sleep(0.5)"
+    )));
+    wait_until_running(&mark);
+    // The right place, and the right secret in part.
+    cancel(doorman.port(), &client.key[..8]);
+    let mut wrong = client.key.clone();
+    wrong[35] ^= 1;
+    cancel(doorman.port(), &wrong);
+    assert_eq!(client.reply().value(), "slept");
+}
+
+fn full_pooler_can_still_cancel(shards: usize) {
+    let doorman = Config::new(Postgres::shared())
+        .shards(shards)
+        .general("max_connections", 2)
+        .start();
+    // The first connection of the test's own may still be closing.
+    eventually("a client gets in", || doorman.login().attempt().is_ok());
+    let mut clients = Vec::new();
+    eventually("two clients fill it", || {
+        clients.extend(doorman.login().attempt().ok());
+        clients.len() == 2
+    });
+    assert_eq!(doorman.login().refusal().sqlstate(), "53300");
+    for client in &mut clients {
+        cancel_a_statement(&doorman, client);
+    }
+    assert_eq!(doorman.login().refusal().sqlstate(), "53300");
+}
+
+/// How many statements that contain `mark` run.
+fn running(mark: &str) -> usize {
+    let sql = format!(
+        "select count(*) from pg_stat_activity where state = 'active' \
+         and query like '%{mark}%' and pid <> pg_backend_pid()"
+    );
+    Postgres::shared().superuser().value(&sql).parse().unwrap()
+}
+
+fn statement_of_a_client_who_has_gone_is_cancelled(shards: usize) {
+    let doorman = doorman(shards);
+    for is_reset in [false, true] {
+        let mark = crate::common::unique("cancel_mark");
+        let mut client = doorman.connect();
+        client.send(&query(&format!("select pg_sleep(60) as {mark}")));
+        wait_until_running(&mark);
+        if is_reset {
+            client.abort();
+        } else {
+            drop(client);
+        }
+        eventually("nothing runs for nobody", || running(&mark) == 0);
+        doorman.assert_serves();
+    }
+}
+
+fn statement_before_a_good_bye_runs_to_its_end(shards: usize) {
+    let doorman = doorman(shards);
+    let table = crate::common::unique("good_bye");
+    let mut owner = doorman.connect();
+    owner.execute(&format!("create table {table} (n int)"));
+    let mut client = doorman.connect();
+    let insert = format!("insert into {table} select 1 from pg_sleep(0.3)");
+    client.send_all(&[query(&insert), message::terminate()]);
+    drop(client);
+    let count = format!("select count(*) from {table}");
+    eventually("the row is there", || owner.value(&count) == "1");
+    owner.execute(&format!("drop table {table}"));
+}
+
+/// The shard that a client's key names.
+fn shard_of(key: &[u8]) -> u32 {
+    let pid = u32::from_be_bytes([key[0], key[1], key[2], key[3]]);
+    (pid - 1) >> 17 & 0x3ff
+}
+
+/// Whatever shard the request arrives at: the kernel spreads connections.
+fn every_shard_finds_every_client(shards: usize) {
+    let doorman = Config::new(Postgres::shared())
+        .shards(shards)
+        .pool_size(8 * shards)
+        .general("query_wait_timeout", "20s")
+        .start();
+    let mut clients: Vec<_> = (0..4 * shards).map(|_| doorman.connect()).collect();
+    let homes: std::collections::BTreeSet<_> =
+        clients.iter().map(|client| shard_of(&client.key)).collect();
+    assert!(homes.len() > 1, "all clients on one shard");
+    for _ in 0..3 {
+        for client in &mut clients {
+            cancel_a_statement(&doorman, client);
+        }
+    }
+}
+
+#[test]
+fn every_one_of_two_shards_finds_every_client() {
+    every_shard_finds_every_client(2);
+}
+
+#[test]
+fn every_one_of_four_shards_finds_every_client() {
+    every_shard_finds_every_client(4);
 }

@@ -14,7 +14,7 @@
 //! `cargo test --test it directly`.
 //!
 //! Environment: `PG_BIN` (directory of the PostgreSQL programs), `PG_DOORMAN_BIN` (another pooler
-//! program to test), `CHAOS_SECONDS`, `SEED`.
+//! program to test), `CHAOS_SECONDS`, `CHURN_SECONDS`, `SEED`.
 //!
 //! Source: protocol-flow.html, protocol-message-formats.html.
 
@@ -25,16 +25,22 @@
 
 mod common;
 
+mod admin;
 mod auth;
 mod cancel;
+mod cancel_storm;
 mod chaos;
 mod copy;
 mod extended;
 mod large_data;
 mod limits;
 mod malformed;
+mod mesh;
+mod metrics;
 mod parameters;
 mod programs;
+mod quarantine;
+mod rebalance;
 mod reload;
 mod reset;
 mod scripted_server;

@@ -5,15 +5,17 @@
 //!
 //! Source: app-psql.html, pgbench.html.
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
+use crate::cancel::wait_until_running;
 use crate::common::postgres::{DATABASE, PASSWORD, programs_directory};
 use crate::common::{Config, Postgres, Target, everywhere, unique, with_one_and_two_shards};
 
 everywhere!(
     psql_runs_a_script,
     psql_copies_in_and_out,
+    psql_cancels_on_ctrl_c,
     pgbench_reads_by_the_simple_protocol,
     pgbench_reads_by_the_extended_protocol,
     pgbench_writes_by_the_simple_protocol,
@@ -92,6 +94,28 @@ fn psql_runs_a_script(target: &Target) {
             "2"
         ]
     );
+}
+
+fn psql_cancels_on_ctrl_c(target: &Target) {
+    let mark = unique("ctrl_c");
+    let mut command = program("psql", target.port());
+    let child = command
+        .args(["-X", "-q", "-A", "-t", "-c"])
+        .arg(format!("select pg_sleep(60) as {mark}"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("psql is installed");
+    wait_until_running(&mark);
+    let mut kill = Command::new("/bin/kill");
+    run(kill.arg("-INT").arg(child.id().to_string()));
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        stderr.contains("canceling statement due to user request"),
+        "{stderr}"
+    );
+    target.assert_serves();
 }
 
 fn psql_copies_in_and_out(target: &Target) {
@@ -206,6 +230,23 @@ with connection.cursor() as cursor:
     for n in range(50):
         cursor.execute("select %s", (n,))
         assert cursor.fetchone() == (n,)
+import threading
+is_over = threading.Event()
+def cancel():
+    while not is_over.wait(0.02):
+        connection.cancel()
+canceller = threading.Thread(target=cancel)
+canceller.start()
+try:
+    with connection.cursor() as cursor:
+        cursor.execute("select pg_sleep(60)")
+    raise SystemExit("not cancelled")
+except psycopg2.errors.QueryCanceled:
+    pass
+is_over.set()
+canceller.join()
+with connection.cursor() as cursor:
+    cursor.execute("select 1")
 connection.close()
 print("fine")
 "#;

@@ -79,38 +79,34 @@ fn memory_claimed_for_ignored_messages_is_given_back() {
 }
 
 #[test]
-fn waits_end_in_a_pool_that_a_reload_has_replaced() {
-    let config = |size| {
-        let users = vec![User::new("app", size), User::new("fence", 1)];
+fn waits_end_in_a_pool_that_a_reload_has_removed() {
+    let config = |users| {
         let config = Config::new(Postgres::shared()).users(users);
         config.general("query_wait_timeout", "300ms")
     };
-    let doorman = config(1).start();
+    let fence = User::new("fence", 1);
+    let doorman = config(vec![User::new("app", 1), fence.clone()]).start();
     let mut waiter = doorman.connect();
     let _holders = doorman.hold_servers(1);
-    doorman.rewrite(config(2));
+    doorman.rewrite(config(vec![fence]));
     doorman.sighup();
-    eventually("the reload is done", || {
-        let mut client = doorman.connect();
-        client
-            .try_query("select 1")
-            .is_ok_and(|reply| reply.errors.is_empty())
-    });
+    eventually("the reload is done", || doorman.login().attempt().is_err());
     waiter.send(&query("select 1"));
     assert_eq!(waiter.expect('E').error_fields().sqlstate, "53300");
 }
 
 #[test]
-fn replaced_pool_keeps_no_minimum_of_servers() {
+fn clients_of_a_replaced_pool_go_on_with_the_new_one() {
     let postgres = Postgres::shared();
-    let config = |size| {
-        let user = User::new("app", size).key("min_pool_size", 1);
-        Config::new(postgres).users(vec![user])
+    let config = |mode| {
+        let user = User::new("app", 2).key("min_pool_size", 1);
+        let config = Config::new(postgres).users(vec![user]);
+        config.general("server_lifetime", mode)
     };
-    let doorman = config(2).start();
+    let doorman = config("1h").start();
     let mut old = doorman.connect();
     old.execute("begin");
-    doorman.rewrite(config(3));
+    doorman.rewrite(config("2h"));
     doorman.sighup();
     eventually("the new pool has its minimum", || {
         doorman.server_pids(postgres).len() == 2
@@ -123,6 +119,39 @@ fn replaced_pool_keeps_no_minimum_of_servers() {
         doorman.server_pids(postgres).len() == 1
     });
     assert_eq!(old.value("select 42"), "42");
+}
+
+#[test]
+fn resized_pool_keeps_its_servers() {
+    let postgres = Postgres::shared();
+    let config = |size: usize, kept: i64| {
+        let user = User::new("app", size).key("min_pool_size", kept);
+        Config::new(postgres).users(vec![user]).shards(2)
+    };
+    let doorman = config(4, 4).start();
+    eventually("the minimum is open", || {
+        doorman.server_pids(postgres).len() == 4
+    });
+    let before = doorman.server_pids(postgres);
+    let mut client = doorman.connect();
+    let resize = |size, kept, count| {
+        doorman.rewrite(config(size, kept));
+        doorman.sighup();
+        eventually("the pool has its new size", || {
+            doorman.server_pids(postgres).len() == count
+        });
+    };
+    resize(7, 7, 7);
+    let larger = doorman.server_pids(postgres);
+    assert!(before.iter().all(|pid| larger.contains(pid)));
+    resize(2, 1, 2);
+    let smaller = doorman.server_pids(postgres);
+    assert!(
+        smaller.iter().all(|pid| larger.contains(pid)),
+        "{before:?} {larger:?} {smaller:?}"
+    );
+    assert_eq!(client.value("select 42"), "42");
+    resize(3, 3, 3);
 }
 
 #[test]

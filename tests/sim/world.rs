@@ -310,6 +310,9 @@ impl World {
             self.under_way.kept[grant.sizing as usize] += grant.kept;
             self.watch.granted(from, to, grant.number, self.clock.now());
         }
+        if let Letter::Keep { count, sizing } = &letter {
+            self.under_way.kept[*sizing as usize] += count;
+        }
         let (letter, server) = letter.take_server::<Server>();
         let Some(server) = server else {
             self.mail(from, to, letter);
@@ -344,6 +347,9 @@ impl World {
             self.under_way.kept[grant.sizing as usize] -= grant.kept;
             self.under_way.servers -= usize::from(grant.server.is_some());
             self.watch.arrived(to, self.clock.now());
+        }
+        if let Letter::Keep { count, sizing } = &letter {
+            self.under_way.kept[*sizing as usize] -= count;
         }
         let is_lost = self.shards[to].is_alone;
         let (letter, server) = letter.take_server::<Server>();

@@ -288,6 +288,14 @@ impl Ring {
         }
     }
 
+    /// Wakes the owner of a slot, if it has one.
+    pub(crate) fn wake(&self, id: u32) {
+        let slot = self.slots.get(id as usize);
+        if let Some(owner) = slot.and_then(|slot| slot.owner.as_ref()) {
+            owner.wake_by_ref();
+        }
+    }
+
     /// Makes `waker` the one to be woken for this slot; returns the previous one to be dropped.
     #[must_use = "to be dropped when the ring is not borrowed"]
     pub(crate) fn set_owner(&mut self, id: u32, waker: &Waker) -> Option<Waker> {

@@ -26,7 +26,6 @@ use std::time::{Duration, Instant};
 
 use super::super::letter::{Grant, Letter, Want, goes_first};
 use super::super::permits::DEBT;
-use super::super::state::Limits;
 use super::{OwnWant, Part, is_not_later};
 
 /// How long the first waiter waits for a server of its own shard before another shard is asked:
@@ -97,7 +96,7 @@ impl<S, W> Part<S, W> {
         let want = Want {
             number,
             since: first,
-            flowing: self.flows().then_some(waited),
+            flowing: self.state.is_flowing().then_some(waited),
         };
         self.want = Some(OwnWant {
             want,
@@ -110,15 +109,9 @@ impl<S, W> Part<S, W> {
         self.send(self.place.home, Letter::Want(want));
     }
 
-    /// True if the queue moves by this shard's own servers. A server that only came by and has left
-    /// moves it no more.
-    fn flows(&self) -> bool {
-        self.state.held() > 0 && self.state.is_flowing()
-    }
-
     /// Tells home again if what it knows of the want has become wrong.
     fn keep_wanting(&mut self, first: Instant, own: OwnWant, now: Instant) {
-        let has_changed = own.want.flowing.is_some() != self.flows();
+        let has_changed = own.want.flowing.is_some() != self.state.is_flowing();
         let due = own.said_at + PULSE;
         if has_changed || (own.want.flowing.is_some() && due <= now) {
             self.say_want(own.want.number, first, own.asked_at, now);
@@ -222,6 +215,7 @@ impl<S, W> Part<S, W> {
     fn handle(&mut self, from: usize, letter: Letter<S>, expires: Option<Instant>, now: Instant) {
         match letter {
             Letter::Grant(grant) => self.receive_grant(from, grant, expires, now),
+            Letter::Keep { count, sizing } => self.receive_kept(count, sizing),
             Letter::MayOpen(count) => {
                 self.may_open += count;
                 self.open_asked = self.open_asked.saturating_sub(count);
@@ -255,6 +249,7 @@ impl<S, W> Part<S, W> {
                 permits,
             } => ledger.moved((from, to), (number, permits), now, post),
             Letter::Grant(_)
+            | Letter::Keep { .. }
             | Letter::MayOpen(_)
             | Letter::Recall { .. }
             | Letter::Forget { .. } => {}
@@ -286,7 +281,9 @@ impl<S, W> Part<S, W> {
         now: Instant,
     ) {
         self.state.receive(grant.permits, grant.server.is_some());
-        self.receive_kept(&grant);
+        self.receive_kept(grant.kept, grant.sizing);
+        // Before the ledger hears of it, which asks the next one if there still is a debt.
+        self.settle_debt(now);
         if let Some(ledger) = &mut self.ledger {
             let moved = (grant.number, grant.permits);
             ledger.moved((from, self.place.here), moved, now, &mut self.post);
@@ -308,19 +305,15 @@ impl<S, W> Part<S, W> {
             let waker = self.state.checkin(server, now, expires);
             self.wakers.extend(waker);
         }
-        self.settle_debt(now);
     }
 
     /// Takes over that some of the permits are to have a server, unless that was before a resizing
     /// which has settled it anew.
-    fn receive_kept(&mut self, grant: &Grant<S>) {
-        if !is_not_later(grant.sizing, self.sizing) {
-            self.kept_early.push((grant.sizing, grant.kept));
-        } else if grant.sizing == self.sizing {
-            self.state.set_limits(Limits {
-                servers_min: self.kept() + grant.kept,
-                ..*self.state.limits()
-            });
+    fn receive_kept(&mut self, count: usize, sizing: u32) {
+        if !is_not_later(sizing, self.sizing) {
+            self.kept_early.push((sizing, count));
+        } else if sizing == self.sizing {
+            self.set_kept(self.kept() + count);
         }
     }
 

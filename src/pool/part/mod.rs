@@ -362,11 +362,8 @@ impl<S, W> Part<S, W> {
             .kept_early
             .extract_if(.., |(of, _)| is_not_later(*of, sizing));
         let early = early.filter(|(of, _)| *of == sizing).map(|(_, kept)| kept);
-        let servers_min = kept + early.sum::<usize>();
-        self.state.set_limits(Limits {
-            servers_min,
-            ..*self.state.limits()
-        });
+        let early: usize = early.sum();
+        self.set_kept(kept + early);
         if let Some(ledger) = &mut self.ledger {
             ledger.set_opening_max(sizes.opening_max, &mut self.post);
             if sizes.size >= before.size {
@@ -380,18 +377,45 @@ impl<S, W> Part<S, W> {
         self.review(now);
     }
 
-    /// Gives permits that have not been needed since the last call back to home. To be called about
-    /// once a second.
+    /// Gives permits that have not been needed since the last call back to home, and what is to be
+    /// kept without a permit for it to another shard. To be called about once a second.
     pub fn settle(&mut self, now: Instant) {
+        self.pass_kept_on();
         let spare = self.extra();
         let unneeded = spare.min(std::mem::replace(&mut self.spare_before, spare));
         if self.place.here == self.place.home || unneeded == 0 {
+            self.deliver(now);
             return;
         }
         let permits = self.state.part_with_spare(unneeded);
         self.spare_before -= permits;
         self.send_permits(self.place.home, (0, permits), None, false);
         self.deliver(now);
+    }
+
+    /// What is to be kept here beyond the permits of this shard goes home, and from home to one shard
+    /// after the other until it finds permits.
+    fn pass_kept_on(&mut self) {
+        let count = self.kept().saturating_sub(self.permits());
+        if count == 0 {
+            return;
+        }
+        let next = match &mut self.ledger {
+            None => Some(self.place.home),
+            Some(ledger) => ledger.next_holder(self.place.home),
+        };
+        if let Some(next) = next {
+            self.set_kept(self.kept() - count);
+            let sizing = self.sizing;
+            self.send(next, Letter::Keep { count, sizing });
+        }
+    }
+
+    fn set_kept(&mut self, servers_min: usize) {
+        self.state.set_limits(Limits {
+            servers_min,
+            ..*self.state.limits()
+        });
     }
 
     /// Permits without a server that no waiter needs. A waiter of another shard goes before the
@@ -423,10 +447,7 @@ impl<S, W> Part<S, W> {
         was_idle: bool,
     ) {
         let kept = self.kept().saturating_sub(self.permits());
-        self.state.set_limits(Limits {
-            servers_min: self.kept() - kept,
-            ..*self.state.limits()
-        });
+        self.set_kept(self.kept() - kept);
         let grant = Grant {
             number,
             permits,

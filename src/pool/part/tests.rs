@@ -367,3 +367,33 @@ fn a_queue_does_not_move_by_servers_that_have_left() {
     assert_eq!(part.permits(), 0);
     assert_eq!(part.want().unwrap().flowing, None);
 }
+
+#[test]
+fn a_pool_that_shrinks_keeps_as_many_servers_as_it_may() {
+    let now = Instant::now();
+    let mut fleet = fleet(2, 4, 4);
+    let next = open_all(&mut fleet, 1, now);
+    let sizes = |size, kept| Sizes {
+        size,
+        kept,
+        opening_max: 2,
+    };
+    let mut next = next;
+    for (sizing, (size, kept)) in [(1, (7, 7)), (2, (2, 1))] {
+        for part in &mut fleet {
+            part.resize(sizes(size, kept), sizing, now);
+        }
+        deliver(&mut fleet, now);
+        for _ in 0..3 {
+            for part in &mut fleet {
+                part.settle(now);
+            }
+            deliver(&mut fleet, now);
+        }
+        next = open_all(&mut fleet, next, now);
+        assert_eq!(permits(&fleet).iter().sum::<usize>(), size);
+        let held: usize = fleet.iter().map(|part| part.state().held()).sum();
+        assert_eq!(held, size);
+        assert_eq!(next, 8, "of the larger pool two are left");
+    }
+}

@@ -315,9 +315,10 @@ impl<S, W> PoolState<S, W> {
         })
     }
 
-    /// True if somebody has been given a server since the first in the queue came: the queue moves.
+    /// True if somebody has been given a server since the first in the queue came, and there are
+    /// servers: the queue moves.
     pub fn is_flowing(&self) -> bool {
-        self.head() < self.served_at
+        self.held() > 0 && self.head() < self.served_at
     }
 
     /// Since when the server that was used longest ago is idle.

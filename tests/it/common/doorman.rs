@@ -25,8 +25,10 @@ use super::{DEADLINE, eventually, port, unique};
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     general: Table,
+    prometheus: Table,
     pools: Vec<(String, Table, Vec<User>)>,
     application_name: String,
+    log_level: &'static str,
 }
 
 /// A user of a pool.
@@ -67,8 +69,10 @@ impl Config {
     pub(crate) fn to_port(server_port: u16) -> Self {
         let config = Self {
             general: Table::new(),
+            prometheus: Table::new(),
             pools: Vec::new(),
             application_name: format!("{}_{}", unique("doorman"), std::process::id()),
+            log_level: "info",
         };
         config
             .general("host", "127.0.0.1")
@@ -86,8 +90,23 @@ impl Config {
         self
     }
 
+    /// Serves metrics on `port` of 127.0.0.1.
+    pub(crate) fn metrics(mut self, port: u16) -> Self {
+        let keys = &mut self.prometheus;
+        keys.insert("enabled".to_owned(), true.into());
+        keys.insert("host".to_owned(), "127.0.0.1".into());
+        keys.insert("port".to_owned(), i64::from(port).into());
+        self
+    }
+
     pub(crate) fn shards(self, count: usize) -> Self {
         self.general("worker_threads", i64::try_from(count).unwrap())
+    }
+
+    /// How much is logged.
+    pub(crate) fn log_level(mut self, level: &'static str) -> Self {
+        self.log_level = level;
+        self
     }
 
     /// Sets the rules for clients.
@@ -145,7 +164,7 @@ impl Config {
     }
 
     /// The file as text.
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut pools = Table::new();
         for (name, table, users) in &self.pools {
             let mut table = table.clone();
@@ -159,6 +178,10 @@ impl Config {
         let mut file = Table::new();
         file.insert("general".to_owned(), Value::Table(self.general.clone()));
         file.insert("pools".to_owned(), Value::Table(pools));
+        file.insert(
+            "prometheus".to_owned(),
+            Value::Table(self.prometheus.clone()),
+        );
         toml::to_string(&file).unwrap()
     }
 
@@ -200,6 +223,7 @@ impl Doorman {
             .arg(directory.join("pg_doorman.toml"))
             .current_dir(&directory)
             .env("NO_COLOR", "true")
+            .env("LOG_LEVEL", config.log_level)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)

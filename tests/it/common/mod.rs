@@ -80,21 +80,16 @@ macro_rules! with_one_and_two_shards {
     )+ };
 }
 
-/// As `everywhere`, for what the pooler does not do yet: its tests are there and ignored.
-macro_rules! not_yet_pooled {
-    ($reason:literal: $($name:ident),+ $(,)?) => { $(
+/// One test a name and number of shards, for what only several shards can get wrong.
+macro_rules! with_two_and_four_shards {
+    ($($name:ident),+ $(,)?) => { $(
         mod $name {
-            use crate::common::Target;
             #[test]
-            fn directly() { super::$name(&Target::direct()); }
+            fn through_two_shards() { super::$name(2); }
             #[test]
-            #[ignore = $reason]
-            fn through_one_shard() { super::$name(&Target::pooled(1)); }
-            #[test]
-            #[ignore = $reason]
-            fn through_two_shards() { super::$name(&Target::pooled(2)); }
+            fn through_four_shards() { super::$name(4); }
         }
     )+ };
 }
 
-pub(crate) use {everywhere, not_yet_pooled, with_one_and_two_shards};
+pub(crate) use {everywhere, with_one_and_two_shards, with_two_and_four_shards};

@@ -1,0 +1,161 @@
+//! One logical pool over all shards: limits, fairness and load are right although shards share
+//! nothing.
+//!
+//! Owns: servers that move between shards. Clients that move are in `rebalance`.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::common::{
+    Client, Config, Doorman, Postgres, User, eventually, with_two_and_four_shards,
+};
+
+with_two_and_four_shards!(
+    one_server_serves_the_clients_of_all_shards,
+    settings_follow_their_clients_when_servers_move,
+    news_of_a_server_under_way_is_not_lost,
+    killed_servers_leave_their_permits,
+    minimum_is_that_of_the_pool_and_not_of_each_shard,
+    client_alone_on_its_shard_may_use_the_whole_pool,
+);
+
+fn pool_of(size: usize, shards: usize) -> Config {
+    Config::new(Postgres::shared())
+        .shards(shards)
+        .pool_size(size)
+}
+
+/// The shard that accepted this client, as its cancel key says.
+fn shard_of(client: &Client) -> u32 {
+    let pid = u32::from_be_bytes(client.key[..4].try_into().unwrap());
+    ((pid - 1) >> 17) & 1023
+}
+
+/// A client on each shard.
+fn one_client_a_shard(doorman: &Doorman, shards: usize) -> Vec<Client> {
+    let mut clients: Vec<Option<Client>> = (0..shards).map(|_| None).collect();
+    eventually("every shard has a client", || {
+        let client = doorman.connect();
+        let shard = shard_of(&client) as usize;
+        clients[shard] = Some(client);
+        clients.iter().all(Option::is_some)
+    });
+    clients.into_iter().flatten().collect()
+}
+
+fn one_server_serves_the_clients_of_all_shards(shards: usize) {
+    let doorman = pool_of(1, shards).start();
+    let mut clients = one_client_a_shard(&doorman, shards);
+    clients.extend((0..8).map(|_| doorman.connect()));
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let counter = scope.spawn(|| {
+            let mut most = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                most = most.max(doorman.server_pids(Postgres::shared()).len());
+            }
+            most
+        });
+        let workers: Vec<_> = clients
+            .into_iter()
+            .enumerate()
+            .map(|(number, mut client)| {
+                scope.spawn(move || {
+                    for round in 0..100 {
+                        let value = format!("{number} {round}");
+                        assert_eq!(client.value(&format!("select '{value}'")), value);
+                    }
+                })
+            })
+            .collect();
+        for worker in workers {
+            worker.join().unwrap();
+        }
+        is_over.store(true, Ordering::Relaxed);
+        assert_eq!(counter.join().unwrap(), 1);
+    });
+}
+
+fn settings_follow_their_clients_when_servers_move(shards: usize) {
+    let doorman = pool_of(1, shards).start();
+    let mut clients = one_client_a_shard(&doorman, shards);
+    let zones = ["Europe/Paris", "Asia/Tokyo", "America/Lima", "UTC"];
+    for (client, zone) in clients.iter_mut().zip(zones) {
+        client.execute(&format!("set timezone to '{zone}'"));
+    }
+    for _ in 0..20 {
+        for (client, zone) in clients.iter_mut().zip(zones) {
+            assert_eq!(client.value("show timezone"), zone);
+        }
+    }
+    assert_eq!(doorman.server_pids(Postgres::shared()).len(), 1);
+}
+
+/// A reload of PostgreSQL makes every session report changed parameters at a moment that nobody
+/// chooses: also while the session is between two shards.
+fn news_of_a_server_under_way_is_not_lost(shards: usize) {
+    let postgres = Postgres::private();
+    let config = Config::new(&postgres).shards(shards).pool_size(1);
+    let doorman = config.start();
+    let mut clients = one_client_a_shard(&doorman, shards);
+    let mut superuser = postgres.superuser();
+    for zone in ["Europe/Paris", "Asia/Tokyo", "America/Lima"].repeat(4) {
+        superuser.execute(&format!("alter system set timezone to '{zone}'"));
+        superuser.execute("select pg_reload_conf()");
+        eventually("every client sees the new zone", || {
+            clients
+                .iter_mut()
+                .all(|client| client.value("show timezone") == zone)
+        });
+    }
+    assert_eq!(doorman.server_pids(&postgres).len(), 1);
+}
+
+fn killed_servers_leave_their_permits(shards: usize) {
+    let doorman = pool_of(2, shards).start();
+    let mut clients = one_client_a_shard(&doorman, shards);
+    for _ in 0..10 {
+        for client in &mut clients {
+            client.execute("select 1");
+        }
+        for pid in doorman.server_pids(Postgres::shared()) {
+            Postgres::shared().sql(&format!("select pg_terminate_backend({pid})"));
+        }
+        eventually("all of them are gone", || {
+            doorman.server_pids(Postgres::shared()).is_empty()
+        });
+        for client in &mut clients {
+            assert_eq!(client.value("select 'served'"), "served");
+        }
+    }
+}
+
+fn minimum_is_that_of_the_pool_and_not_of_each_shard(shards: usize) {
+    let user = User::new("app", 4).key("min_pool_size", 2);
+    let config = Config::new(Postgres::shared()).users(vec![user]);
+    let config = config.general("idle_timeout", "100ms");
+    let config = config.general("retain_connections_time", "50ms");
+    let doorman = config.shards(shards).start();
+    let count = || doorman.server_pids(Postgres::shared()).len();
+    eventually("the minimum is open", || count() == 2);
+    let holders = doorman.hold_servers(4);
+    assert_eq!(count(), 4);
+    drop(holders);
+    eventually("only the minimum is left", || count() == 2);
+}
+
+fn client_alone_on_its_shard_may_use_the_whole_pool(shards: usize) {
+    let size = 2 * shards;
+    let doorman = pool_of(size, shards).start();
+    let mut clients = Vec::new();
+    eventually("one shard has enough clients", || {
+        let client = doorman.connect();
+        if shard_of(&client) == 1 {
+            clients.push(client);
+        }
+        clients.len() == size
+    });
+    for client in &mut clients {
+        client.execute("begin");
+    }
+    assert_eq!(doorman.server_pids(Postgres::shared()).len(), size);
+}
