@@ -281,7 +281,7 @@ impl World {
         ensure!(letters == 0, "{letters} letters are under way");
         for (number, shard) in self.shards.iter().enumerate() {
             let state = shard.part.state();
-            let (held, permits) = (state.held(), shard.part.permits());
+            let held = state.held();
             let idle = state.idle_count();
             ensure!(idle == held, "shard {number}: {held} held, {idle} idle");
             ensure!(state.waiting_count() == 0, "shard {number}: somebody waits");
@@ -293,7 +293,7 @@ impl World {
                 "shard {number} is not at rest: {:?}",
                 shard.part
             );
-            let kept = shard.part.kept().min(permits);
+            let kept = shard.part.kept();
             ensure!(held >= kept, "shard {number}: {held} held, {kept} kept");
         }
         if self.is_retired {
