@@ -11,6 +11,8 @@
 //! - nobody is served while somebody elsewhere, whose want is known there, has waited more than a
 //!   quarter longer. How long the waiters of a moving queue wait is known a `PULSE` late.
 //!
+//! A cancel request hits nobody but the client it is meant for (`cancels`).
+//!
 //! At the end, when everybody has gone: nothing is under way, wanted, kept in mind or owed, every
 //! server is idle, and home knows exactly who has how many permits.
 //!
@@ -277,6 +279,8 @@ impl World {
         for (number, client) in self.clients.iter().enumerate() {
             ensure!(client.is_thinking(), "client {number} still waits or works");
         }
+        let kept_back = self.kept_back.len();
+        ensure!(kept_back == 0, "{kept_back} servers are kept back");
         let letters = self.under_way.letters;
         ensure!(letters == 0, "{letters} letters are under way");
         for (number, shard) in self.shards.iter().enumerate() {

@@ -5,6 +5,7 @@
 //! Invariants: a client uses one server at most; whoever leaves gives up its wait or its server.
 //! Source: none.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use pg_doorman::pool::state::Ticket;
@@ -99,7 +100,19 @@ impl World {
     }
 
     fn begin(&mut self, client: usize, server: Server) {
+        server.lease.lend();
+        let number = server.number;
         let (_, step) = self.next_step(client, Doing::Uses(server));
+        if self.users.insert(number, (client, step)).is_some() {
+            self.watch
+                .complain(format!("server {number} is lent twice"));
+        }
+        if self.dice.one_in(10) {
+            for _ in 0..self.dice.biased(1, 6) {
+                let asked = self.clock.now() + self.dice.micros(1.0, self.plan.use_time.1);
+                self.clock.plan(asked, Event::CancelAsked(client));
+            }
+        }
         let (low, high) = self.plan.use_time;
         let at = self.clock.now() + self.dice.micros(low, high);
         if self.dice.one_in(100) {
@@ -118,15 +131,28 @@ impl World {
         }
     }
 
-    /// `driver::Pool::give_back`. Cleaning takes a while. Cancel requests belong here as well: a
-    /// server in quarantine stays lent, as one that is cleaned, until the last request has closed.
-    fn give_back(&mut self, shard: usize, server: Server) {
-        if self.trouble() {
+    /// `driver::Pool::give_back` and `quarantine::wait`.
+    pub(crate) fn give_back(&mut self, shard: usize, server: Server) {
+        self.users.remove(&server.number);
+        server.lease.give_back();
+        if server.lease.is_broken() || self.trouble() {
             self.discard(shard, server);
+        } else if server.lease.is_quarantined() {
+            self.kept_back.push((shard, server));
         } else if self.dice.one_in(50) {
             self.try_out(shard, server);
         } else {
             self.check_in(shard, server);
+        }
+    }
+
+    pub(crate) fn cancel_asked(&mut self, client: usize) {
+        let asked = &self.clients[client];
+        if let Doing::Uses(server) = &asked.doing {
+            // What has become of the statement meanwhile is not known to who asks.
+            let server = (server.number, Rc::clone(&server.lease));
+            let meant = (client, asked.step);
+            self.ask_cancel(server, meant);
         }
     }
 
@@ -152,6 +178,7 @@ impl World {
             Doing::Uses(server) => {
                 // In the middle of a query: no use for anybody else.
                 if self.dice.one_in(2) {
+                    self.users.remove(&server.number);
                     self.discard(shard, server);
                 } else {
                     self.give_back(shard, server);

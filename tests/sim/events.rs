@@ -7,14 +7,19 @@
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
+use std::rc::Rc;
 use std::time::Duration;
 
 use pg_doorman::pool::letter::Letter;
+use pg_doorman::server::lease::Lease;
+
+use crate::cancels::Cancel;
 
 /// A server connection. It cannot be copied: whatever is in two places does not compile.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) number: u32,
+    pub(crate) lease: Rc<Lease>,
     /// End of its life, since the start of the run.
     pub(crate) expires: Option<Duration>,
 }
@@ -30,10 +35,19 @@ pub(crate) enum Event {
     Leave(usize, u32),
     /// A client that waited has been woken.
     Wake(usize),
+    /// Somebody wants to cancel what a client does then.
+    CancelAsked(usize),
+    /// A cancel request is about to be sent, takes effect, has ended.
+    CancelSent(Cancel),
+    CancelActs(Cancel),
+    CancelEnds(Cancel),
     /// The wait of a client ought to be over.
     Overdue(usize, u32),
     /// An opening has ended.
-    Opened { shard: usize, is_fit: bool },
+    Opened {
+        shard: usize,
+        is_fit: bool,
+    },
     /// A server has been cleaned or tried.
     Tried {
         shard: usize,

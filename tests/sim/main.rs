@@ -11,6 +11,7 @@
 //!
 //! Source: none.
 
+mod cancels;
 mod check;
 mod clients;
 mod dice;
@@ -82,8 +83,8 @@ fn simulate(world: &mut World, steps: u64, trace: &mut Trace) -> Result<(), Stri
     world.check_end()
 }
 
-/// Runs one seed: steps taken and waits compared, or what was wrong.
-fn run(seed: u64, steps: u64, is_shown: bool) -> Result<(u64, u64), String> {
+/// Runs one seed: steps taken, waits compared and requests that cancelled, or what was wrong.
+fn run(seed: u64, steps: u64, is_shown: bool) -> Result<[u64; 3], String> {
     let mut world = World::new(seed);
     let mut trace = Trace {
         seed,
@@ -99,7 +100,7 @@ fn run(seed: u64, steps: u64, is_shown: bool) -> Result<(u64, u64), String> {
             println!("PART {:?}", shard.part);
         }
     }
-    outcome.map(|()| (trace.steps, world.watch.compared))
+    outcome.map(|()| [trace.steps, world.watch.compared, world.cancelled])
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -116,13 +117,14 @@ fn pools_keep_their_promises_whatever_happens() {
             number("SIM_SEEDS").unwrap_or(20),
         ),
     };
-    let (mut total, mut compared) = (0, 0);
+    let mut totals = [0; 3];
     let mut faults = 0;
     for seed in first..first + count {
         match run(seed, steps, count == 1) {
-            Ok((steps, waits)) => {
-                total += steps;
-                compared += waits;
+            Ok(counts) => {
+                for (total, count) in totals.iter_mut().zip(counts) {
+                    *total += count;
+                }
             }
             Err(fault) => {
                 faults += 1;
@@ -133,7 +135,10 @@ fn pools_keep_their_promises_whatever_happens() {
             }
         }
     }
-    println!("{count} seeds, {total} steps, {compared} waits compared, {faults} faults");
+    let [steps, waits, cancels] = totals;
+    println!(
+        "{count} seeds, {steps} steps, {waits} waits compared, {cancels} cancelled, {faults} faults"
+    );
     assert_eq!(faults, 0, "violations, see above");
 }
 

@@ -5,6 +5,7 @@
 //! Invariants: every call into a part is followed by carrying out what it decided, as in the driver.
 //! Source: none.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use pg_doorman::pool::error::{CheckoutError, REST_AFTER_FAILURE};
 use pg_doorman::pool::letter::Letter;
 use pg_doorman::pool::part::{Part, Place, Sizes};
 
+use crate::cancels::new_lease;
 use crate::check::Watch;
 use crate::clients::Client;
 use crate::dice::Dice;
@@ -59,6 +61,12 @@ pub(crate) struct World {
     /// Server connections that exist.
     pub(crate) alive: usize,
     numbers: u32,
+    /// Which client uses which server, and in which step.
+    pub(crate) users: BTreeMap<u32, (usize, u32)>,
+    /// Servers in quarantine, each with its shard.
+    pub(crate) kept_back: Vec<(usize, Server)>,
+    /// Cancel requests that have had their effect.
+    pub(crate) cancelled: u64,
     /// Nobody begins anything any more.
     pub(crate) is_ending: bool,
     pub(crate) is_retired: bool,
@@ -101,6 +109,9 @@ impl World {
             sizes: plan.sizes,
             alive: 0,
             numbers: 0,
+            users: BTreeMap::new(),
+            kept_back: Vec::new(),
+            cancelled: 0,
             is_ending: false,
             is_retired: false,
             watch: Watch::new(count),
@@ -171,6 +182,10 @@ impl World {
             Event::Done(client, step) => self.done(client, step),
             Event::Leave(client, step) => self.leave(client, step),
             Event::Wake(client) => self.wake(client),
+            Event::CancelAsked(client) => self.cancel_asked(client),
+            Event::CancelSent(cancel) => self.cancel_sent(cancel),
+            Event::CancelActs(cancel) => self.cancel_acts(cancel),
+            Event::CancelEnds(cancel) => self.cancel_ends(&cancel),
             Event::Overdue(client, step) => self.overdue(client, step),
             Event::Opened { shard, is_fit } => self.opened(shard, is_fit),
             Event::Tried {
@@ -225,7 +240,9 @@ impl World {
         self.open_more(shard);
     }
 
-    fn close(&mut self, _server: Server) {
+    fn close(&mut self, server: Server) {
+        server.lease.give_back();
+        drop(server);
         self.alive -= 1;
     }
 
@@ -251,6 +268,7 @@ impl World {
                 .then(|| self.clock.now() + life.mul_f64(0.8) + self.dice.up_to(life.mul_f64(0.4)));
             let server = Server {
                 number: self.numbers,
+                lease: new_lease(),
                 expires,
             };
             self.shards[shard].part.opened(now);
@@ -363,6 +381,11 @@ impl World {
         if is_lost {
             return;
         }
+        // Of its requests none can be on its way; there it has a lease of its own.
+        let server = server.map(|server| Server {
+            lease: new_lease(),
+            ..server
+        });
         let expires = server.as_ref().and_then(|server| server.expires);
         let expires = expires.map(|end| self.base + end);
         let letter = letter.with_server(server);
