@@ -181,7 +181,8 @@ impl World {
             let want = shard.part.want();
             let is_new = want.map(|want| want.number) != seen.want.map(|want| want.number);
             // Who rests after a grant asks for nothing that is used.
-            if is_new || want.is_some_and(|want| want.is_resting()) {
+            let rests = |want: Option<Want>| want.is_some_and(|want| want.is_resting());
+            if is_new || rests(want) || rests(seen.want) {
                 seen.want_since = now;
             }
             seen.want = want;

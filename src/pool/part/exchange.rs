@@ -310,6 +310,9 @@ impl<S, W> Part<S, W> {
     /// Takes over that some of the permits are to have a server, unless that was before a resizing
     /// which has settled it anew.
     fn receive_kept(&mut self, count: usize, sizing: u32) {
+        if count == 0 {
+            return;
+        }
         if !is_not_later(sizing, self.sizing) {
             self.kept_early.push((sizing, count));
         } else if sizing == self.sizing {
