@@ -36,6 +36,7 @@ struct Seen {
     /// The number of its want that was granted last.
     granted: u32,
     recall: Option<(usize, u32)>,
+    recall_age: Option<Duration>,
     is_recall_flowing: bool,
     /// Since when it keeps that in mind, or nothing, and has granted nothing.
     recall_since: Duration,
@@ -189,10 +190,12 @@ impl World {
             let recall = shard.part.recall().map(|(to, want)| (to, want.number));
             let flowing = shard.part.recall().and_then(|(_, want)| want.flowing);
             seen.is_recall_flowing = flowing.is_some();
-            if recall != seen.recall {
-                seen.recall = recall;
+            // Home answers with an older one if this one has become younger.
+            let age = shard.part.recall().map(|(_, want)| want.age(at));
+            if recall != seen.recall || age < seen.recall_age {
                 seen.recall_since = now;
             }
+            (seen.recall, seen.recall_age) = (recall, age);
             let hold = |since: Option<Duration>, holds: bool| holds.then(|| since.unwrap_or(now));
             seen.has_permits_since = hold(seen.has_permits_since, shard.part.permits() > 0);
             // A queue in which nobody waits longer than a moment needs nothing.
@@ -213,13 +216,13 @@ impl World {
         };
         let now = self.clock.now();
         let since = available_since.max(self.watch.debt_at);
-        // Shards that wait take turns.
+        // Shards that wait take turns; home weighs them anew when one says how long it waits now.
         let before = self
             .watch
             .seen
             .iter()
             .filter(|seen| seen.unserved_since.is_some());
-        let bound = self.patience() * (1 + before.count() as u32);
+        let bound = self.patience() * (1 + before.count() as u32) + PULSE;
         for (number, seen) in self.watch.seen.iter().enumerate() {
             let Some(unserved) = seen.unserved_since else {
                 continue;
