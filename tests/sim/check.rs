@@ -131,6 +131,12 @@ impl World {
                 state.held(),
                 shard.part.permits()
             );
+            let is_alone = shard.is_alone || self.shards.len() == 1;
+            let is_seen_to = shard.part.want().is_some() || shard.part.review_at().is_some();
+            ensure!(
+                state.unserved() == 0 || is_seen_to || is_alone,
+                "shard {number} has forgotten that somebody waits"
+            );
             permits += shard.part.permits();
             let there = state.idle_count() + state.lent_count();
             servers += there;

@@ -43,13 +43,14 @@ impl<S, W> Part<S, W> {
     /// Does what is due: wants, withdraws, grants. To be called at [`Part::review_at`].
     pub fn review(&mut self, now: Instant) {
         self.review_at = None;
+        // First: what it takes may be what a waiter here was to get.
+        self.settle_debt(now);
         if self.place.count > 1 {
             self.review_want(now);
             if self.recall.is_some() {
                 self.grant_recall(now);
             }
         }
-        self.settle_debt(now);
         self.deliver(now);
     }
 

@@ -353,6 +353,21 @@ fn a_shard_that_rests_still_wants_what_nobody_uses() {
 }
 
 #[test]
+fn who_waits_at_home_for_a_permit_that_a_debt_takes_wants_another() {
+    let now = Instant::now();
+    let mut fleet = fleet(2, 4, 0);
+    wait(&mut fleet, 0, now);
+    let sizes = Sizes {
+        size: 2,
+        kept: 0,
+        opening_max: 2,
+    };
+    fleet[0].resize(sizes, 1, now);
+    assert_eq!(fleet[0].permits(), 0, "both have gone to pay");
+    assert!(fleet[0].want().is_some());
+}
+
+#[test]
 fn a_queue_does_not_move_by_servers_that_have_left() {
     let now = Instant::now();
     let mut part = flowing(2, now);
