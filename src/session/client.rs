@@ -191,7 +191,7 @@ impl Session {
         }
         let Some(mut chunk) = self.input.take() else {
             return match self.client.poll_receive(context) {
-                Poll::Pending => self.stay_or_leave(),
+                Poll::Pending => self.stay_or_leave(context),
                 Poll::Ready(Ok(Some(chunk))) => {
                     self.input = Some(chunk);
                     Step::Again
