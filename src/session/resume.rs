@@ -106,7 +106,14 @@ impl Session {
         if self.client.poll_sent(0, context).is_pending() {
             return Step::Wait;
         }
-        if !self.slot.as_ref().is_some_and(Slot::take_ask) || !self.may_leave() {
+        if !self.slot.as_ref().is_some_and(Slot::take_ask) {
+            return Step::Wait;
+        }
+        // As its next transaction would: a reload does not keep idle clients where they are.
+        if self.pool.is_retired() {
+            self.change_pool();
+        }
+        if !self.may_leave() {
             return Step::Wait;
         }
         self.phase = Phase::Leaving;

@@ -32,6 +32,7 @@ macro_rules! with_two_and_four_shards {
 with_two_and_four_shards!(
     clients_that_connect_are_spread_evenly,
     settings_survive_a_move,
+    idle_clients_of_a_changed_pool_are_spread_too,
     keys_stay_unique_over_moves,
     busy_clients_lose_nothing_in_a_move,
     clients_that_are_hardly_ever_idle_are_spread_too,
@@ -154,6 +155,22 @@ fn settings_survive_a_move(shards: usize) {
         client.execute("set datestyle = 'ISO'");
         client.execute("reset datestyle");
         assert_eq!(client.value("show datestyle"), "German, DMY");
+    }
+}
+
+fn idle_clients_of_a_changed_pool_are_spread_too(shards: usize) {
+    let config = config(shards);
+    let doorman = config.clone().start();
+    let mut clients: Vec<_> = (0..20 * shards).map(|_| doorman.connect()).collect();
+    doorman.rewrite(config.pool_key("idle_timeout", "1h"));
+    doorman.sighup();
+    eventually("the configuration is read", || {
+        doorman.log().contains("configuration reloaded")
+    });
+    keep_those_of_shard_0(&mut clients);
+    wait_until_even(&doorman, clients.len());
+    for (n, client) in clients.iter_mut().enumerate() {
+        assert_eq!(client.value(&format!("select {n}")), n.to_string());
     }
 }
 
