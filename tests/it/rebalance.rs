@@ -293,7 +293,7 @@ fn clients_that_have_moved_twice_can_be_cancelled(shards: usize) {
     let mut clients = moved_clients(&doorman, shards);
     let before = moves(&doorman);
     // Sessions are asked in the order of their slots, so the last ones have stayed.
-    clients.sort_by_key(|client| slot(client));
+    clients.sort_by_key(slot);
     let stayed = counts(&doorman)[0] as usize;
     clients.truncate(clients.len() - stayed);
     // All that are left are guests, so whoever moves now does so for the second time; but not in the
