@@ -191,7 +191,7 @@ impl Session {
         }
         let Some(mut chunk) = self.input.take() else {
             return match self.client.poll_receive(context) {
-                Poll::Pending => self.stay_or_leave(),
+                Poll::Pending => self.stay_or_leave(context),
                 Poll::Ready(Ok(Some(chunk))) => {
                     self.input = Some(chunk);
                     Step::Again
@@ -318,7 +318,7 @@ impl Session {
 
     /// A reload has replaced the pool: between two transactions the session goes on with the new one,
     /// if its database and user still exist.
-    fn change_pool(&mut self) {
+    pub(super) fn change_pool(&mut self) {
         let directory = self.shard.directory();
         if let Some(tenant) = directory.tenant(&self.pool.key.database, &self.pool.key.user) {
             self.pool = Rc::clone(&tenant.pool);

@@ -338,3 +338,30 @@ fn promoted_server_is_no_setting_of_a_client(shards: usize) {
         doorman.connect().parameters["in_hot_standby"] == "off"
     });
 }
+
+/// Derives keys for seconds; whoever stops the pooler meanwhile does not wait for that.
+#[test]
+fn work_that_takes_long_does_not_keep_the_process_from_its_end() {
+    let (said, is_asked) = channel();
+    let said = Mutex::new(said);
+    let (mut doorman, _server) = doorman(1, move |peer| {
+        peer.receive_startup()?;
+        peer.send(&message(b'R', b"\0\0\0\x0aSCRAM-SHA-256\0\0"))?;
+        let first = String::from_utf8_lossy(&peer.receive()?.body).into_owned();
+        let (_, nonce) = first.split_once("r=").unwrap();
+        let challenge = format!("\0\0\0\x0br={nonce}x,s=c2FsdA==,i=10000000");
+        peer.send(&message(b'R', challenge.as_bytes()))?;
+        said.lock().unwrap().send(()).unwrap();
+        peer.receive().map(|_| ())
+    });
+    let login = doorman.login();
+    let client = std::thread::spawn(move || login.attempt().is_err());
+    is_asked.recv().unwrap();
+    // The login ends when the pooler gives the server up, and the work goes on.
+    assert!(client.join().unwrap());
+    let start = std::time::Instant::now();
+    doorman.sigterm();
+    assert!(doorman.wait().success());
+    let took = start.elapsed();
+    assert!(took < std::time::Duration::from_secs(1), "{took:?}");
+}
