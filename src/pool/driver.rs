@@ -174,8 +174,10 @@ impl Pool {
         }
         let deadline = now + self.settings.query_wait_timeout;
         let ticket = self.part.borrow_mut().wait(waker.clone(), now, deadline);
-        self.host.alarm.at_most(deadline);
         self.open_more();
+        // Not only the deadline: it may come while nothing is opened after a failure.
+        let next = self.part.borrow().state().next_deadline();
+        self.host.alarm.at_most(next.unwrap_or(deadline));
         Acquired::Waiting(ticket)
     }
 
@@ -271,7 +273,7 @@ impl Pool {
         self.learn_base(&server.base);
         self.part.borrow_mut().opened(shards::now());
         self.check_in(server);
-        // Others may have waited for their turn to open.
+        // At home the end of one opening permits the next.
         self.open_more();
     }
 
@@ -289,7 +291,7 @@ impl Pool {
         for waker in wakers {
             waker.wake();
         }
-        self.act();
+        self.open_more();
         // A server that is down is not asked a hundred times a second for the minimum's sake.
         if waiting > 0 {
             self.host.alarm.at_most(now + REST_AFTER_FAILURE);
@@ -335,7 +337,7 @@ impl Pool {
         for server in idle {
             self.close(server);
         }
-        self.act();
+        self.open_more();
     }
 
     /// True if the pool is not configured any more.

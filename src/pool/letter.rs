@@ -35,7 +35,8 @@ pub struct Want {
     pub number: u32,
     /// Since when the longest waiter waits.
     pub since: Instant,
-    /// The shard's queue moves: its first has waited this long, and so will the next.
+    /// The shard's queue moves: its first has waited this long, and so will the next. Zero: the
+    /// shard rests, and wants only what nobody uses.
     pub flowing: Option<Duration>,
 }
 
@@ -44,6 +45,11 @@ impl Want {
     pub fn age(&self, now: Instant) -> Duration {
         self.flowing
             .unwrap_or_else(|| now.saturating_duration_since(self.since))
+    }
+
+    /// True if only what nobody uses is wanted.
+    pub fn is_resting(&self) -> bool {
+        self.flowing == Some(Duration::ZERO)
     }
 }
 

@@ -59,6 +59,8 @@ pub struct Ledger {
     holds: Vec<isize>,
     /// The want of each shard; the last one is for permits to be destroyed.
     wants: Vec<Option<Open>>,
+    /// The number of each shard's last want that is over. Its shard may say it again meanwhile.
+    over: Vec<u32>,
     /// Whose want each shard keeps in mind.
     asked: Vec<Option<(usize, u32)>>,
     debt: usize,
@@ -77,6 +79,7 @@ impl Ledger {
         Self {
             holds: holds.collect(),
             wants: (0..=count).map(|_| None).collect(),
+            over: vec![0; count + 1],
             asked: vec![None; count],
             debt: 0,
             debts: 0,
@@ -96,6 +99,18 @@ impl Ledger {
         self.debt
     }
 
+    /// Permits of each shard, as far as known.
+    pub fn holds(&self) -> &[isize] {
+        &self.holds
+    }
+
+    /// True if nobody wants anything and nothing is being opened.
+    pub fn is_at_rest(&self) -> bool {
+        let wants = self.wants.iter().flatten().count();
+        let asked = self.asked.iter().flatten().count();
+        wants + asked + self.opening + self.openers.len() == 0
+    }
+
     /// The next shard after the last one named that has permits, home apart.
     pub fn next_holder(&mut self, home: usize) -> Option<usize> {
         let count = self.holds.len();
@@ -108,6 +123,9 @@ impl Ledger {
 
     /// A shard wants a permit.
     pub fn want<S>(&mut self, from: usize, want: Want, now: Instant, post: &mut Post<S>) {
+        if self.over[from] == want.number {
+            return;
+        }
         let asking = match self.wants[from].take() {
             Some(open) if open.want.number == want.number => {
                 self.remind(from, want, post);
@@ -148,6 +166,7 @@ impl Ledger {
             .is_some_and(|open| open.want.number == number)
         {
             self.wants[shard] = None;
+            self.over[shard] = number;
             self.forget(shard, number, post);
         }
     }
@@ -276,7 +295,9 @@ impl Ledger {
             None => true,
             Some((other, _)) if other == to => false,
             Some((other, number)) => self.wants[other].as_ref().is_none_or(|open| {
-                open.want.number != number || open.want.age(now) + TOLERANCE < age
+                let is_older = open.want.age(now) + TOLERANCE < age;
+                let is_awake = open.want.is_resting() && !want.is_resting();
+                open.want.number != number || is_older || is_awake
             }),
         };
         (0..self.holds.len())

@@ -14,7 +14,8 @@
 //!
 //! A shard whose own queue moves wants a permit only for balance: waiters of all shards should wait
 //! about equally long. It says how long that is, not since when, as its first waiter is another one
-//! each time; and after a grant it rests until the grant has had its effect.
+//! each time. After it has got a server of a busy shard it rests until that has had its effect: it
+//! says that nobody waits at all, which is good for servers that nobody uses.
 //!
 //! **Against ping-pong.** A server that was used a moment ago stays for the shard's own clients
 //! ([`HOT`]) unless the waiter elsewhere has waited longer than such a moment; a shard that has
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use super::super::letter::{Grant, Letter, Want, goes_first};
 use super::super::permits::DEBT;
-use super::{OwnWant, Part};
+use super::{OwnWant, Part, is_not_later};
 
 /// How long the first waiter waits for a server of its own shard before another shard is asked:
 /// about what moving a server takes.
@@ -42,13 +43,14 @@ impl<S, W> Part<S, W> {
     /// Does what is due: wants, withdraws, grants. To be called at [`Part::review_at`].
     pub fn review(&mut self, now: Instant) {
         self.review_at = None;
+        // First: what it takes may be what a waiter here was to get.
+        self.settle_debt(now);
         if self.place.count > 1 {
             self.review_want(now);
             if self.recall.is_some() {
                 self.grant_recall(now);
             }
         }
-        self.settle_debt(now);
         self.deliver(now);
     }
 
@@ -76,8 +78,7 @@ impl<S, W> Part<S, W> {
         } else {
             GRACE
         };
-        let rests_until = self.rests_until.filter(|_| self.state.is_flowing());
-        let due = (first + grace).max(rests_until.unwrap_or(first));
+        let due = first + grace;
         if due > now {
             self.review_by(due);
             return;
@@ -91,6 +92,8 @@ impl<S, W> Part<S, W> {
 
     fn say_want(&mut self, number: u32, first: Instant, asked_at: Instant, now: Instant) {
         let waited = now.saturating_duration_since(first);
+        let rests = self.rests_until.is_some_and(|until| until > now);
+        let waited = if rests { Duration::ZERO } else { waited };
         let want = Want {
             number,
             since: first,
@@ -109,11 +112,7 @@ impl<S, W> Part<S, W> {
 
     /// Tells home again if what it knows of the want has become wrong.
     fn keep_wanting(&mut self, first: Instant, own: OwnWant, now: Instant) {
-        let has_changed = match own.want.flowing {
-            None => self.state.is_flowing(),
-            // The last server has gone to another shard.
-            Some(_) => self.state.held() == 0,
-        };
+        let has_changed = own.want.flowing.is_some() != self.state.is_flowing();
         let due = own.said_at + PULSE;
         if has_changed || (own.want.flowing.is_some() && due <= now) {
             self.say_want(own.want.number, first, own.asked_at, now);
@@ -129,9 +128,9 @@ impl<S, W> Part<S, W> {
         };
         let is_debt = want.number & DEBT != 0;
         let Some(idle_since) = self.state.coldest_since() else {
-            return self.extra() > 0 && self.grant_spare(to, want);
+            return self.unclaimed() > 0 && self.grant_spare(to, want);
         };
-        if is_debt && self.extra() > 0 {
+        if is_debt && self.unclaimed() > 0 {
             return self.grant_spare(to, want);
         }
         let cold_at = idle_since + HOT;
@@ -260,8 +259,10 @@ impl<S, W> Part<S, W> {
     }
 
     fn receive_recall(&mut self, to: usize, want: Want, now: Instant) {
-        // Home did not know yet that it has been granted when it wrote this.
+        // Home did not know yet that it has been granted when it wrote this. It goes by what it has
+        // sent last: whatever was kept in mind before is so no more.
         if self.granted.get(to) == Some(&want.number) {
+            self.recall = None;
             return;
         }
         let is_reminder = self
@@ -296,7 +297,9 @@ impl<S, W> Part<S, W> {
             self.tally.granted += 1;
             self.tally.waited += now.saturating_duration_since(own.asked_at);
             self.tally.beside_idle += u64::from(grant.was_idle);
-            if let Some(waits) = own.want.flowing {
+            // What nobody used is no loss to anybody, and there may be more of it.
+            let is_from_busy = grant.server.is_some() && !grant.was_idle;
+            if let Some(waits) = own.want.flowing.filter(|_| is_from_busy) {
                 self.rests_until = Some(now + waits.max(PULSE));
             }
         }
@@ -309,10 +312,12 @@ impl<S, W> Part<S, W> {
     /// Takes over that some of the permits are to have a server, unless that was before a resizing
     /// which has settled it anew.
     fn receive_kept(&mut self, count: usize, sizing: u32) {
-        let ahead = sizing.wrapping_sub(self.sizing).cast_signed();
-        if ahead > 0 {
-            self.kept_early += count;
-        } else if ahead == 0 {
+        if count == 0 {
+            return;
+        }
+        if !is_not_later(sizing, self.sizing) {
+            self.kept_early.push((sizing, count));
+        } else if sizing == self.sizing {
             self.set_kept(self.kept() + count);
         }
     }
