@@ -134,6 +134,10 @@ impl Pool {
 
     /// A server reports that it has become something else: the next client is told so at its login.
     pub(super) fn note_report(&self, name: &str, value: &str) {
+        // A role is one's own, for a session or a transaction.
+        if name.eq_ignore_ascii_case("is_superuser") {
+            return;
+        }
         let Some(base) = self.base.get().filter(|base| base.get(name) != Some(value)) else {
             return;
         };

@@ -224,14 +224,19 @@ impl<S, W> PoolState<S, W> {
         }
     }
 
-    /// Removes tickets of ended waits when they are the larger part of the queue.
+    /// Removes tickets of ended waits: from the front at once, as many look there for the first who
+    /// waits, and elsewhere when they are the larger part of the queue.
     fn drop_stale(&mut self) {
+        let waiters = &self.waiters;
+        let waits = |ticket: &Ticket| {
+            let waiter = &waiters[ticket.index as usize];
+            waiter.round == ticket.round && matches!(waiter.wait, Wait::Queued(_))
+        };
+        while self.queue.front().is_some_and(|first| !waits(first)) {
+            self.queue.pop_front();
+        }
         if self.queue.len() > 2 * self.queued + 16 {
-            let waiters = &self.waiters;
-            self.queue.retain(|ticket| {
-                let waiter = &waiters[ticket.index as usize];
-                waiter.round == ticket.round && matches!(waiter.wait, Wait::Queued(_))
-            });
+            self.queue.retain(waits);
         }
     }
 

@@ -241,3 +241,16 @@ fn random_run(seed: u64) {
         );
     }
 }
+
+#[test]
+fn who_leaves_at_the_front_of_a_long_queue_is_not_looked_at_again() {
+    let now = Instant::now();
+    let mut pool = Pool::new(LIMITS);
+    let tickets: Vec<_> = (0..16).map(|_| pool.wait('w', now, now)).collect();
+    for ticket in &tickets[1..8] {
+        let _ = pool.cancel(*ticket);
+    }
+    assert_eq!(pool.queue.len(), 16, "nobody looks there yet");
+    let _ = pool.cancel(tickets[0]);
+    assert_eq!(pool.queue.front(), Some(&tickets[8]));
+}
