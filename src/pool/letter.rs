@@ -38,6 +38,8 @@ pub struct Want {
     /// The shard's queue moves: its first has waited this long, and so will the next. Zero: the
     /// shard rests, and wants only what nobody uses.
     pub flowing: Option<Duration>,
+    /// The shard cannot open connections at the moment: a permit without a server is of no use.
+    pub with_server: bool,
 }
 
 impl Want {
@@ -83,6 +85,8 @@ pub enum Letter<S> {
         to: usize,
         /// Which want.
         number: u32,
+        /// The shard has servers, all in use.
+        has_servers: bool,
     },
     /// From home: the recall for this shard's want is over.
     Forget {
@@ -111,6 +115,11 @@ pub enum Letter<S> {
         /// How many.
         permits: usize,
     },
+    /// From home: no shard has a server, for a want of one.
+    Nobody {
+        /// Which want.
+        number: u32,
+    },
     /// To home: this many openings have ended, or are not needed any more.
     OpenDone(usize),
     /// From home: give a permit to that shard, at once or as soon as its waiter is first.
@@ -135,7 +144,15 @@ impl<S> Letter<S> {
         let letter = match self {
             Self::AskOpen(count) => Letter::AskOpen(count),
             Self::Base(base) => Letter::Base(base),
-            Self::Busy { to, number } => Letter::Busy { to, number },
+            Self::Busy {
+                to,
+                number,
+                has_servers,
+            } => Letter::Busy {
+                to,
+                number,
+                has_servers,
+            },
             Self::Forget { to, number } => Letter::Forget { to, number },
             Self::Grant(grant) => {
                 let without = Grant {
@@ -159,6 +176,7 @@ impl<S> Letter<S> {
                 number,
                 permits,
             },
+            Self::Nobody { number } => Letter::Nobody { number },
             Self::OpenDone(count) => Letter::OpenDone(count),
             Self::Recall { to, want } => Letter::Recall { to, want },
             Self::Want(want) => Letter::Want(want),

@@ -47,6 +47,21 @@ struct Open {
     want: Want,
     /// The shard that was asked last and has not answered.
     asking: Option<usize>,
+    /// The shards that have answered that they are busy.
+    answered: Vec<usize>,
+    /// One of them has servers.
+    has_servers: bool,
+}
+
+impl Open {
+    const fn new(want: Want) -> Self {
+        Self {
+            want,
+            asking: None,
+            answered: Vec::new(),
+            has_servers: false,
+        }
+    }
 }
 
 /// Letters to be sent, with their destinations.
@@ -126,19 +141,20 @@ impl Ledger {
         if self.over[from] == want.number {
             return;
         }
-        let asking = match self.wants[from].take() {
+        let open = match self.wants[from].take() {
             Some(open) if open.want.number == want.number => {
                 self.remind(from, want, post);
-                open.asking
+                Open { want, ..open }
             }
             Some(open) => {
                 self.forget(from, open.want.number, post);
-                None
+                Open::new(want)
             }
-            None => None,
+            None => Open::new(want),
         };
-        self.wants[from] = Some(Open { want, asking });
+        self.wants[from] = Some(open);
         self.ask(now, post);
+        self.say_nobody(from, post);
     }
 
     /// Tells those who keep a want in mind that it has become younger or older.
@@ -181,17 +197,38 @@ impl Ledger {
     pub fn busy<S>(
         &mut self,
         from: usize,
-        to: usize,
-        number: u32,
+        (to, number, has_servers): (usize, u32, bool),
         now: Instant,
         post: &mut Post<S>,
     ) {
-        if let Some(open) = &mut self.wants[to]
-            && open.want.number == number
-            && open.asking == Some(from)
-        {
+        let Some(open) = self.wants[to]
+            .as_mut()
+            .filter(|open| open.want.number == number)
+        else {
+            return;
+        };
+        open.has_servers |= has_servers;
+        if !open.answered.contains(&from) {
+            open.answered.push(from);
+        }
+        if open.asking == Some(from) {
             open.asking = None;
             self.ask(now, post);
+        }
+        self.say_nobody(to, post);
+    }
+
+    /// Tells a shard that wants a server that there is none, once all that have permits have said so.
+    fn say_nobody<S>(&self, to: usize, post: &mut Post<S>) {
+        let Some(open) = self.wants[to].as_ref() else {
+            return;
+        };
+        let all_answered = (0..self.holds.len())
+            .filter(|holder| *holder != to && self.holds[*holder] > 0)
+            .all(|holder| open.answered.contains(&holder));
+        if open.want.with_server && !open.has_servers && all_answered {
+            let number = open.want.number;
+            post.push((to, Letter::Nobody { number }));
         }
     }
 
@@ -244,9 +281,10 @@ impl Ledger {
                 number: self.debts,
                 since: now,
                 flowing: Some(std::time::Duration::MAX / 4),
+                with_server: false,
             };
             let debtor = self.debtor();
-            self.wants[debtor] = Some(Open { want, asking: None });
+            self.wants[debtor] = Some(Open::new(want));
         }
         self.ask(now, post);
     }
@@ -369,6 +407,7 @@ mod tests {
             number,
             since,
             flowing: None,
+            with_server: false,
         }
     }
 
@@ -382,7 +421,7 @@ mod tests {
         while let Some((holder, letter)) = post.pop() {
             assert!(matches!(letter, Letter::Recall { to: 3, .. }), "{letter:?}");
             asked.push(holder);
-            ledger.busy(holder, 3, 1, now, &mut post);
+            ledger.busy(holder, (3, 1, false), now, &mut post);
         }
         asked.sort_unstable();
         assert_eq!(asked, [0, 1, 2], "all that have a permit");
@@ -400,7 +439,7 @@ mod tests {
         let mut ledger = Ledger::new(1, 3, 0, 4);
         let mut post: Post<()> = Vec::new();
         ledger.want(1, want(1, now), now, &mut post);
-        ledger.busy(0, 1, 1, now, &mut post);
+        ledger.busy(0, (1, 1, false), now, &mut post);
         ledger.want(2, want(1, earlier), now, &mut post);
         let last = post.last();
         assert!(

@@ -59,16 +59,23 @@ impl<S, W> Part<S, W> {
     }
 
     fn review_want(&mut self, now: Instant) {
-        let first = self.state.head().filter(|_| self.state.unserved() > 0);
-        match (first, self.want) {
+        if self.state.held() > self.state.opening_count() || self.state.waiting_count() == 0 {
+            self.failing = None;
+        }
+        // A permit that no connection can be opened for serves nobody.
+        let is_short = self.failing.is_some() || self.state.unserved() > 0;
+        match (self.state.head().filter(|_| is_short), self.want) {
             (None, None) => {}
-            (None, Some(own)) => {
-                self.want = None;
-                let number = own.want.number;
-                self.send(self.place.home, Letter::Withdraw { number });
-            }
+            (None, Some(_)) => self.withdraw(),
             (Some(first), None) => self.want_when_due(first, now),
             (Some(first), Some(own)) => self.keep_wanting(first, own, now),
+        }
+    }
+
+    pub(super) fn withdraw(&mut self) {
+        if let Some(own) = self.want.take() {
+            let number = own.want.number;
+            self.send(self.place.home, Letter::Withdraw { number });
         }
     }
 
@@ -98,6 +105,7 @@ impl<S, W> Part<S, W> {
             number,
             since: first,
             flowing: self.state.is_flowing().then_some(waited),
+            with_server: self.failing.is_some(),
         };
         self.want = Some(OwnWant {
             want,
@@ -112,7 +120,8 @@ impl<S, W> Part<S, W> {
 
     /// Tells home again if what it knows of the want has become wrong.
     fn keep_wanting(&mut self, first: Instant, own: OwnWant, now: Instant) {
-        let has_changed = own.want.flowing.is_some() != self.state.is_flowing();
+        let has_changed = own.want.flowing.is_some() != self.state.is_flowing()
+            || own.want.with_server != self.failing.is_some();
         let due = own.said_at + PULSE;
         if has_changed || (own.want.flowing.is_some() && due <= now) {
             self.say_want(own.want.number, first, own.asked_at, now);
@@ -128,7 +137,7 @@ impl<S, W> Part<S, W> {
         };
         let is_debt = want.number & DEBT != 0;
         let Some(idle_since) = self.state.coldest_since() else {
-            return self.unclaimed() > 0 && self.grant_spare(to, want);
+            return !want.with_server && self.unclaimed() > 0 && self.grant_spare(to, want);
         };
         if is_debt && self.unclaimed() > 0 {
             return self.grant_spare(to, want);
@@ -221,6 +230,7 @@ impl<S, W> Part<S, W> {
                 self.may_open += count;
                 self.open_asked = self.open_asked.saturating_sub(count);
             }
+            Letter::Nobody { number } => self.give_up(number),
             Letter::Recall { to, want } => self.receive_recall(to, want, now),
             Letter::Forget { to, number } => {
                 if self
@@ -241,7 +251,11 @@ impl<S, W> Part<S, W> {
         match *letter {
             Letter::AskOpen(count) => ledger.ask_open(from, count, post),
             Letter::OpenDone(count) => ledger.open_done(count, post),
-            Letter::Busy { to, number } => ledger.busy(from, to, number, now, post),
+            Letter::Busy {
+                to,
+                number,
+                has_servers,
+            } => ledger.busy(from, (to, number, has_servers), now, post),
             Letter::Want(want) => ledger.want(from, want, now, post),
             Letter::Withdraw { number } => ledger.withdraw(from, number, now, post),
             Letter::Moved {
@@ -253,8 +267,18 @@ impl<S, W> Part<S, W> {
             | Letter::Grant(_)
             | Letter::Keep { .. }
             | Letter::MayOpen(_)
+            | Letter::Nobody { .. }
             | Letter::Recall { .. }
             | Letter::Forget { .. } => {}
+        }
+    }
+
+    /// No shard has a server, and none can be opened: whoever waits is told why.
+    fn give_up(&mut self, number: u32) {
+        let is_meant = self.want.is_some_and(|own| own.want.number == number);
+        if let Some(error) = self.failing.take_if(|_| is_meant) {
+            let wakers = self.state.fail_all(&error);
+            self.wakers.extend(wakers);
         }
     }
 
@@ -270,8 +294,12 @@ impl<S, W> Part<S, W> {
             .is_some_and(|(other, known)| (other, known.number) == (to, want.number));
         self.recall = Some((to, want));
         if !self.grant_recall(now) && !is_reminder {
-            let number = want.number;
-            self.send(self.place.home, Letter::Busy { to, number });
+            let busy = Letter::Busy {
+                to,
+                number: want.number,
+                has_servers: self.state.held() > self.state.opening_count(),
+            };
+            self.send(self.place.home, busy);
         }
     }
 

@@ -87,6 +87,8 @@ pub struct Part<S, W> {
     want: Option<OwnWant>,
     wants: u32,
     rests_until: Option<Instant>,
+    /// Why no connection can be opened, as long as there is no server here and somebody waits.
+    failing: Option<Rc<CheckoutError>>,
     /// The want of another shard to be granted when it can be.
     recall: Option<(usize, Want)>,
     /// The number of the last want of each shard that was granted from here.
@@ -123,6 +125,7 @@ impl<S, W> Part<S, W> {
             want: None,
             wants: 0,
             rests_until: None,
+            failing: None,
             recall: None,
             granted: vec![0; count],
             may_open: 0,
@@ -284,19 +287,30 @@ impl<S, W> Part<S, W> {
     /// An opening has succeeded: the server counts as lent, to be checked in.
     pub fn opened(&mut self, now: Instant) {
         self.state.opened();
+        self.failing = None;
         self.send(self.place.home, Letter::OpenDone(1));
         self.deliver(now);
     }
 
-    /// An opening has failed. If no server is left that could serve them, everybody who waits gets
-    /// the error, and their wakers are returned. The next opening starts after `rest`.
+    /// An opening has failed. The next one starts after `rest`. If no server is left on any shard that
+    /// could serve them, everybody who waits here gets the error: at once and with their wakers
+    /// returned if there is no other shard, else as soon as home has asked around.
     pub fn open_failed(
         &mut self,
         error: &Rc<CheckoutError>,
         now: Instant,
         rest: Duration,
     ) -> Vec<W> {
-        let wakers = self.state.open_failed(error, now, rest);
+        let mut wakers = Vec::new();
+        if self.state.open_failed(now, rest) {
+            self.failing = None;
+        } else if self.place.count == 1 {
+            wakers = self.state.fail_all(error);
+        } else {
+            self.failing = Some(Rc::clone(error));
+            // Whatever home has heard for an earlier want may have changed.
+            self.withdraw();
+        }
         self.send(self.place.home, Letter::OpenDone(1));
         self.review(now);
         wakers

@@ -226,6 +226,7 @@ fn want(number: u32, since: Instant) -> Want {
         number,
         since,
         flowing: None,
+        with_server: false,
     }
 }
 
@@ -306,7 +307,14 @@ fn a_holder_answers_for_a_want_that_home_asks_for_once_more() {
     fleet[1].receive(0, recall(0, 1), None, later);
     assert_eq!(
         fleet[1].take_post(),
-        [(0, Letter::Busy { to: 0, number: 1 })]
+        [(
+            0,
+            Letter::Busy {
+                to: 0,
+                number: 1,
+                has_servers: true
+            }
+        )]
     );
 }
 
@@ -411,4 +419,49 @@ fn a_pool_that_shrinks_keeps_as_many_servers_as_it_may() {
         assert_eq!(held, size);
         assert_eq!(next, 8, "of the larger pool two are left");
     }
+}
+
+#[test]
+fn who_cannot_open_waits_for_servers_elsewhere_and_fails_if_there_are_none() {
+    let now = Instant::now();
+    let rest = Duration::from_millis(10);
+    let error = Rc::new(CheckoutError::LoginTimeout);
+    let mut fleet = fleet(3, 6, 0);
+    let fails = |fleet: &mut Fleet| {
+        let ticket = wait(fleet, 1, now);
+        for _ in 0..2 {
+            fleet[1].openings(now);
+            deliver(fleet, now);
+        }
+        assert_eq!(fleet[1].state().opening_count(), 1);
+        assert_eq!(fleet[1].open_failed(&error, now, rest), []);
+        deliver(fleet, now);
+        ticket
+    };
+    let ticket = fails(&mut fleet);
+    assert_eq!(fleet[1].take_wakers(), ['w']);
+    assert!(fleet[1].collect(ticket).unwrap().is_err(), "nobody has one");
+
+    // Shard 2 has a server in use.
+    let holder = wait(&mut fleet, 2, now);
+    for _ in 0..2 {
+        fleet[2].openings(now);
+        deliver(&mut fleet, now);
+    }
+    fleet[2].opened(now);
+    fleet[2].checkin(7, now, None);
+    let server = fleet[2].collect(holder).unwrap().unwrap();
+    let now = now + rest;
+    let ticket = wait(&mut fleet, 1, now);
+    for _ in 0..2 {
+        fleet[1].openings(now);
+        deliver(&mut fleet, now);
+    }
+    assert_eq!(fleet[1].open_failed(&error, now, rest), []);
+    deliver(&mut fleet, now);
+    assert!(fleet[1].collect(ticket).is_none(), "it waits for that one");
+    let now = now + rest;
+    assert_eq!(fleet[2].checkin(server, now, None), None);
+    deliver(&mut fleet, now);
+    assert_eq!(fleet[1].collect(ticket).unwrap().unwrap(), 7);
 }
