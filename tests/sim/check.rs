@@ -265,12 +265,13 @@ impl World {
             compared += 1;
             let age = want.age(self.now());
             // What is known of a queue that moves is a pulse old, and one more when it is used.
-            let excused = if want.flowing.is_some() || seen.is_recall_flowing {
-                patience + PULSE * 2
+            // And twice the wait is borne rather than a server moved that will be wanted back.
+            let limit = if want.flowing.is_some() || seen.is_recall_flowing {
+                wait * 2 + patience + PULSE * 2
             } else {
-                patience
+                wait * 5 / 4 + patience
             };
-            if age > wait * 5 / 4 + excused {
+            if age > limit {
                 fault = Some(format!(
                     "shard {shard} served one who had waited {wait:?}, shard {other} has wanted \
                      for {:?} for one who has waited {age:?}",

@@ -20,11 +20,12 @@
 //! **Against ping-pong.** A server that was used a moment ago stays for the shard's own clients
 //! ([`HOT`]) unless the waiter elsewhere has waited longer than such a moment; a shard that has
 //! servers waits for one of them a moment itself ([`GRACE`]); and nobody gives a server away for a
-//! waiter that has waited hardly longer than its own ([`goes_first`]).
+//! waiter that has waited hardly longer than its own, or if it would then be the one in need
+//! ([`Want::goes_first`]).
 
 use std::time::{Duration, Instant};
 
-use super::super::letter::{Grant, Letter, Want, goes_first};
+use super::super::letter::{Grant, Letter, Load, Want};
 use super::super::permits::DEBT;
 use super::{OwnWant, Part, is_not_later};
 
@@ -72,6 +73,13 @@ impl<S, W> Part<S, W> {
         }
     }
 
+    fn load(&self) -> Load {
+        Load {
+            waiting: self.state.waiting_count(),
+            servers: self.state.held(),
+        }
+    }
+
     pub(super) fn withdraw(&mut self) {
         if let Some(own) = self.want.take() {
             let number = own.want.number;
@@ -106,6 +114,7 @@ impl<S, W> Part<S, W> {
             since: first,
             flowing: self.state.is_flowing().then_some(waited),
             with_server: self.failing.is_some(),
+            load: self.load(),
         };
         self.want = Some(OwnWant {
             want,
@@ -186,10 +195,12 @@ impl<S, W> Part<S, W> {
         let Some((to, want)) = self.recall else {
             return Some(server);
         };
-        let theirs = want.age(now);
         let is_theirs = match self.state.head() {
-            Some(first) => goes_first(theirs, now.saturating_duration_since(first)),
-            None => theirs >= HOT_WAIT_MAX,
+            Some(first) => {
+                let ours = now.saturating_duration_since(first);
+                want.goes_first(ours, self.load(), now)
+            }
+            None => want.age(now) >= HOT_WAIT_MAX,
         };
         if !is_theirs {
             return Some(server);

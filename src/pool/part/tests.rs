@@ -1,6 +1,7 @@
 //! Two and more parts of one pool, with letters that arrive at once. Delays, other orders, failures
 //! and many more shards are the business of the simulation in `tests/sim`.
 
+use super::super::letter::Load;
 use super::exchange::{GRACE, HOT, PULSE};
 use super::*;
 
@@ -227,6 +228,7 @@ fn want(number: u32, since: Instant) -> Want {
         since,
         flowing: None,
         with_server: false,
+        load: Load::default(),
     }
 }
 
