@@ -75,7 +75,7 @@ pub fn control(
     scrape: Option<Scrape>,
 ) -> io::Result<()> {
     let Prepared { runtime, signals } = prepared;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         if let Some(scrape) = scrape {
             tokio::spawn(scrape.serve());
         }
@@ -92,7 +92,10 @@ pub fn control(
         }
         .run(signals, &bell, results)
         .await
-    })
+    });
+    // Who looks up a name or derives keys now does so for nobody; its thread ends with the process.
+    runtime.shutdown_background();
+    outcome
 }
 
 impl Control {

@@ -6,7 +6,8 @@
 //! A client is told at its login what servers report. The first server of the pool, on whatever
 //! shard, tells it for all.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -16,7 +17,16 @@ use crate::server::parameters::ParameterSet;
 #[derive(Debug, Default)]
 pub struct Base {
     known: RefCell<Option<Rc<ParameterSet>>>,
-    wakers: RefCell<Vec<Waker>>,
+    wakers: RefCell<HashMap<u32, Waker>>,
+    waits: Cell<u32>,
+}
+
+/// A wait for the set. Forgotten when dropped: while no server can be opened, logins come and fail
+/// without end.
+#[derive(Debug)]
+pub struct Wait<'a> {
+    base: &'a Base,
+    number: u32,
 }
 
 impl Base {
@@ -28,22 +38,37 @@ impl Base {
     /// A server has reported this set. True if that is news.
     pub fn learn(&self, base: &Rc<ParameterSet>) -> bool {
         let before = self.known.borrow_mut().replace(Rc::clone(base));
-        for waker in self.wakers.take() {
+        for waker in self.wakers.take().into_values() {
             waker.wake();
         }
         before.is_none_or(|before| !Rc::ptr_eq(&before, base))
     }
 
-    /// Waits until the set is known.
+    /// A wait until the set is known.
+    pub fn wait(&self) -> Wait<'_> {
+        let number = self.waits.get();
+        self.waits.set(number.wrapping_add(1));
+        Wait { base: self, number }
+    }
+}
+
+impl Wait<'_> {
+    /// Ready when the set is known.
     pub fn poll(&self, context: &Context<'_>) -> Poll<Rc<ParameterSet>> {
-        if let Some(base) = self.get() {
+        if let Some(base) = self.base.get() {
             return Poll::Ready(base);
         }
-        let mut wakers = self.wakers.borrow_mut();
-        if !wakers.iter().any(|known| known.will_wake(context.waker())) {
-            wakers.push(context.waker().clone());
-        }
+        let waker = context.waker().clone();
+        let replaced = self.base.wakers.borrow_mut().insert(self.number, waker);
+        drop(replaced);
         Poll::Pending
+    }
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        let waker = self.base.wakers.borrow_mut().remove(&self.number);
+        drop(waker);
     }
 }
 
@@ -55,12 +80,26 @@ mod tests {
     fn who_waits_is_woken_and_the_same_again_is_no_news() {
         let base = Base::default();
         let context = Context::from_waker(Waker::noop());
-        assert!(base.poll(&context).is_pending());
+        let wait = base.wait();
+        assert!(wait.poll(&context).is_pending());
         let set = Rc::new(ParameterSet::default());
         assert!(base.learn(&set));
         assert!(base.wakers.borrow().is_empty());
-        assert!(base.poll(&context).is_ready());
+        assert!(wait.poll(&context).is_ready());
         assert!(!base.learn(&set));
         assert!(base.learn(&Rc::new(ParameterSet::default())));
+    }
+
+    #[test]
+    fn who_gives_up_leaves_nothing_behind() {
+        let base = Base::default();
+        let context = Context::from_waker(Waker::noop());
+        for _ in 0..3 {
+            let wait = base.wait();
+            assert!(wait.poll(&context).is_pending());
+            assert!(wait.poll(&context).is_pending());
+            assert_eq!(base.wakers.borrow().len(), 1);
+        }
+        assert!(base.wakers.borrow().is_empty());
     }
 }

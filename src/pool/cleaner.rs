@@ -12,7 +12,7 @@ use shards::Chunk;
 
 use crate::protocol::backend::{ParameterStatus, ReadyForQuery, TransactionStatus};
 use crate::server::ServerConnection;
-use crate::server::parameters::ParameterSet;
+use crate::server::parameters::{ParameterSet, is_report};
 use crate::server::reset::Leftovers;
 use crate::server::sync::{Owner, Reply};
 
@@ -131,6 +131,10 @@ pub fn note_parameter(
     let Some((name, value)) = ParameterStatus::text(body) else {
         return;
     };
+    if is_report(name) {
+        pool.note_report(name, value);
+        return;
+    }
     let mut set = (**applied).clone();
     if base.get(name) == Some(value) {
         set.remove(name);

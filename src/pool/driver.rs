@@ -146,6 +146,20 @@ impl Pool {
         }
     }
 
+    /// A server reports that it has become something else: the next client is told so at its login.
+    pub(super) fn note_report(&self, name: &str, value: &str) {
+        // A role is one's own, for a session or a transaction.
+        if name.eq_ignore_ascii_case("is_superuser") {
+            return;
+        }
+        let Some(base) = self.base.get().filter(|base| base.get(name) != Some(value)) else {
+            return;
+        };
+        let mut base = (*base).clone();
+        base.set(name, value);
+        self.learn_base(&self.intern(base));
+    }
+
     /// The shared form of a parameter set.
     pub fn intern(&self, set: ParameterSet) -> Rc<ParameterSet> {
         self.host.interner.borrow_mut().intern(set)
@@ -179,8 +193,10 @@ impl Pool {
         }
         let deadline = now + self.settings.query_wait_timeout;
         let ticket = self.part.borrow_mut().wait(waker.clone(), now, deadline);
-        self.host.alarm.at_most(deadline);
         self.open_more();
+        // Not only the deadline: it may come while nothing is opened after a failure.
+        let next = self.part.borrow().state().next_deadline();
+        self.host.alarm.at_most(next.unwrap_or(deadline));
         Acquired::Waiting(ticket)
     }
 
@@ -276,7 +292,7 @@ impl Pool {
         self.learn_base(&server.base);
         self.part.borrow_mut().opened(shards::now());
         self.check_in(server);
-        // Others may have waited for their turn to open.
+        // At home the end of one opening permits the next.
         self.open_more();
     }
 
@@ -294,7 +310,7 @@ impl Pool {
         for waker in wakers {
             waker.wake();
         }
-        self.act();
+        self.open_more();
         // A server that is down is not asked a hundred times a second for the minimum's sake.
         if waiting > 0 {
             self.host.alarm.at_most(now + REST_AFTER_FAILURE);
@@ -340,7 +356,7 @@ impl Pool {
         for server in idle {
             self.close(server);
         }
-        self.act();
+        self.open_more();
     }
 
     /// True if the pool is not configured any more.

@@ -24,8 +24,29 @@ pub const TOLERANCE: Duration = Duration::from_micros(100);
 /// True if somebody of another shard who has waited `theirs` goes before a local one who has waited
 /// `ours`. Moving a server costs about as much as a short query, so a local one goes first as long
 /// as it has waited nearly as long: at least four fifths, or [`TOLERANCE`] less.
-pub fn goes_first(theirs: Duration, ours: Duration) -> bool {
+fn goes_first(theirs: Duration, ours: Duration) -> bool {
     theirs > ours + ours / 4 + TOLERANCE
+}
+
+/// How much longer than ours others must have waited before we give a server although we will be
+/// the ones who wait longer then.
+const UNEVEN_RATIO: u32 = 2;
+
+/// How many wait on a shard, and for how many servers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Clients that wait.
+    pub waiting: usize,
+    /// Servers of the shard.
+    pub servers: usize,
+}
+
+impl Load {
+    /// True if a server that goes from us to them leaves more clients a server there than here. If not,
+    /// it would soon be wanted back: that they wait longer now is chance.
+    fn is_evened_out_by_one_of(self, ours: Self) -> bool {
+        ours.servers > 1 && self.waiting * (ours.servers - 1) >= ours.waiting * (self.servers + 1)
+    }
 }
 
 /// Somebody waits on a shard that cannot serve it.
@@ -35,8 +56,13 @@ pub struct Want {
     pub number: u32,
     /// Since when the longest waiter waits.
     pub since: Instant,
-    /// The shard's queue moves: its first has waited this long, and so will the next.
+    /// The shard's queue moves: its first has waited this long, and so will the next. Zero: the
+    /// shard rests, and wants only what nobody uses.
     pub flowing: Option<Duration>,
+    /// The shard cannot open connections at the moment: a permit without a server is of no use.
+    pub with_server: bool,
+    /// How many wait.
+    pub load: Load,
 }
 
 impl Want {
@@ -44,6 +70,20 @@ impl Want {
     pub fn age(&self, now: Instant) -> Duration {
         self.flowing
             .unwrap_or_else(|| now.saturating_duration_since(self.since))
+    }
+
+    /// True if its waiter goes before a local one who has waited `ours`, on a shard with this load.
+    pub fn goes_first(&self, ours: Duration, load: Load, now: Instant) -> bool {
+        let theirs = self.age(now);
+        let is_fair = self.flowing.is_none()
+            || theirs > ours * UNEVEN_RATIO + TOLERANCE
+            || self.load.is_evened_out_by_one_of(load);
+        is_fair && goes_first(theirs, ours)
+    }
+
+    /// True if only what nobody uses is wanted.
+    pub fn is_resting(&self) -> bool {
+        self.flowing == Some(Duration::ZERO)
     }
 }
 
@@ -77,6 +117,8 @@ pub enum Letter<S> {
         to: usize,
         /// Which want.
         number: u32,
+        /// The shard has servers, all in use.
+        has_servers: bool,
     },
     /// From home: the recall for this shard's want is over.
     Forget {
@@ -105,6 +147,11 @@ pub enum Letter<S> {
         /// How many.
         permits: usize,
     },
+    /// From home: no shard has a server, for a want of one.
+    Nobody {
+        /// Which want.
+        number: u32,
+    },
     /// To home: this many openings have ended, or are not needed any more.
     OpenDone(usize),
     /// From home: give a permit to that shard, at once or as soon as its waiter is first.
@@ -129,7 +176,15 @@ impl<S> Letter<S> {
         let letter = match self {
             Self::AskOpen(count) => Letter::AskOpen(count),
             Self::Base(base) => Letter::Base(base),
-            Self::Busy { to, number } => Letter::Busy { to, number },
+            Self::Busy {
+                to,
+                number,
+                has_servers,
+            } => Letter::Busy {
+                to,
+                number,
+                has_servers,
+            },
             Self::Forget { to, number } => Letter::Forget { to, number },
             Self::Grant(grant) => {
                 let without = Grant {
@@ -153,6 +208,7 @@ impl<S> Letter<S> {
                 number,
                 permits,
             },
+            Self::Nobody { number } => Letter::Nobody { number },
             Self::OpenDone(count) => Letter::OpenDone(count),
             Self::Recall { to, want } => Letter::Recall { to, want },
             Self::Want(want) => Letter::Want(want),

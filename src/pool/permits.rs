@@ -16,7 +16,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::letter::{Letter, TOLERANCE, Want};
+use super::letter::{Letter, Load, TOLERANCE, Want};
 
 /// Marks the number of a want for permits that are to be destroyed.
 pub const DEBT: u32 = 1 << 31;
@@ -47,6 +47,21 @@ struct Open {
     want: Want,
     /// The shard that was asked last and has not answered.
     asking: Option<usize>,
+    /// The shards that have answered that they are busy.
+    answered: Vec<usize>,
+    /// One of them has servers.
+    has_servers: bool,
+}
+
+impl Open {
+    const fn new(want: Want) -> Self {
+        Self {
+            want,
+            asking: None,
+            answered: Vec::new(),
+            has_servers: false,
+        }
+    }
 }
 
 /// Letters to be sent, with their destinations.
@@ -59,6 +74,8 @@ pub struct Ledger {
     holds: Vec<isize>,
     /// The want of each shard; the last one is for permits to be destroyed.
     wants: Vec<Option<Open>>,
+    /// The number of each shard's last want that is over. Its shard may say it again meanwhile.
+    over: Vec<u32>,
     /// Whose want each shard keeps in mind.
     asked: Vec<Option<(usize, u32)>>,
     debt: usize,
@@ -77,6 +94,7 @@ impl Ledger {
         Self {
             holds: holds.collect(),
             wants: (0..=count).map(|_| None).collect(),
+            over: vec![0; count + 1],
             asked: vec![None; count],
             debt: 0,
             debts: 0,
@@ -96,6 +114,18 @@ impl Ledger {
         self.debt
     }
 
+    /// Permits of each shard, as far as known.
+    pub fn holds(&self) -> &[isize] {
+        &self.holds
+    }
+
+    /// True if nobody wants anything and nothing is being opened.
+    pub fn is_at_rest(&self) -> bool {
+        let wants = self.wants.iter().flatten().count();
+        let asked = self.asked.iter().flatten().count();
+        wants + asked + self.opening + self.openers.len() == 0
+    }
+
     /// The next shard after the last one named that has permits, home apart.
     pub fn next_holder(&mut self, home: usize) -> Option<usize> {
         let count = self.holds.len();
@@ -108,19 +138,23 @@ impl Ledger {
 
     /// A shard wants a permit.
     pub fn want<S>(&mut self, from: usize, want: Want, now: Instant, post: &mut Post<S>) {
-        let asking = match self.wants[from].take() {
+        if self.over[from] == want.number {
+            return;
+        }
+        let open = match self.wants[from].take() {
             Some(open) if open.want.number == want.number => {
                 self.remind(from, want, post);
-                open.asking
+                Open { want, ..open }
             }
             Some(open) => {
                 self.forget(from, open.want.number, post);
-                None
+                Open::new(want)
             }
-            None => None,
+            None => Open::new(want),
         };
-        self.wants[from] = Some(Open { want, asking });
+        self.wants[from] = Some(open);
         self.ask(now, post);
+        self.say_nobody(from, post);
     }
 
     /// Tells those who keep a want in mind that it has become younger or older.
@@ -148,6 +182,7 @@ impl Ledger {
             .is_some_and(|open| open.want.number == number)
         {
             self.wants[shard] = None;
+            self.over[shard] = number;
             self.forget(shard, number, post);
         }
     }
@@ -162,17 +197,38 @@ impl Ledger {
     pub fn busy<S>(
         &mut self,
         from: usize,
-        to: usize,
-        number: u32,
+        (to, number, has_servers): (usize, u32, bool),
         now: Instant,
         post: &mut Post<S>,
     ) {
-        if let Some(open) = &mut self.wants[to]
-            && open.want.number == number
-            && open.asking == Some(from)
-        {
+        let Some(open) = self.wants[to]
+            .as_mut()
+            .filter(|open| open.want.number == number)
+        else {
+            return;
+        };
+        open.has_servers |= has_servers;
+        if !open.answered.contains(&from) {
+            open.answered.push(from);
+        }
+        if open.asking == Some(from) {
             open.asking = None;
             self.ask(now, post);
+        }
+        self.say_nobody(to, post);
+    }
+
+    /// Tells a shard that wants a server that there is none, once all that have permits have said so.
+    fn say_nobody<S>(&self, to: usize, post: &mut Post<S>) {
+        let Some(open) = self.wants[to].as_ref() else {
+            return;
+        };
+        let all_answered = (0..self.holds.len())
+            .filter(|holder| *holder != to && self.holds[*holder] > 0)
+            .all(|holder| open.answered.contains(&holder));
+        if open.want.with_server && !open.has_servers && all_answered {
+            let number = open.want.number;
+            post.push((to, Letter::Nobody { number }));
         }
     }
 
@@ -225,9 +281,11 @@ impl Ledger {
                 number: self.debts,
                 since: now,
                 flowing: Some(std::time::Duration::MAX / 4),
+                with_server: false,
+                load: Load::default(),
             };
             let debtor = self.debtor();
-            self.wants[debtor] = Some(Open { want, asking: None });
+            self.wants[debtor] = Some(Open::new(want));
         }
         self.ask(now, post);
     }
@@ -276,7 +334,9 @@ impl Ledger {
             None => true,
             Some((other, _)) if other == to => false,
             Some((other, number)) => self.wants[other].as_ref().is_none_or(|open| {
-                open.want.number != number || open.want.age(now) + TOLERANCE < age
+                let is_older = open.want.age(now) + TOLERANCE < age;
+                let is_awake = open.want.is_resting() && !want.is_resting();
+                open.want.number != number || is_older || is_awake
             }),
         };
         (0..self.holds.len())
@@ -348,6 +408,8 @@ mod tests {
             number,
             since,
             flowing: None,
+            with_server: false,
+            load: Load::default(),
         }
     }
 
@@ -361,7 +423,7 @@ mod tests {
         while let Some((holder, letter)) = post.pop() {
             assert!(matches!(letter, Letter::Recall { to: 3, .. }), "{letter:?}");
             asked.push(holder);
-            ledger.busy(holder, 3, 1, now, &mut post);
+            ledger.busy(holder, (3, 1, false), now, &mut post);
         }
         asked.sort_unstable();
         assert_eq!(asked, [0, 1, 2], "all that have a permit");
@@ -379,7 +441,7 @@ mod tests {
         let mut ledger = Ledger::new(1, 3, 0, 4);
         let mut post: Post<()> = Vec::new();
         ledger.want(1, want(1, now), now, &mut post);
-        ledger.busy(0, 1, 1, now, &mut post);
+        ledger.busy(0, (1, 1, false), now, &mut post);
         ledger.want(2, want(1, earlier), now, &mut post);
         let last = post.last();
         assert!(

@@ -166,7 +166,10 @@ impl Pool {
     fn unpack(self: &Rc<Self>, travelling: Travelling) -> Option<Box<ServerConnection>> {
         let stream = Stream::new(travelling.detached.socket);
         let base = self.intern(travelling.base);
-        self.base.learn(&base);
+        // What it said at its own login is old by now.
+        if self.base.get().is_none() {
+            self.base.learn(&base);
+        }
         let target = travelling.key.map(|(pid, secret)| CancelTarget {
             pid,
             secret,

@@ -28,6 +28,23 @@ const NAME_LISTS: [&str; 4] = [
     "temp_tablespaces",
 ];
 
+/// Parameters that report what the server is. Nobody sets them, so they belong to no client, and they
+/// can change by themselves: a standby that is promoted says so.
+const REPORTS: [&str; 5] = [
+    "in_hot_standby",
+    "integer_datetimes",
+    "is_superuser",
+    "server_encoding",
+    "server_version",
+];
+
+/// True if the parameter only reports what the server is.
+pub fn is_report(name: &str) -> bool {
+    REPORTS
+        .iter()
+        .any(|report| name.eq_ignore_ascii_case(report))
+}
+
 /// One parameter.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Parameter {

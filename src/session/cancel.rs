@@ -42,12 +42,14 @@ pub const ROOM_WAIT_MAX: Duration = Duration::from_secs(1);
 pub const ROOM_PAUSE: Duration = Duration::from_millis(1);
 
 /// A cancel request on its way to another shard.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Forwarded {
     /// The key that was given to the client.
     pub key: CancelKey,
     /// Where its session is said to be there, if it has logged in on another shard.
     pub slot: Option<u32>,
+    /// When its canceller stops waiting, and with it everybody who waits for its sake.
+    pub until: Instant,
 }
 
 /// Takes cancel requests to other shards.
@@ -150,16 +152,18 @@ impl Cancels {
     pub async fn serve(&self, canceller: Stream, bytes: &CancelKeyBytes, limit: Duration) {
         self.metrics().cancels_received.add(1);
         close_in_order(&canceller);
-        let deadline = Instant::now() + limit;
+        let until = Instant::now() + limit;
+        let request = |key| Forwarded {
+            key,
+            slot: None,
+            until,
+        };
         match self.place.route(bytes) {
             Route::Nowhere => self.metrics().cancels_unknown.add(1),
             Route::Here(key) => {
-                shards::until(deadline, self.run(&Forwarded { key, slot: None })).await;
+                shards::until(until, self.run(&request(key))).await;
             }
-            Route::There(shard, key) => {
-                let request = Forwarded { key, slot: None };
-                shards::until(deadline, self.pass_on(shard, request)).await;
-            }
+            Route::There(shard, key) => self.pass_on(shard, request(key)).await,
         }
     }
 
@@ -171,8 +175,8 @@ impl Cancels {
             Lookup::Moved { .. } if request.slot.is_some() => {}
             Lookup::Moved { shard, slot } => {
                 let request = Forwarded {
-                    key: request.key,
                     slot: Some(slot),
+                    ..*request
                 };
                 self.pass_on(usize::from(shard), request).await;
             }
@@ -187,7 +191,12 @@ impl Cancels {
         }
     }
 
+    /// Sends a request to another shard and waits for its end, which is a message that may be lost.
     async fn pass_on(&self, shard: usize, request: Forwarded) {
+        shards::until(request.until, self.ask(shard, request)).await;
+    }
+
+    async fn ask(&self, shard: usize, request: Forwarded) {
         let ticket = self.ticket();
         let give_up = Instant::now() + ROOM_WAIT_MAX;
         let mut request = Box::new(request);
@@ -357,6 +366,7 @@ mod tests {
             let request = Forwarded {
                 key: *key,
                 slot: None,
+                until: Instant::now(),
             };
             let run = std::pin::pin!(cancels.run(&request));
             assert!(run.poll(&mut context).is_ready());
@@ -369,5 +379,47 @@ mod tests {
         run(&right);
         assert_eq!(unknown(), 2, "a session that has gone");
         assert_eq!(fleet.shard(1).cancels_sent.get(), 0);
+    }
+
+    /// Takes requests and never answers: the word that they are over is lost.
+    struct Silent;
+
+    impl Outbox for Silent {
+        fn send_cancel(&self, _: usize, _: u32, _: Box<Forwarded>) -> Result<(), Box<Forwarded>> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_shard_of_the_login_does_not_wait_for_ever_for_the_one_that_has_the_session() {
+        shards::run_one(|| async {
+            let fleet = Fleet::new(2);
+            let registry = Registry::new((1, 3), Rc::new(Nobody), Instant::now());
+            let (slot, secret) = registry.enter(false);
+            let key = CancelKey {
+                slot: slot.number(),
+                secret,
+                ..KEY
+            };
+            let identity = slot.depart();
+            let moved = Notice::Moved {
+                slot: key.slot,
+                life: identity.life,
+                moves: 1,
+                slot_there: 0,
+            };
+            registry.notice(0, moved);
+            let canceller = Canceller::new(fleet.clone(), 1);
+            let cancels = Cancels::new(place(1), registry, canceller, fleet, Box::new(Silent));
+            let request = Forwarded {
+                key,
+                slot: None,
+                until: Instant::now() + Duration::from_millis(20),
+            };
+            let limit = Instant::now() + Duration::from_secs(5);
+            assert!(shards::until(limit, cancels.run(&request)).await.is_some());
+            assert!(cancels.passed_on.borrow().is_empty());
+        })
+        .unwrap();
     }
 }

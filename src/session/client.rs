@@ -98,7 +98,7 @@ pub struct Session {
     pub(super) client: Stream,
     pub(super) framer: Framer,
     /// Received and not yet handled.
-    input: Option<Chunk>,
+    pub(super) input: Option<Chunk>,
     pub(super) phase: Phase,
     pub(super) pool: Rc<Pool>,
     pub(super) shard: Rc<Shard>,
@@ -195,7 +195,7 @@ impl Session {
         }
         let Some(mut chunk) = self.input.take() else {
             return match self.client.poll_receive(context) {
-                Poll::Pending => self.stay_or_leave(),
+                Poll::Pending => self.stay_or_leave(context),
                 Poll::Ready(Ok(Some(chunk))) => {
                     self.input = Some(chunk);
                     Step::Again
@@ -322,7 +322,7 @@ impl Session {
 
     /// A reload has replaced the pool: between two transactions the session goes on with the new one,
     /// if its database and user still exist.
-    fn change_pool(&mut self) {
+    pub(super) fn change_pool(&mut self) {
         let directory = self.shard.directory();
         if let Some(tenant) = directory.tenant(&self.pool.key.database, &self.pool.key.user) {
             self.pool = Rc::clone(&tenant.pool);
@@ -340,7 +340,7 @@ impl Session {
                 self.fail(&Failure::with_ready(sqlstate::TOO_MANY_CONNECTIONS, text));
                 Step::End
             }
-            None if self.client.poll_ended(context).is_ready() => {
+            None if self.client.poll_ended(context).is_ready() && !self.has_said_good_bye() => {
                 self.pool.give_up(ticket);
                 Step::End
             }

@@ -7,11 +7,12 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use crate::pool::base::Wait;
 use crate::pool::{Acquired, CheckoutError, Pool, Ticket};
 use crate::server::parameters::ParameterSet;
 
-/// A place in the queue, given up when dropped.
-struct Waiting<'a>(&'a Rc<Pool>, Option<Ticket>);
+/// A place in the queue, given up when dropped, and a wait for the word of another shard.
+struct Waiting<'a>(&'a Rc<Pool>, Option<Ticket>, Wait<'a>);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
@@ -23,7 +24,7 @@ impl Drop for Waiting<'_> {
 
 impl Waiting<'_> {
     fn poll(&mut self, context: &Context<'_>) -> Poll<Result<Rc<ParameterSet>, Rc<CheckoutError>>> {
-        if let Poll::Ready(base) = self.0.base.poll(context) {
+        if let Poll::Ready(base) = self.2.poll(context) {
             return Poll::Ready(Ok(base));
         }
         let outcome = match self.1 {
@@ -54,6 +55,6 @@ impl Waiting<'_> {
 ///
 /// There is no server to be had.
 pub async fn learn_base(pool: &Rc<Pool>) -> Result<Rc<ParameterSet>, Rc<CheckoutError>> {
-    let mut waiting = Waiting(pool, None);
+    let mut waiting = Waiting(pool, None, pool.base.wait());
     poll_fn(|context| waiting.poll(context)).await
 }

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use shards::spawn;
 
+use crate::protocol::framer::HEADER_BYTES;
 use crate::protocol::sqlstate;
 use crate::server::ServerConnection;
 use crate::server::reset::Leftovers;
@@ -20,6 +21,21 @@ use super::client::{Session, Step};
 use super::report::Failure;
 
 impl Session {
+    /// True if the last that a client has sent, who has closed, is a good-bye: what comes before it is
+    /// still to be run. Whoever closes without one does not want it any more.
+    pub(super) fn has_said_good_bye(&mut self) -> bool {
+        let mut held = self.input.as_deref().unwrap_or_default().to_vec();
+        let before = held.len();
+        while let Some(chunk) = self.client.take_received() {
+            held.extend_from_slice(&chunk);
+        }
+        let says_good_bye = ends_with_good_bye(&held);
+        if held.len() > before {
+            self.input = Some(self.client.chunk_of(held));
+        }
+        says_good_bye
+    }
+
     /// The server will say nothing more. A client that is between two transactions has lost nothing.
     pub(super) fn server_ended(&mut self, server: Box<ServerConnection>) -> Step {
         let is_whole = server.sync.is_settled() && server.framer.is_at_boundary();
@@ -84,5 +100,38 @@ impl Session {
             self.fail(&Failure::new(sqlstate::CONNECTION_FAILURE, text));
         }
         self.pool.discard(server);
+    }
+}
+
+/// True if `bytes` are whole messages, the last of which is `Terminate`.
+fn ends_with_good_bye(bytes: &[u8]) -> bool {
+    let mut rest = bytes;
+    while let Some((&[tag, l0, l1, l2, l3], _)) = rest.split_first_chunk::<HEADER_BYTES>() {
+        let length = u32::from_be_bytes([l0, l1, l2, l3]) as usize;
+        match rest.get(1 + length..) {
+            Some([]) => return tag == b'X',
+            Some(next) => rest = next,
+            None => return false,
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_good_bye_counts_only_as_the_last_whole_message() {
+        let query = b"Q\0\0\0\x07hi\0";
+        let good_bye = b"X\0\0\0\x04";
+        assert!(ends_with_good_bye(good_bye));
+        assert!(ends_with_good_bye(&[&query[..], good_bye].concat()));
+        assert!(!ends_with_good_bye(b""));
+        assert!(!ends_with_good_bye(query));
+        assert!(!ends_with_good_bye(&[&good_bye[..], query].concat()));
+        assert!(!ends_with_good_bye(&[&query[..6], good_bye].concat()));
+        assert!(!ends_with_good_bye(&good_bye[..4]));
+        assert!(!ends_with_good_bye(b"X\0\0\0\0"));
     }
 }

@@ -432,6 +432,12 @@ impl Slot {
         entries.all[self.number as usize].number = stream;
     }
 
+    /// True if the session has been asked to leave and has not answered.
+    pub fn is_asked(&self) -> bool {
+        self.registry.asked.get() > 0
+            && self.registry.entries.borrow().all[self.number as usize].is_asked
+    }
+
     /// True once if the session has been asked to leave.
     pub fn take_ask(&self) -> bool {
         let open = self.registry.asked.get();

@@ -18,7 +18,7 @@ use crate::pool::cleaner::note_parameter;
 use crate::protocol::backend::{ErrorFields, ParameterStatus, ReadyForQuery};
 use crate::protocol::{sqlstate, writer};
 use crate::server::ServerConnection;
-use crate::server::parameters::ParameterSet;
+use crate::server::parameters::{ParameterSet, is_report};
 use crate::server::reset::Leftovers;
 use crate::server::statements::Statements;
 use crate::server::sync::{Noted, Owner, Reply, Sync};
@@ -342,6 +342,9 @@ fn note_wanted(session: &mut Session, base: &ParameterSet, body: &[u8]) {
     let Some((name, value)) = ParameterStatus::text(body) else {
         return;
     };
+    if is_report(name) {
+        return;
+    }
     let is_default = base.get(name) == Some(value);
     let asked = session
         .asked

@@ -101,8 +101,22 @@ impl SessionRecord {
 
 impl Session {
     /// There is nothing to do: the time to go, if the shard has asked for it.
-    pub(super) fn stay_or_leave(&mut self) -> Step {
-        if !self.slot.as_ref().is_some_and(Slot::take_ask) || !self.may_leave() {
+    pub(super) fn stay_or_leave(&mut self, context: &mut Context<'_>) -> Step {
+        if !self.slot.as_ref().is_some_and(Slot::is_asked) {
+            return Step::Wait;
+        }
+        // Behind a transaction the answer has yet to leave: the question stays open until it has.
+        if self.client.poll_sent(0, context).is_pending() {
+            return Step::Wait;
+        }
+        if !self.slot.as_ref().is_some_and(Slot::take_ask) {
+            return Step::Wait;
+        }
+        // As its next transaction would: a reload does not keep idle clients where they are.
+        if self.pool.is_retired() {
+            self.change_pool();
+        }
+        if !self.may_leave() {
             return Step::Wait;
         }
         self.phase = Phase::Leaving;

@@ -16,9 +16,13 @@ use crate::common::client::is_close;
 use crate::common::message::{
     bind, close, copy_data, copy_done, describe, execute, flush, parse, query, sync, unnamed,
 };
-use crate::common::{Client, Config, Doorman, Postgres, eventually, with_one_and_two_shards};
+use crate::common::{
+    Client, Config, Doorman, Postgres, User, eventually, with_one_and_two_shards,
+    with_two_and_four_shards,
+};
 
 with_one_and_two_shards!(answers_belong_to_their_questions_while_servers_and_clients_die);
+with_two_and_four_shards!(no_permit_is_lost_while_the_configuration_changes);
 
 const CLIENTS: u64 = 24;
 const POOL_SIZE: usize = 4;
@@ -27,10 +31,19 @@ const POOL_SIZE: usize = 4;
 type Outcome = io::Result<()>;
 
 fn answers_belong_to_their_questions_while_servers_and_clients_die(shards: usize) {
-    let seconds = std::env::var("CHAOS_SECONDS")
+    run(shards, 5, |_, _, _, _| {});
+}
+
+fn no_permit_is_lost_while_the_configuration_changes(shards: usize) {
+    run(shards, 3, change_configuration);
+}
+
+/// Runs the clients for so many seconds, and `also` meanwhile.
+fn run(shards: usize, seconds: u64, also: fn(&Doorman, &Config, u64, Instant)) {
+    let chosen = std::env::var("CHAOS_SECONDS")
         .ok()
         .and_then(|text| text.parse().ok());
-    let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(5));
+    let end = Instant::now() + Duration::from_secs(chosen.unwrap_or(seconds));
     let chosen = std::env::var("SEED")
         .ok()
         .and_then(|text| text.parse().ok());
@@ -39,7 +52,8 @@ fn answers_belong_to_their_questions_while_servers_and_clients_die(shards: usize
 
     let postgres = Postgres::shared();
     let config = Config::new(postgres).shards(shards).pool_size(POOL_SIZE);
-    let doorman = config.general("query_wait_timeout", "1s").start();
+    let config = config.general("query_wait_timeout", "1s");
+    let doorman = config.clone().start();
     doorman.assert_serves();
     let files = open_files(&doorman);
     let answered = AtomicU64::new(0);
@@ -54,11 +68,32 @@ fn answers_belong_to_their_questions_while_servers_and_clients_die(shards: usize
             });
         }
         scope.spawn(|| kill_servers(&doorman, postgres, seed, end));
+        scope.spawn(|| also(&doorman, &config, seed, end));
     });
     let answered = answered.into_inner();
     eprintln!("{answered} answers were right");
     assert!(answered > 100, "only {answered} answers in all");
     assert_nothing_is_left(&doorman, postgres, files);
+}
+
+/// Pools grow and shrink, and are replaced by others of the same name.
+fn change_configuration(doorman: &Doorman, config: &Config, seed: u64, end: Instant) {
+    let mut random = StdRng::seed_from_u64(seed ^ 1);
+    let mut config = config.clone();
+    while Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(random.random_range(20..200)));
+        let size = random.random_range(1..=POOL_SIZE);
+        let kept = i64::try_from(random.random_range(0..=size)).unwrap();
+        config = config.users(vec![User::new("app", size).key("min_pool_size", kept)]);
+        if random.random_bool(0.3) {
+            let lifetime = format!("{}s", random.random_range(60..120));
+            config = config.general("server_lifetime", lifetime);
+        }
+        doorman.rewrite(config.clone());
+        doorman.sighup();
+    }
+    doorman.rewrite(config.pool_size(POOL_SIZE));
+    doorman.sighup();
 }
 
 fn assert_nothing_is_left(doorman: &Doorman, postgres: &Postgres, files: usize) {
@@ -83,7 +118,15 @@ fn assert_nothing_is_left(doorman: &Doorman, postgres: &Postgres, files: usize) 
          and state <> 'idle'"
     );
     eventually("all servers are idle", || postgres.value(&sql) == "0");
-    assert!(doorman.server_pids(postgres).len() <= POOL_SIZE);
+    let most = std::thread::scope(|scope| {
+        for _ in 0..4 * POOL_SIZE {
+            scope.spawn(|| doorman.connect().execute("select pg_sleep(0.1)"));
+        }
+        let counts = (0..20).map(|_| doorman.server_pids(postgres).len());
+        counts.max()
+    });
+    assert_eq!(most, Some(POOL_SIZE), "no permit is there twice");
+    assert!(!doorman.log().contains("panicked"));
     eventually("files are closed", || {
         open_files(doorman) <= files + POOL_SIZE
     });

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::common::message::message;
+use crate::common::message::{message, query};
 use crate::common::scripted::{ScriptedServer, answer};
 use crate::common::{
     Client, Config, Doorman, Postgres, User, eventually, with_two_and_four_shards,
@@ -18,6 +18,7 @@ with_two_and_four_shards!(
     killed_servers_leave_their_permits,
     minimum_is_that_of_the_pool_and_not_of_each_shard,
     client_alone_on_its_shard_may_use_the_whole_pool,
+    server_at_its_limit_is_shared_by_all_shards,
 );
 
 fn pool_of(size: usize, shards: usize) -> Config {
@@ -171,4 +172,36 @@ fn client_alone_on_its_shard_may_use_the_whole_pool(shards: usize) {
         client.execute("begin");
     }
     assert_eq!(doorman.server_pids(Postgres::shared()).len(), size);
+}
+
+/// PostgreSQL takes one connection only: whoever is on another shard waits for it, as it would on the
+/// same one.
+fn server_at_its_limit_is_shared_by_all_shards(shards: usize) {
+    let postgres = Postgres::shared();
+    let role = crate::common::unique("narrow");
+    postgres.sql(&format!(
+        "create role {role} login password 'x' connection limit 1"
+    ));
+    let users = vec![User::new("app", 4).server(&role, "x")];
+    let doorman = Config::new(postgres).users(users).shards(shards).start();
+    let mut clients = one_client_a_shard(&doorman, shards);
+    for round in 0..3 {
+        for client in &mut clients {
+            let value = round.to_string();
+            assert_eq!(client.value(&format!("select {value}")), value);
+        }
+    }
+    let mut others = clients.split_off(1);
+    clients[0].execute("begin");
+    for other in &mut others {
+        other.send(&query("select 'served'"));
+    }
+    // Each of these round trips is longer than it takes an opening to fail.
+    for _ in 0..3 {
+        clients[0].execute("select pg_sleep(0.02)");
+    }
+    clients[0].execute("commit");
+    for other in &mut others {
+        assert_eq!(other.reply().value(), "served");
+    }
 }

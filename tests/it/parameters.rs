@@ -4,7 +4,7 @@
 
 use crate::common::message::{message, text};
 use crate::common::{
-    Client, Config, Postgres, Target, at_once, everywhere, with_one_and_two_shards,
+    Client, Config, Postgres, Target, User, at_once, everywhere, with_one_and_two_shards,
 };
 
 everywhere!(
@@ -26,6 +26,7 @@ everywhere!(
 with_one_and_two_shards!(
     parameters_of_many_clients_on_few_servers_do_not_mix,
     parameters_survive_the_end_of_their_server,
+    role_of_one_client_is_not_told_to_another,
 );
 
 fn show(client: &mut Client, name: &str) -> String {
@@ -281,4 +282,21 @@ fn parameters_survive_the_end_of_their_server(shards: usize) {
         shown.expect("an idle client survives the end of a server"),
         "Asia/Tokyo"
     );
+}
+
+/// `is_superuser` is reported like what a server is, but a client changes it for its own session.
+fn role_of_one_client_is_not_told_to_another(shards: usize) {
+    let users = vec![User::new("app", 1).server("postgres", "")];
+    let config = Config::new(Postgres::shared()).users(users);
+    let doorman = config.shards(shards).start();
+    let mut client = doorman.connect();
+    assert_eq!(client.parameters["is_superuser"], "on");
+    client.execute("begin");
+    client.execute("set local role app");
+    assert_eq!(client.parameters["is_superuser"], "off");
+    for _ in 0..4 * shards {
+        assert_eq!(doorman.connect().parameters["is_superuser"], "on");
+    }
+    client.execute("rollback");
+    assert_eq!(client.parameters["is_superuser"], "on");
 }

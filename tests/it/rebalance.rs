@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use crate::cancel::{cancel, wait_until_running};
 use crate::common::message::{self, query};
-use crate::common::{Client, Config, Doorman, Postgres, eventually};
+use crate::common::{Client, Config, Doorman, Postgres, eventually, unique};
 
 /// Turns bodies `fn name(shards: usize)` into tests with two and with four shards.
 macro_rules! with_two_and_four_shards {
@@ -32,8 +33,12 @@ with_two_and_four_shards!(
     clients_that_connect_are_spread_evenly,
     settings_survive_a_move,
     statements_survive_a_move,
+    idle_clients_of_a_changed_pool_are_spread_too,
     keys_stay_unique_over_moves,
     busy_clients_lose_nothing_in_a_move,
+    clients_that_are_hardly_ever_idle_are_spread_too,
+    moved_clients_can_be_cancelled,
+    clients_that_have_moved_twice_can_be_cancelled,
     sessions_without_a_server_move_in_session_mode,
     moved_clients_count_as_connections,
     clients_stay_spread_while_they_come_and_go,
@@ -71,6 +76,12 @@ fn moves(doorman: &Doorman) -> usize {
 fn origin(client: &Client) -> usize {
     let pid = u32::from_be_bytes(client.key[..4].try_into().unwrap());
     (pid as usize - 1) >> 17 & 1023
+}
+
+/// The slot that a client has there.
+fn slot(client: &Client) -> usize {
+    let pid = u32::from_be_bytes(client.key[..4].try_into().unwrap());
+    (pid as usize - 1) & ((1 << 17) - 1)
 }
 
 /// Whether `counts` of `total` clients are as even as the pooler promises.
@@ -169,6 +180,22 @@ fn statements_survive_a_move(shards: usize) {
     }
 }
 
+fn idle_clients_of_a_changed_pool_are_spread_too(shards: usize) {
+    let config = config(shards);
+    let doorman = config.clone().start();
+    let mut clients: Vec<_> = (0..20 * shards).map(|_| doorman.connect()).collect();
+    doorman.rewrite(config.pool_key("idle_timeout", "1h"));
+    doorman.sighup();
+    eventually("the configuration is read", || {
+        doorman.log().contains("configuration reloaded")
+    });
+    keep_those_of_shard_0(&mut clients);
+    wait_until_even(&doorman, clients.len());
+    for (n, client) in clients.iter_mut().enumerate() {
+        assert_eq!(client.value(&format!("select {n}")), n.to_string());
+    }
+}
+
 /// A slot belongs to its key as long as the client lives, wherever it is.
 fn keys_stay_unique_over_moves(shards: usize) {
     let doorman = config(shards).start();
@@ -183,6 +210,15 @@ fn keys_stay_unique_over_moves(shards: usize) {
     }
     for (n, client) in clients.iter_mut().enumerate() {
         assert_eq!(client.value(&format!("select {n}")), n.to_string());
+    }
+}
+
+/// Ends the threads of a test, also if it fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -208,15 +244,89 @@ fn busy_clients_lose_nothing_in_a_move(shards: usize) {
                 client
             });
         }
+        let _over = Over(&is_over);
         wait_until_even(&doorman, total);
         // Once more, so that every one has been asked something where it is now.
         let before = answered.load(Ordering::Relaxed);
         eventually("everybody is answered", || {
             answered.load(Ordering::Relaxed) > before + 5 * total as u64
         });
-        is_over.store(true, Ordering::Relaxed);
     });
     assert!(moves(&doorman) > 0);
+}
+
+/// The next statement is sent as soon as the last one is answered, so a client is idle for some
+/// microseconds out of many milliseconds: it goes when a transaction ends, if at all.
+fn clients_that_are_hardly_ever_idle_are_spread_too(shards: usize) {
+    let doorman = config(shards).pool_size(30 * shards).start();
+    let mut clients: Vec<_> = (0..20 * shards).map(|_| doorman.connect()).collect();
+    keep_those_of_shard_0(&mut clients);
+    let total = clients.len();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for mut client in clients {
+            let is_over = &is_over;
+            scope.spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    client.execute("select pg_sleep(0.1)");
+                }
+                client
+            });
+        }
+        let _over = Over(&is_over);
+        wait_until_even(&doorman, total);
+    });
+}
+
+/// Cancels a long statement of each client. The requests come in on any shard.
+fn cancel_all(doorman: &Doorman, clients: &mut [Client]) {
+    for client in clients {
+        let mark = unique("cancel_mark");
+        client.send(&query(&format!("select pg_sleep(60) as {mark}")));
+        wait_until_running(&mark);
+        cancel(doorman.port(), &client.key);
+        let reply = client.reply();
+        assert_eq!((reply.sqlstate(), reply.status), ("57014", 'I'));
+        // Nothing of the request is left for what comes next.
+        assert_eq!(client.value("select 'after'"), "after");
+    }
+}
+
+fn moved_clients_can_be_cancelled(shards: usize) {
+    let doorman = config(shards).start();
+    let mut clients = moved_clients(&doorman, shards);
+    for _ in 0..2 {
+        cancel_all(&doorman, &mut clients);
+    }
+    // A wrong secret finds nobody, wherever the right one is.
+    for client in &mut clients {
+        client.send(&query("select 'slept' from pg_sleep(0.1)"));
+        let mut wrong = client.key.clone();
+        wrong[7] ^= 1;
+        cancel(doorman.port(), &wrong);
+        assert_eq!(client.reply().value(), "slept");
+    }
+}
+
+/// Once shard 0 has less than the others, those that go there come home, and with four shards some
+/// may go on to a third one.
+fn clients_that_have_moved_twice_can_be_cancelled(shards: usize) {
+    let doorman = config(shards).start();
+    let mut clients = moved_clients(&doorman, shards);
+    let before = moves(&doorman);
+    // Sessions are asked in the order of their slots, so the last ones have stayed.
+    clients.sort_by_key(slot);
+    let stayed = counts(&doorman)[0] as usize;
+    clients.truncate(clients.len() - stayed);
+    // All that are left are guests, so whoever moves now does so for the second time; but not in the
+    // first ten seconds, which are as long as a single wait may take.
+    let start = Instant::now();
+    eventually("guests have rested a while", || {
+        start.elapsed() > Duration::from_secs(5) || moves(&doorman) > before
+    });
+    eventually("guests go on", || moves(&doorman) > before);
+    wait_until_even(&doorman, clients.len());
+    cancel_all(&doorman, &mut clients);
 }
 
 /// Asks some things at once, in one to three writes, with a pause before.

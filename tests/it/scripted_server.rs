@@ -20,6 +20,7 @@ with_one_and_two_shards!(
     server_that_sends_half_a_message_is_replaced,
     server_that_sends_nonsense_is_replaced,
     bytes_of_an_idle_server_are_never_shown,
+    promoted_server_is_no_setting_of_a_client,
 );
 
 /// A pooler with one server a shard for `script`.
@@ -295,4 +296,78 @@ fn fatal_error_of_the_server_reaches_the_client() {
     client.send(&query("select 'x'"));
     // An ErrorResponse of the server that has arrived is worth more than a bare close.
     assert_eq!(client.expect('E').error_fields().sqlstate, "57P01");
+}
+
+/// `in_hot_standby` and its like change by themselves and cannot be set: nobody may try.
+fn promoted_server_is_no_setting_of_a_client(shards: usize) {
+    let server = ScriptedServer::start(|peer| {
+        peer.receive_startup()?;
+        let report = |value: &str| message(b'S', &[text("in_hot_standby"), text(value)].concat());
+        let login = login_reply();
+        let at = login.len() - ready(b'I').len();
+        peer.send(&[&login[..at], &report("on"), &login[at..]].concat())?;
+        let mut is_promoted = false;
+        loop {
+            let question = peer.receive()?;
+            let mut reply = answer(&question);
+            if question.tag != b'Q'
+                || question
+                    .body
+                    .windows(14)
+                    .any(|word| word == b"in_hot_standby")
+            {
+                return Ok(());
+            }
+            if !std::mem::replace(&mut is_promoted, true) {
+                let at = reply.len() - ready(b'I').len();
+                reply.splice(at..at, report("off"));
+            }
+            peer.send(&reply)?;
+        }
+    });
+    let config = Config::to_port(server.port()).shards(shards).pool_size(1);
+    let doorman = config.start();
+    let mut clients: Vec<_> = (0..3 * shards).map(|_| doorman.connect()).collect();
+    assert_eq!(clients[0].parameters["in_hot_standby"], "on");
+    for round in 0..3 {
+        for client in &mut clients {
+            let question = format!("select {round}");
+            assert_eq!(client.value(&question), question);
+        }
+    }
+    assert_eq!(server.connections(), 1);
+    let is_told = || doorman.connect().parameters["in_hot_standby"] == "off";
+    crate::common::eventually("a new client is told", is_told);
+    // What a server said at its own login is not news when it comes from another shard.
+    for client in &mut clients {
+        assert_eq!(client.value("select 'moved'"), "select 'moved'");
+        assert!(is_told());
+    }
+}
+
+/// Derives keys for seconds; whoever stops the pooler meanwhile does not wait for that.
+#[test]
+fn work_that_takes_long_does_not_keep_the_process_from_its_end() {
+    let (said, is_asked) = channel();
+    let said = Mutex::new(said);
+    let (mut doorman, _server) = doorman(1, move |peer| {
+        peer.receive_startup()?;
+        peer.send(&message(b'R', b"\0\0\0\x0aSCRAM-SHA-256\0\0"))?;
+        let first = String::from_utf8_lossy(&peer.receive()?.body).into_owned();
+        let (_, nonce) = first.split_once("r=").unwrap();
+        let challenge = format!("\0\0\0\x0br={nonce}x,s=c2FsdA==,i=10000000");
+        peer.send(&message(b'R', challenge.as_bytes()))?;
+        said.lock().unwrap().send(()).unwrap();
+        peer.receive().map(|_| ())
+    });
+    let login = doorman.login();
+    let client = std::thread::spawn(move || login.attempt().is_err());
+    is_asked.recv().unwrap();
+    // The login ends when the pooler gives the server up, and the work goes on.
+    assert!(client.join().unwrap());
+    let start = std::time::Instant::now();
+    doorman.sigterm();
+    assert!(doorman.wait().success());
+    let took = start.elapsed();
+    assert!(took < std::time::Duration::from_secs(1), "{took:?}");
 }

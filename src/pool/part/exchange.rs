@@ -14,18 +14,20 @@
 //!
 //! A shard whose own queue moves wants a permit only for balance: waiters of all shards should wait
 //! about equally long. It says how long that is, not since when, as its first waiter is another one
-//! each time; and after a grant it rests until the grant has had its effect.
+//! each time. After it has got a server of a busy shard it rests until that has had its effect: it
+//! says that nobody waits at all, which is good for servers that nobody uses.
 //!
 //! **Against ping-pong.** A server that was used a moment ago stays for the shard's own clients
 //! ([`HOT`]) unless the waiter elsewhere has waited longer than such a moment; a shard that has
 //! servers waits for one of them a moment itself ([`GRACE`]); and nobody gives a server away for a
-//! waiter that has waited hardly longer than its own ([`goes_first`]).
+//! waiter that has waited hardly longer than its own, or if it would then be the one in need
+//! ([`Want::goes_first`]).
 
 use std::time::{Duration, Instant};
 
-use super::super::letter::{Grant, Letter, Want, goes_first};
+use super::super::letter::{Grant, Letter, Load, Want};
 use super::super::permits::DEBT;
-use super::{OwnWant, Part};
+use super::{OwnWant, Part, is_not_later};
 
 /// How long the first waiter waits for a server of its own shard before another shard is asked:
 /// about what moving a server takes.
@@ -38,17 +40,26 @@ const HOT_WAIT_MAX: Duration = Duration::from_micros(400);
 /// How often a shard whose queue moves says how long its waiters wait.
 pub const PULSE: Duration = Duration::from_millis(10);
 
+/// How long a server is unused before it goes to a shard that has servers and whose queue moves.
+pub const LULL: Duration = Duration::from_millis(2);
+
+/// True if the permit is to be destroyed.
+const fn is_debt(want: Want) -> bool {
+    want.number & DEBT != 0
+}
+
 impl<S, W> Part<S, W> {
     /// Does what is due: wants, withdraws, grants. To be called at [`Part::review_at`].
     pub fn review(&mut self, now: Instant) {
         self.review_at = None;
+        // First: what it takes may be what a waiter here was to get.
+        self.settle_debt(now);
         if self.place.count > 1 {
             self.review_want(now);
             if self.recall.is_some() {
                 self.grant_recall(now);
             }
         }
-        self.settle_debt(now);
         self.deliver(now);
     }
 
@@ -57,16 +68,30 @@ impl<S, W> Part<S, W> {
     }
 
     fn review_want(&mut self, now: Instant) {
-        let first = self.state.head().filter(|_| self.state.unserved() > 0);
-        match (first, self.want) {
+        if self.state.held() > self.state.opening_count() || self.state.waiting_count() == 0 {
+            self.failing = None;
+        }
+        // A permit that no connection can be opened for serves nobody.
+        let is_short = self.failing.is_some() || self.state.unserved() > 0;
+        match (self.state.head().filter(|_| is_short), self.want) {
             (None, None) => {}
-            (None, Some(own)) => {
-                self.want = None;
-                let number = own.want.number;
-                self.send(self.place.home, Letter::Withdraw { number });
-            }
+            (None, Some(_)) => self.withdraw(),
             (Some(first), None) => self.want_when_due(first, now),
             (Some(first), Some(own)) => self.keep_wanting(first, own, now),
+        }
+    }
+
+    fn load(&self) -> Load {
+        Load {
+            waiting: self.state.waiting_count(),
+            servers: self.state.held(),
+        }
+    }
+
+    pub(super) fn withdraw(&mut self) {
+        if let Some(own) = self.want.take() {
+            let number = own.want.number;
+            self.send(self.place.home, Letter::Withdraw { number });
         }
     }
 
@@ -76,8 +101,7 @@ impl<S, W> Part<S, W> {
         } else {
             GRACE
         };
-        let rests_until = self.rests_until.filter(|_| self.state.is_flowing());
-        let due = (first + grace).max(rests_until.unwrap_or(first));
+        let due = first + grace;
         if due > now {
             self.review_by(due);
             return;
@@ -91,10 +115,14 @@ impl<S, W> Part<S, W> {
 
     fn say_want(&mut self, number: u32, first: Instant, asked_at: Instant, now: Instant) {
         let waited = now.saturating_duration_since(first);
+        let rests = self.rests_until.is_some_and(|until| until > now);
+        let waited = if rests { Duration::ZERO } else { waited };
         let want = Want {
             number,
             since: first,
             flowing: self.state.is_flowing().then_some(waited),
+            with_server: self.failing.is_some(),
+            load: self.load(),
         };
         self.want = Some(OwnWant {
             want,
@@ -109,11 +137,8 @@ impl<S, W> Part<S, W> {
 
     /// Tells home again if what it knows of the want has become wrong.
     fn keep_wanting(&mut self, first: Instant, own: OwnWant, now: Instant) {
-        let has_changed = match own.want.flowing {
-            None => self.state.is_flowing(),
-            // The last server has gone to another shard.
-            Some(_) => self.state.held() == 0,
-        };
+        let has_changed = own.want.flowing.is_some() != self.state.is_flowing()
+            || own.want.with_server != self.failing.is_some();
         let due = own.said_at + PULSE;
         if has_changed || (own.want.flowing.is_some() && due <= now) {
             self.say_want(own.want.number, first, own.asked_at, now);
@@ -127,21 +152,21 @@ impl<S, W> Part<S, W> {
         let Some((to, want)) = self.recall else {
             return false;
         };
-        let is_debt = want.number & DEBT != 0;
+        let is_debt = is_debt(want);
         let Some(idle_since) = self.state.coldest_since() else {
-            return self.extra() > 0 && self.grant_spare(to, want);
+            return !want.with_server && self.unclaimed() > 0 && self.grant_spare(to, want);
         };
-        if is_debt && self.extra() > 0 {
+        if is_debt && self.unclaimed() > 0 {
             return self.grant_spare(to, want);
         }
-        let cold_at = idle_since + HOT;
-        let age = want.age(now);
-        if cold_at > now && age < HOT_WAIT_MAX {
-            let waited_at = match want.flowing {
-                None => want.since + HOT_WAIT_MAX,
-                Some(_) => cold_at,
-            };
-            self.review_by(cold_at.min(waited_at));
+        let due = match want.flowing {
+            _ if is_debt => now,
+            // Who waits there is served in turn, and the clients here may come back all at once.
+            Some(_) => idle_since + LULL,
+            None => (idle_since + HOT).min(want.since + HOT_WAIT_MAX),
+        };
+        if due > now {
+            self.review_by(due);
             return false;
         }
         let Some(server) = self.state.part_with_coldest() else {
@@ -163,7 +188,7 @@ impl<S, W> Part<S, W> {
     /// closed: only the permit goes home.
     fn grant(&mut self, to: usize, want: Want, server: Option<S>, was_idle: bool) {
         self.recall = None;
-        if want.number & DEBT != 0 {
+        if is_debt(want) {
             self.closing.extend(server);
             self.send_permits(self.place.home, (want.number, 1), None, false);
         } else {
@@ -178,10 +203,12 @@ impl<S, W> Part<S, W> {
         let Some((to, want)) = self.recall else {
             return Some(server);
         };
-        let theirs = want.age(now);
         let is_theirs = match self.state.head() {
-            Some(first) => goes_first(theirs, now.saturating_duration_since(first)),
-            None => theirs >= HOT_WAIT_MAX,
+            Some(first) => {
+                let ours = now.saturating_duration_since(first);
+                want.goes_first(ours, self.load(), now)
+            }
+            None => want.flowing.is_none() && want.age(now) >= HOT_WAIT_MAX || is_debt(want),
         };
         if !is_theirs {
             return Some(server);
@@ -222,6 +249,7 @@ impl<S, W> Part<S, W> {
                 self.may_open += count;
                 self.open_asked = self.open_asked.saturating_sub(count);
             }
+            Letter::Nobody { number } => self.give_up(number),
             Letter::Recall { to, want } => self.receive_recall(to, want, now),
             Letter::Forget { to, number } => {
                 if self
@@ -242,7 +270,11 @@ impl<S, W> Part<S, W> {
         match *letter {
             Letter::AskOpen(count) => ledger.ask_open(from, count, post),
             Letter::OpenDone(count) => ledger.open_done(count, post),
-            Letter::Busy { to, number } => ledger.busy(from, to, number, now, post),
+            Letter::Busy {
+                to,
+                number,
+                has_servers,
+            } => ledger.busy(from, (to, number, has_servers), now, post),
             Letter::Want(want) => ledger.want(from, want, now, post),
             Letter::Withdraw { number } => ledger.withdraw(from, number, now, post),
             Letter::Moved {
@@ -254,14 +286,26 @@ impl<S, W> Part<S, W> {
             | Letter::Grant(_)
             | Letter::Keep { .. }
             | Letter::MayOpen(_)
+            | Letter::Nobody { .. }
             | Letter::Recall { .. }
             | Letter::Forget { .. } => {}
         }
     }
 
+    /// No shard has a server, and none can be opened: whoever waits is told why.
+    fn give_up(&mut self, number: u32) {
+        let is_meant = self.want.is_some_and(|own| own.want.number == number);
+        if let Some(error) = self.failing.take_if(|_| is_meant) {
+            let wakers = self.state.fail_all(&error);
+            self.wakers.extend(wakers);
+        }
+    }
+
     fn receive_recall(&mut self, to: usize, want: Want, now: Instant) {
-        // Home did not know yet that it has been granted when it wrote this.
+        // Home did not know yet that it has been granted when it wrote this. It goes by what it has
+        // sent last: whatever was kept in mind before is so no more.
         if self.granted.get(to) == Some(&want.number) {
+            self.recall = None;
             return;
         }
         let is_reminder = self
@@ -269,8 +313,12 @@ impl<S, W> Part<S, W> {
             .is_some_and(|(other, known)| (other, known.number) == (to, want.number));
         self.recall = Some((to, want));
         if !self.grant_recall(now) && !is_reminder {
-            let number = want.number;
-            self.send(self.place.home, Letter::Busy { to, number });
+            let busy = Letter::Busy {
+                to,
+                number: want.number,
+                has_servers: self.state.held() > self.state.opening_count(),
+            };
+            self.send(self.place.home, busy);
         }
     }
 
@@ -296,7 +344,9 @@ impl<S, W> Part<S, W> {
             self.tally.granted += 1;
             self.tally.waited += now.saturating_duration_since(own.asked_at);
             self.tally.beside_idle += u64::from(grant.was_idle);
-            if let Some(waits) = own.want.flowing {
+            // What nobody used is no loss to anybody, and there may be more of it.
+            let is_from_busy = grant.server.is_some() && !grant.was_idle;
+            if let Some(waits) = own.want.flowing.filter(|_| is_from_busy) {
                 self.rests_until = Some(now + waits.max(PULSE));
             }
         }
@@ -309,10 +359,12 @@ impl<S, W> Part<S, W> {
     /// Takes over that some of the permits are to have a server, unless that was before a resizing
     /// which has settled it anew.
     fn receive_kept(&mut self, count: usize, sizing: u32) {
-        let ahead = sizing.wrapping_sub(self.sizing).cast_signed();
-        if ahead > 0 {
-            self.kept_early += count;
-        } else if ahead == 0 {
+        if count == 0 {
+            return;
+        }
+        if !is_not_later(sizing, self.sizing) {
+            self.kept_early.push((sizing, count));
+        } else if sizing == self.sizing {
             self.set_kept(self.kept() + count);
         }
     }

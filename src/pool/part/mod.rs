@@ -11,7 +11,7 @@
 //!    smaller `pool_size` has left.
 //! 2. A server exists only with a permit, and a permit moves together with its server.
 //! 3. A part that has no want has no waiter that its own permits cannot serve, except for
-//!    [`exchange::GRACE`], and while it rests after a grant.
+//!    [`exchange::GRACE`].
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -82,11 +82,13 @@ pub struct Part<S, W> {
     place: Place,
     sizes: Sizes,
     sizing: u32,
-    /// Kept permits that came from shards which have seen the next resizing already.
-    kept_early: usize,
+    /// Kept permits that came from shards which have seen a later resizing already, and which one.
+    kept_early: Vec<(u32, usize)>,
     want: Option<OwnWant>,
     wants: u32,
     rests_until: Option<Instant>,
+    /// Why no connection can be opened, as long as there is no server here and somebody waits.
+    failing: Option<Rc<CheckoutError>>,
     /// The want of another shard to be granted when it can be.
     recall: Option<(usize, Want)>,
     /// The number of the last want of each shard that was granted from here.
@@ -119,10 +121,11 @@ impl<S, W> Part<S, W> {
             place,
             sizes,
             sizing,
-            kept_early: 0,
+            kept_early: Vec::new(),
             want: None,
             wants: 0,
             rests_until: None,
+            failing: None,
             recall: None,
             granted: vec![0; count],
             may_open: 0,
@@ -175,6 +178,28 @@ impl<S, W> Part<S, W> {
     /// True if there is something to take.
     pub const fn has_effects(&self) -> bool {
         !self.post.is_empty() || !self.closing.is_empty() || !self.wakers.is_empty()
+    }
+
+    /// The want that is open.
+    pub fn want(&self) -> Option<Want> {
+        self.want.map(|own| own.want)
+    }
+
+    /// The want of another shard that is kept in mind, and that shard.
+    pub const fn recall(&self) -> Option<(usize, Want)> {
+        self.recall
+    }
+
+    /// How many permits each shard has, as far as home knows; known at home.
+    pub fn known_permits(&self) -> Option<&[isize]> {
+        self.ledger.as_ref().map(Ledger::holds)
+    }
+
+    /// True if nothing of this part is under way: no want, no recall, no opening asked for.
+    pub fn is_at_rest(&self) -> bool {
+        let is_ledger_at_rest = self.ledger.as_ref().is_none_or(Ledger::is_at_rest);
+        let opens = self.may_open + self.open_asked > 0;
+        self.want.is_none() && self.recall.is_none() && !opens && is_ledger_at_rest
     }
 
     /// When [`Part::review`] is to be called.
@@ -250,7 +275,8 @@ impl<S, W> Part<S, W> {
         let count = wanted.min(self.may_open);
         self.may_open -= count;
         self.state.opening(count);
-        if self.may_open > 0 {
+        // At home the ledger may answer with the next one that was asked for.
+        while self.may_open > 0 {
             let unused = std::mem::take(&mut self.may_open);
             self.send(self.place.home, Letter::OpenDone(unused));
             self.deliver(now);
@@ -261,19 +287,30 @@ impl<S, W> Part<S, W> {
     /// An opening has succeeded: the server counts as lent, to be checked in.
     pub fn opened(&mut self, now: Instant) {
         self.state.opened();
+        self.failing = None;
         self.send(self.place.home, Letter::OpenDone(1));
         self.deliver(now);
     }
 
-    /// An opening has failed. If no server is left that could serve them, everybody who waits gets
-    /// the error, and their wakers are returned. The next opening starts after `rest`.
+    /// An opening has failed. The next one starts after `rest`. If no server is left on any shard that
+    /// could serve them, everybody who waits here gets the error: at once and with their wakers
+    /// returned if there is no other shard, else as soon as home has asked around.
     pub fn open_failed(
         &mut self,
         error: &Rc<CheckoutError>,
         now: Instant,
         rest: Duration,
     ) -> Vec<W> {
-        let wakers = self.state.open_failed(error, now, rest);
+        let mut wakers = Vec::new();
+        if self.state.open_failed(now, rest) {
+            self.failing = None;
+        } else if self.place.count == 1 {
+            wakers = self.state.fail_all(error);
+        } else {
+            self.failing = Some(Rc::clone(error));
+            // Whatever home has heard for an earlier want may have changed.
+            self.withdraw();
+        }
         self.send(self.place.home, Letter::OpenDone(1));
         self.review(now);
         wakers
@@ -335,7 +372,11 @@ impl<S, W> Part<S, W> {
         let before = std::mem::replace(&mut self.sizes, sizes);
         let kept = part(sizes.kept.min(sizes.size), here, count, home);
         self.sizing = sizing;
-        let early = std::mem::take(&mut self.kept_early);
+        let early = self
+            .kept_early
+            .extract_if(.., |(of, _)| is_not_later(*of, sizing));
+        let early = early.filter(|(of, _)| *of == sizing).map(|(_, kept)| kept);
+        let early: usize = early.sum();
         self.set_kept(kept + early);
         if let Some(ledger) = &mut self.ledger {
             ledger.set_opening_max(sizes.opening_max, &mut self.post);
@@ -391,14 +432,20 @@ impl<S, W> Part<S, W> {
         });
     }
 
+    /// Permits without a server that no waiter needs. A waiter of another shard goes before the
+    /// minimum.
+    fn unclaimed(&self) -> usize {
+        let state = &self.state;
+        let opening = state.held() - state.idle_count() - state.lent_count();
+        let waiting = state.waiting_count().saturating_sub(opening);
+        state.spare().saturating_sub(waiting)
+    }
+
     /// Permits that neither a waiter nor the minimum needs.
     fn extra(&self) -> usize {
-        let state = &self.state;
-        let waiting = state
-            .waiting_count()
-            .saturating_sub(state.held() - state.idle_count() - state.lent_count());
-        let missing = self.kept().saturating_sub(state.held());
-        state.spare().saturating_sub(waiting.max(missing))
+        let missing = self.kept().saturating_sub(self.state.held());
+        self.unclaimed()
+            .min(self.state.spare().saturating_sub(missing))
     }
 
     fn send(&mut self, to: usize, letter: Letter<S>) {
@@ -433,6 +480,11 @@ impl<S, W> Part<S, W> {
             self.send(self.place.home, moved);
         }
     }
+}
+
+/// True unless resizing `one` comes after `other`.
+const fn is_not_later(one: u32, other: u32) -> bool {
+    one.wrapping_sub(other).cast_signed() <= 0
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Two and more parts of one pool, with letters that arrive at once. Delays, other orders, failures
 //! and many more shards are the business of the simulation in `tests/sim`.
 
+use super::super::letter::Load;
 use super::exchange::{GRACE, HOT, PULSE};
 use super::*;
 
@@ -221,6 +222,177 @@ fn shards_whose_queues_move_share_by_how_long_their_clients_wait() {
     assert_eq!(permits(&fleet), [3, 1]);
 }
 
+fn want(number: u32, since: Instant) -> Want {
+    Want {
+        number,
+        since,
+        flowing: None,
+        with_server: false,
+        load: Load::default(),
+    }
+}
+
+fn grant(number: u32, sizing: u32, server: Option<u32>) -> Letter<u32> {
+    Letter::Grant(Grant {
+        number,
+        permits: 1,
+        kept: 1,
+        sizing,
+        server,
+        was_idle: false,
+    })
+}
+
+#[test]
+fn a_want_that_is_said_again_while_it_is_granted_stays_over() {
+    let now = Instant::now();
+    let mut fleet = fleet(3, 1, 0);
+    let said = || Letter::Want(want(1, now));
+    fleet[0].receive(1, said(), None, now);
+    assert!(fleet[0].is_at_rest(), "granted with the only permit");
+    fleet[0].receive(1, said(), None, now);
+    assert!(fleet[0].is_at_rest());
+    fleet[0].receive(1, Letter::Want(want(2, now)), None, now);
+    assert!(!fleet[0].is_at_rest());
+}
+
+#[test]
+fn kept_permits_from_beyond_two_resizings_are_counted_after_the_second() {
+    let now = Instant::now();
+    let mut fleet = fleet(2, 4, 4);
+    let sizes = Sizes {
+        size: 4,
+        kept: 4,
+        opening_max: 2,
+    };
+    fleet[1].receive(0, grant(0, 2, None), None, now);
+    fleet[1].resize(sizes, 1, now);
+    assert_eq!(fleet[1].kept(), 2);
+    fleet[1].resize(sizes, 2, now);
+    assert_eq!(fleet[1].kept(), 3);
+}
+
+#[test]
+fn home_gives_back_every_opening_that_it_does_not_need_any_more() {
+    let now = Instant::now();
+    let mut fleet = fleet(2, 16, 0);
+    let waits: Vec<_> = (0..8).map(|_| wait(&mut fleet, 0, now)).collect();
+    assert_eq!(fleet[0].openings(now), 2);
+    for ticket in waits {
+        let _ = fleet[0].cancel(ticket, now);
+    }
+    let error = Rc::new(CheckoutError::LoginTimeout);
+    for _ in 0..2 {
+        fleet[0].open_failed(&error, now, Duration::ZERO);
+    }
+    assert_eq!(fleet[0].openings(now), 0);
+    assert!(fleet[0].is_at_rest());
+}
+
+#[test]
+fn a_holder_answers_for_a_want_that_home_asks_for_once_more() {
+    let now = Instant::now();
+    let recall = |to, number| Letter::Recall {
+        to,
+        want: want(number, now),
+    };
+    let mut fleet = fleet(3, 6, 6);
+    open_all(&mut fleet, 1, now);
+    let lent: Vec<_> = (0..2).map(|_| fleet[1].checkout().unwrap().0).collect();
+    let later = now + PULSE;
+    fleet[1].receive(0, recall(2, 1), None, later);
+    fleet[1].checkin(lent[0], later, None);
+    fleet[1].receive(0, recall(0, 1), None, later);
+    // Written before home heard that it was granted, and in place of the other one.
+    fleet[1].receive(0, recall(2, 1), None, later);
+    fleet[1].take_post();
+    fleet[1].receive(0, recall(0, 1), None, later);
+    assert_eq!(
+        fleet[1].take_post(),
+        [(
+            0,
+            Letter::Busy {
+                to: 0,
+                number: 1,
+                has_servers: true
+            }
+        )]
+    );
+}
+
+#[test]
+fn waiters_go_before_the_minimum_of_another_shard() {
+    let mut now = Instant::now();
+    let mut fleet = fleet(2, 4, 4);
+    for _ in 0..3 {
+        wait(&mut fleet, 1, now);
+    }
+    now += GRACE;
+    fleet[1].review(now);
+    deliver(&mut fleet, now);
+    assert_eq!(permits(&fleet), [1, 3]);
+    assert_eq!((fleet[0].kept(), fleet[1].kept()), (1, 3));
+}
+
+/// Shard 1 of two whose first waiter has been served with server 1 and whose others wait.
+fn flowing(waiters: usize, now: Instant) -> Part<u32, char> {
+    let mut fleet = fleet(2, 1, 0);
+    let first = wait(&mut fleet, 1, now);
+    for _ in 1..waiters {
+        wait(&mut fleet, 1, now);
+    }
+    let at = now + Duration::from_micros(1);
+    fleet[1].receive(0, grant(1, 0, Some(1)), None, at);
+    assert_eq!(fleet[1].collect(first).unwrap(), Ok(1));
+    fleet[1].review(at + GRACE);
+    assert!(fleet[1].want().unwrap().flowing.is_some());
+    fleet.remove(1)
+}
+
+#[test]
+fn a_shard_that_rests_still_wants_what_nobody_uses() {
+    let now = Instant::now();
+    let mut part = flowing(4, now);
+    let at = now + GRACE * 3;
+    part.receive(0, grant(2, 0, Some(2)), None, at);
+    part.review(at + GRACE);
+    assert!(part.want().unwrap().is_resting());
+    part.review(at + PULSE * 2);
+    part.review(at + PULSE * 3);
+    assert!(!part.want().unwrap().is_resting());
+}
+
+#[test]
+fn who_waits_at_home_for_a_permit_that_a_debt_takes_wants_another() {
+    let now = Instant::now();
+    let mut fleet = fleet(2, 4, 0);
+    wait(&mut fleet, 0, now);
+    let sizes = Sizes {
+        size: 2,
+        kept: 0,
+        opening_max: 2,
+    };
+    fleet[0].resize(sizes, 1, now);
+    assert_eq!(fleet[0].permits(), 0, "both have gone to pay");
+    assert!(fleet[0].want().is_some());
+}
+
+#[test]
+fn a_queue_does_not_move_by_servers_that_have_left() {
+    let now = Instant::now();
+    let mut part = flowing(2, now);
+    let at = now + PULSE * 2;
+    let longer = now.checked_sub(PULSE * 9).unwrap();
+    let recall = Letter::Recall {
+        to: 0,
+        want: want(1, longer),
+    };
+    part.receive(0, recall, None, at);
+    assert_eq!(part.checkin(1, at, None), None);
+    assert_eq!(part.permits(), 0);
+    assert_eq!(part.want().unwrap().flowing, None);
+}
+
 #[test]
 fn a_pool_that_shrinks_keeps_as_many_servers_as_it_may() {
     let now = Instant::now();
@@ -249,4 +421,49 @@ fn a_pool_that_shrinks_keeps_as_many_servers_as_it_may() {
         assert_eq!(held, size);
         assert_eq!(next, 8, "of the larger pool two are left");
     }
+}
+
+#[test]
+fn who_cannot_open_waits_for_servers_elsewhere_and_fails_if_there_are_none() {
+    let now = Instant::now();
+    let rest = Duration::from_millis(10);
+    let error = Rc::new(CheckoutError::LoginTimeout);
+    let mut fleet = fleet(3, 6, 0);
+    let fails = |fleet: &mut Fleet| {
+        let ticket = wait(fleet, 1, now);
+        for _ in 0..2 {
+            fleet[1].openings(now);
+            deliver(fleet, now);
+        }
+        assert_eq!(fleet[1].state().opening_count(), 1);
+        assert_eq!(fleet[1].open_failed(&error, now, rest), []);
+        deliver(fleet, now);
+        ticket
+    };
+    let ticket = fails(&mut fleet);
+    assert_eq!(fleet[1].take_wakers(), ['w']);
+    assert!(fleet[1].collect(ticket).unwrap().is_err(), "nobody has one");
+
+    // Shard 2 has a server in use.
+    let holder = wait(&mut fleet, 2, now);
+    for _ in 0..2 {
+        fleet[2].openings(now);
+        deliver(&mut fleet, now);
+    }
+    fleet[2].opened(now);
+    fleet[2].checkin(7, now, None);
+    let server = fleet[2].collect(holder).unwrap().unwrap();
+    let now = now + rest;
+    let ticket = wait(&mut fleet, 1, now);
+    for _ in 0..2 {
+        fleet[1].openings(now);
+        deliver(&mut fleet, now);
+    }
+    assert_eq!(fleet[1].open_failed(&error, now, rest), []);
+    deliver(&mut fleet, now);
+    assert!(fleet[1].collect(ticket).is_none(), "it waits for that one");
+    let now = now + rest;
+    assert_eq!(fleet[2].checkin(server, now, None), None);
+    deliver(&mut fleet, now);
+    assert_eq!(fleet[1].collect(ticket).unwrap().unwrap(), 7);
 }

@@ -118,6 +118,11 @@ impl<S, W> PoolState<S, W> {
         self.lent
     }
 
+    /// Connections that are being opened.
+    pub const fn opening_count(&self) -> usize {
+        self.opening
+    }
+
     /// Clients that wait for a server.
     pub const fn waiting_count(&self) -> usize {
         self.queued
@@ -224,14 +229,19 @@ impl<S, W> PoolState<S, W> {
         }
     }
 
-    /// Removes tickets of ended waits when they are the larger part of the queue.
+    /// Removes tickets of ended waits: from the front at once, as many look there for the first who
+    /// waits, and elsewhere when they are the larger part of the queue.
     fn drop_stale(&mut self) {
+        let waiters = &self.waiters;
+        let waits = |ticket: &Ticket| {
+            let waiter = &waiters[ticket.index as usize];
+            waiter.round == ticket.round && matches!(waiter.wait, Wait::Queued(_))
+        };
+        while self.queue.front().is_some_and(|first| !waits(first)) {
+            self.queue.pop_front();
+        }
         if self.queue.len() > 2 * self.queued + 16 {
-            let waiters = &self.waiters;
-            self.queue.retain(|ticket| {
-                let waiter = &waiters[ticket.index as usize];
-                waiter.round == ticket.round && matches!(waiter.wait, Wait::Queued(_))
-            });
+            self.queue.retain(waits);
         }
     }
 
@@ -360,21 +370,19 @@ impl<S, W> PoolState<S, W> {
         self.rest_until = None;
     }
 
-    /// An opening has failed. If no server is left that could serve them, everybody who waits gets
-    /// the error, and their wakers are returned. The next opening starts after `rest`.
-    pub fn open_failed(
-        &mut self,
-        error: &Rc<CheckoutError>,
-        now: Instant,
-        rest: Duration,
-    ) -> Vec<W> {
+    /// An opening has failed. The next one starts after `rest`. True if a server is left that can
+    /// serve those who wait.
+    pub fn open_failed(&mut self, now: Instant, rest: Duration) -> bool {
         self.opening -= 1;
         self.rest_until = Some(now + rest);
+        !self.idle.is_empty() || self.lent > 0
+    }
+
+    /// Everybody who waits gets the error; their wakers.
+    pub fn fail_all(&mut self, error: &Rc<CheckoutError>) -> Vec<W> {
         let mut wakers = Vec::new();
-        if self.idle.is_empty() && self.lent == 0 {
-            while let Ok(waker) = self.end_first_wait(Wait::Failed(Rc::clone(error))) {
-                wakers.push(waker);
-            }
+        while let Ok(waker) = self.end_first_wait(Wait::Failed(Rc::clone(error))) {
+            wakers.push(waker);
         }
         wakers
     }

@@ -111,14 +111,15 @@ fn a_failed_opening_fails_waiters_only_if_nobody_can_serve_them() {
     let ticket = pool.wait('a', now, now + Duration::from_secs(5));
     assert_eq!(open(&mut pool, now, 2), 1);
     assert!(
-        pool.open_failed(&error(), now, rest).is_empty(),
+        pool.open_failed(now, rest),
         "the lent server will come back"
     );
     assert_eq!(open(&mut pool, now, 2), 0, "rests");
     assert_eq!(pool.next_deadline(), Some(now + rest));
     assert_eq!(open(&mut pool, now + rest, 2), 1);
     pool.discard();
-    assert_eq!(pool.open_failed(&error(), now, rest), ['a']);
+    assert!(!pool.open_failed(now, rest));
+    assert_eq!(pool.fail_all(&error()), ['a']);
     assert!(pool.collect(ticket).unwrap().is_err());
     assert_eq!((pool.held(), lent), (0, 1));
 }
@@ -208,7 +209,9 @@ fn random_run(seed: u64) {
             }
             7 if opening > 0 => {
                 opening -= 1;
-                pool.open_failed(&error(), now, Duration::from_millis(10));
+                if !pool.open_failed(now, Duration::from_millis(10)) {
+                    pool.fail_all(&error());
+                }
             }
             8 if !tickets.is_empty() => {
                 let ticket = tickets.swap_remove(random(tickets.len()));
@@ -240,4 +243,17 @@ fn random_run(seed: u64) {
             "seed {seed}: idle while somebody waits"
         );
     }
+}
+
+#[test]
+fn who_leaves_at_the_front_of_a_long_queue_is_not_looked_at_again() {
+    let now = Instant::now();
+    let mut pool = Pool::new(LIMITS);
+    let tickets: Vec<_> = (0..16).map(|_| pool.wait('w', now, now)).collect();
+    for ticket in &tickets[1..8] {
+        let _ = pool.cancel(*ticket);
+    }
+    assert_eq!(pool.queue.len(), 16, "nobody looks there yet");
+    let _ = pool.cancel(tickets[0]);
+    assert_eq!(pool.queue.front(), Some(&tickets[8]));
 }
