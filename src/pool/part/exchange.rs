@@ -40,14 +40,6 @@ const HOT_WAIT_MAX: Duration = Duration::from_micros(400);
 /// How often a shard whose queue moves says how long its waiters wait.
 pub const PULSE: Duration = Duration::from_millis(10);
 
-/// How long a server is unused before it goes to a shard that has servers and whose queue moves.
-pub const LULL: Duration = Duration::from_millis(2);
-
-/// True if the permit is to be destroyed.
-const fn is_debt(want: Want) -> bool {
-    want.number & DEBT != 0
-}
-
 impl<S, W> Part<S, W> {
     /// Does what is due: wants, withdraws, grants. To be called at [`Part::review_at`].
     pub fn review(&mut self, now: Instant) {
@@ -152,21 +144,21 @@ impl<S, W> Part<S, W> {
         let Some((to, want)) = self.recall else {
             return false;
         };
-        let is_debt = is_debt(want);
+        let is_debt = want.number & DEBT != 0;
         let Some(idle_since) = self.state.coldest_since() else {
             return !want.with_server && self.unclaimed() > 0 && self.grant_spare(to, want);
         };
         if is_debt && self.unclaimed() > 0 {
             return self.grant_spare(to, want);
         }
-        let due = match want.flowing {
-            _ if is_debt => now,
-            // Who waits there is served in turn, and the clients here may come back all at once.
-            Some(_) => idle_since + LULL,
-            None => (idle_since + HOT).min(want.since + HOT_WAIT_MAX),
-        };
-        if due > now {
-            self.review_by(due);
+        let cold_at = idle_since + HOT;
+        let age = want.age(now);
+        if cold_at > now && age < HOT_WAIT_MAX {
+            let waited_at = match want.flowing {
+                None => want.since + HOT_WAIT_MAX,
+                Some(_) => cold_at,
+            };
+            self.review_by(cold_at.min(waited_at));
             return false;
         }
         let Some(server) = self.state.part_with_coldest() else {
@@ -188,7 +180,7 @@ impl<S, W> Part<S, W> {
     /// closed: only the permit goes home.
     fn grant(&mut self, to: usize, want: Want, server: Option<S>, was_idle: bool) {
         self.recall = None;
-        if is_debt(want) {
+        if want.number & DEBT != 0 {
             self.closing.extend(server);
             self.send_permits(self.place.home, (want.number, 1), None, false);
         } else {
@@ -208,7 +200,7 @@ impl<S, W> Part<S, W> {
                 let ours = now.saturating_duration_since(first);
                 want.goes_first(ours, self.load(), now)
             }
-            None => want.flowing.is_none() && want.age(now) >= HOT_WAIT_MAX || is_debt(want),
+            None => want.age(now) >= HOT_WAIT_MAX,
         };
         if !is_theirs {
             return Some(server);
