@@ -241,7 +241,7 @@ impl<S, W> Part<S, W> {
                 self.may_open += count;
                 self.open_asked = self.open_asked.saturating_sub(count);
             }
-            Letter::Nobody { number } => self.give_up(number),
+            Letter::Nobody { number } => self.give_up(number, now),
             Letter::Recall { to, want } => self.receive_recall(to, want, now),
             Letter::Forget { to, number } => {
                 if self
@@ -285,11 +285,13 @@ impl<S, W> Part<S, W> {
     }
 
     /// No shard has a server, and none can be opened: whoever waits is told why.
-    fn give_up(&mut self, number: u32) {
+    fn give_up(&mut self, number: u32, now: Instant) {
         let is_meant = self.want.is_some_and(|own| own.want.number == number);
         if let Some(error) = self.failing.take_if(|_| is_meant) {
             let wakers = self.state.fail_all(&error);
             self.wakers.extend(wakers);
+            // Permits that were theirs are nobody's now.
+            self.grant_recall(now);
         }
     }
 
