@@ -40,14 +40,6 @@ const HOT_WAIT_MAX: Duration = Duration::from_micros(400);
 /// How often a shard whose queue moves says how long its waiters wait.
 pub const PULSE: Duration = Duration::from_millis(10);
 
-/// How long a server is unused before it goes to a shard that has servers and whose queue moves.
-pub const LULL: Duration = Duration::from_millis(2);
-
-/// True if the permit is to be destroyed.
-const fn is_debt(want: Want) -> bool {
-    want.number & DEBT != 0
-}
-
 impl<S, W> Part<S, W> {
     /// Does what is due: wants, withdraws, grants. To be called at [`Part::review_at`].
     pub fn review(&mut self, now: Instant) {
@@ -152,21 +144,21 @@ impl<S, W> Part<S, W> {
         let Some((to, want)) = self.recall else {
             return false;
         };
-        let is_debt = is_debt(want);
+        let is_debt = want.number & DEBT != 0;
         let Some(idle_since) = self.state.coldest_since() else {
             return !want.with_server && self.unclaimed() > 0 && self.grant_spare(to, want);
         };
         if is_debt && self.unclaimed() > 0 {
             return self.grant_spare(to, want);
         }
-        let due = match want.flowing {
-            _ if is_debt => now,
-            // Who waits there is served in turn, and the clients here may come back all at once.
-            Some(_) => idle_since + LULL,
-            None => (idle_since + HOT).min(want.since + HOT_WAIT_MAX),
-        };
-        if due > now {
-            self.review_by(due);
+        let cold_at = idle_since + HOT;
+        let age = want.age(now);
+        if cold_at > now && age < HOT_WAIT_MAX {
+            let waited_at = match want.flowing {
+                None => want.since + HOT_WAIT_MAX,
+                Some(_) => cold_at,
+            };
+            self.review_by(cold_at.min(waited_at));
             return false;
         }
         let Some(server) = self.state.part_with_coldest() else {
@@ -188,7 +180,7 @@ impl<S, W> Part<S, W> {
     /// closed: only the permit goes home.
     fn grant(&mut self, to: usize, want: Want, server: Option<S>, was_idle: bool) {
         self.recall = None;
-        if is_debt(want) {
+        if want.number & DEBT != 0 {
             self.closing.extend(server);
             self.send_permits(self.place.home, (want.number, 1), None, false);
         } else {
@@ -208,7 +200,7 @@ impl<S, W> Part<S, W> {
                 let ours = now.saturating_duration_since(first);
                 want.goes_first(ours, self.load(), now)
             }
-            None => want.flowing.is_none() && want.age(now) >= HOT_WAIT_MAX || is_debt(want),
+            None => want.age(now) >= HOT_WAIT_MAX,
         };
         if !is_theirs {
             return Some(server);
@@ -249,7 +241,7 @@ impl<S, W> Part<S, W> {
                 self.may_open += count;
                 self.open_asked = self.open_asked.saturating_sub(count);
             }
-            Letter::Nobody { number } => self.give_up(number),
+            Letter::Nobody { number } => self.give_up(number, now),
             Letter::Recall { to, want } => self.receive_recall(to, want, now),
             Letter::Forget { to, number } => {
                 if self
@@ -293,11 +285,13 @@ impl<S, W> Part<S, W> {
     }
 
     /// No shard has a server, and none can be opened: whoever waits is told why.
-    fn give_up(&mut self, number: u32) {
+    fn give_up(&mut self, number: u32, now: Instant) {
         let is_meant = self.want.is_some_and(|own| own.want.number == number);
         if let Some(error) = self.failing.take_if(|_| is_meant) {
             let wakers = self.state.fail_all(&error);
             self.wakers.extend(wakers);
+            // Permits that were theirs are nobody's now.
+            self.grant_recall(now);
         }
     }
 
