@@ -28,6 +28,21 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
+    /// The first lines of a report: when, with which command, on what.
+    pub(crate) fn facts(&self) -> String {
+        format!(
+            "{}, `{}`\n\n* {} × {}, {} MiB, Linux {}, {}; load average at the start {}\n",
+            self.date,
+            self.command_line,
+            self.cpus,
+            self.cpu,
+            self.memory_mib,
+            self.kernel,
+            self.distribution,
+            self.load_average,
+        )
+    }
+
     /// Reads the facts.
     pub(crate) fn read() -> Self {
         let file = |path: &str| fs::read_to_string(path).unwrap_or_default();

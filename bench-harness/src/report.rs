@@ -205,17 +205,9 @@ impl Results {
         let (machine, settings) = (&self.machine, &self.settings);
         let _ = write!(
             text,
-            "{}, `{}`\n\n* {} × {}, {} MiB, Linux {}, {}; load average at the start {}\n\
-             * {}; script {}, pgbench with {} threads\n\
+            "{}* {}; script {}, pgbench with {} threads\n\
              * {} rounds of {} s, medians (min–max); pool size {}; × is relative to {}\n",
-            machine.date,
-            machine.command_line,
-            machine.cpus,
-            machine.cpu,
-            machine.memory_mib,
-            machine.kernel,
-            machine.distribution,
-            machine.load_average,
+            machine.facts(),
             self.postgres,
             settings.script,
             settings.pgbench_jobs,

@@ -60,6 +60,13 @@ pub enum Seat {
     Control,
 }
 
+impl Seat {
+    /// The seat of the shard with this number.
+    pub const fn of_shard(index: usize) -> Self {
+        Self::Shard(ShardId::new(index as u16))
+    }
+}
+
 struct Bell {
     ringing: AtomicBool,
     ring: AtomicI32,
@@ -142,7 +149,7 @@ impl<M> Mesh<M> {
         if index + 1 == self.seats() {
             Seat::Control
         } else {
-            Seat::Shard(ShardId::new(index as u16))
+            Seat::of_shard(index)
         }
     }
 

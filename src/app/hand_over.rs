@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use shards::{Listener, Outbox, Seat, ShardId, Stream, sleep, spawn};
+use shards::{Listener, Outbox, Seat, Stream, sleep, spawn};
 
 use super::balance;
 use super::mailbox::ShardMessage;
@@ -125,7 +125,7 @@ impl Post {
     fn send_client(&self, to: usize, message: ShardMessage) -> Result<(), ShardMessage> {
         let expected = &self.on_their_way.0[to];
         expected.fetch_add(1, Ordering::Relaxed);
-        let sent = self.outbox.try_send(seat(to), message);
+        let sent = self.outbox.try_send(Seat::of_shard(to), message);
         sent.map_err(|refused| {
             expected.fetch_sub(1, Ordering::Relaxed);
             refused.into_message()
@@ -151,10 +151,6 @@ impl Post {
     }
 }
 
-fn seat(shard: usize) -> Seat {
-    Seat::Shard(ShardId::new(shard as u16))
-}
-
 impl Neighbours for Post {
     fn hand_over(&self, record: Box<SessionRecord>) -> Result<(), Box<SessionRecord>> {
         let Some((to, least)) = self.least() else {
@@ -175,11 +171,8 @@ impl Neighbours for Post {
     }
 
     fn tell(&self, shard: u16, notice: Notice) {
-        let to = usize::from(shard);
-        if to >= self.count() {
-            return;
-        }
-        self.office.send(to, ShardMessage::Whereabouts(notice));
+        self.office
+            .send(usize::from(shard), ShardMessage::Whereabouts(notice));
     }
 }
 

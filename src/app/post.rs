@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-use shards::{Outbox, Seat, ShardId};
+use shards::{Outbox, Seat};
 
 use crate::metrics::Fleet;
 use crate::pool::travel::Letter;
@@ -70,9 +70,8 @@ impl PostOffice {
     }
 
     fn try_send(&self, to: usize, message: ShardMessage) -> Result<(), ShardMessage> {
-        let seat = Seat::Shard(ShardId::new(to as u16));
         self.outbox
-            .try_send(seat, message)
+            .try_send(Seat::of_shard(to), message)
             .map_err(shards::SendError::into_message)
     }
 

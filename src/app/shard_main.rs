@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use shards::{Context, Inbox, Listener, Outbox, Seat, Socket, sleep_until, spawn};
+use shards::{Context, Inbox, Listener, Seat, Socket, sleep_until, spawn};
 
 use crate::config::Config;
 use crate::metrics::Fleet;
@@ -32,7 +32,6 @@ use super::post::PostOffice;
 
 /// The shortest pause between two rounds of housekeeping.
 const REST_MIN: Duration = Duration::from_millis(1);
-
 /// How often permits that a shard does not need are given back.
 const SETTLE_PERIOD: Duration = Duration::from_secs(1);
 /// Number of this process among those that hand clients on to each other.
@@ -113,13 +112,13 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
     spawn(watch_idle(Rc::clone(&shard)));
     spawn(review_pools(Rc::clone(&shard)));
     spawn(settle_pools(Rc::clone(&shard)));
-    spawn(office.keep_trying());
+    spawn(Rc::clone(&office).keep_trying());
     spawn(keep_house(Rc::clone(&shard)));
     spawn(busy::measure(Rc::clone(&shard)));
     if place.1 > 1 {
         spawn(rebalance(Rc::clone(&shard), Rc::clone(&post)));
     }
-    read_messages(&shard, (&desk, &post), &context.outbox, context.inbox).await;
+    read_messages(&shard, (&desk, &post), &office, context.inbox).await;
     for tenant in shard.directory().tenants() {
         tenant.pool.retire_for_good();
     }
@@ -128,18 +127,18 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
 async fn read_messages(
     shard: &Rc<Shard>,
     (desk, post): (&ErrandDesk, &Post),
-    outbox: &Outbox<ShardMessage>,
+    office: &Rc<PostOffice>,
     mut inbox: Inbox<ShardMessage>,
 ) {
     loop {
         match inbox.receive().await {
             (_, ShardMessage::Stop) => return,
             (_, ShardMessage::Answer { number, result }) => desk.answer(number, result),
-            (from, ShardMessage::Cancel { ticket, request }) => {
+            (Seat::Shard(from), ShardMessage::Cancel { ticket, request }) => {
                 spawn(run_cancel(
                     Rc::clone(shard),
-                    outbox.clone(),
-                    (from, ticket),
+                    Rc::clone(office),
+                    (from.index(), ticket),
                     request,
                 ));
             }

@@ -7,7 +7,8 @@
 //! has to be earlier; a busy pool costs no timer per wait.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::task::{Poll, Waker};
 use std::time::Instant;
 
@@ -59,14 +60,14 @@ impl Alarm {
             if self.take_due(shards::now()) {
                 return;
             }
-            let mut sleep = known.map(|at| Box::pin(sleep_until(at)));
+            let mut sleep = pin!(known.map(sleep_until));
             poll_fn(|context| {
                 self.set_waker(context.waker());
                 if self.at.get() != known {
                     return Poll::Ready(());
                 }
-                match &mut sleep {
-                    Some(sleep) => sleep.as_mut().poll(context),
+                match sleep.as_mut().as_pin_mut() {
+                    Some(sleep) => sleep.poll(context),
                     None => Poll::Pending,
                 }
             })

@@ -3,6 +3,9 @@
 //! **Owns:** the set, and waking those who wait for it.
 //! **Does not own:** how it gets from shard to shard (`travel`).
 //!
+//! **Invariant:** who waits is woken once the set is known, and a wait that is given up leaves nothing
+//! behind.
+//!
 //! A client is told at its login what servers report. The first server of the pool, on whatever
 //! shard, tells it for all.
 

@@ -2,6 +2,11 @@
 //!
 //! **Owns:** numbers of server connections, the pools by name, and when they have something to do.
 //! **Does not own:** which pools there are (`session::directory`).
+//!
+//! **Invariants**
+//! 1. A number belongs to one server connection at a time.
+//! 2. A letter to a pool of a configuration that is not here yet waits for it; one to a pool that has gone is
+//!    dropped, with what it owns.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

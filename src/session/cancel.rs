@@ -37,9 +37,9 @@ use super::registry::{Lookup, Registry};
 
 /// How long room in another shard's mailbox is waited for. A shard that does not read its messages
 /// for so long has worse troubles than a lost cancel request.
-pub const ROOM_WAIT_MAX: Duration = Duration::from_secs(1);
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(1);
 /// The pause between two tries to send.
-pub const ROOM_PAUSE: Duration = Duration::from_millis(1);
+const ROOM_PAUSE: Duration = Duration::from_millis(1);
 
 /// A cancel request on its way to another shard.
 #[derive(Clone, Copy, Debug)]
@@ -264,12 +264,13 @@ fn close_in_order(canceller: &Stream) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::protocol::cancel_key::CancelSecret;
     use crate::session::resume::{Neighbours, Notice, SessionRecord};
 
-    struct Nobody;
+    /// Neither a neighbour nor a way to one.
+    pub(in crate::session) struct Nobody;
 
     impl Neighbours for Nobody {
         fn hand_over(&self, record: Box<SessionRecord>) -> Result<(), Box<SessionRecord>> {

@@ -2,6 +2,9 @@
 //!
 //! **Owns:** waiting for it at a login.
 //! **Does not own:** what is told to the client (`login`).
+//!
+//! **Invariant:** a login that gives up leaves no place in the queue behind, and a server that it was given
+//! goes back.
 
 use std::future::poll_fn;
 use std::rc::Rc;

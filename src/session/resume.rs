@@ -231,7 +231,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::super::budget::Budget;
-    use super::super::cancel::{self, Cancels, Forwarded, Outbox};
+    use super::super::cancel::{self, Cancels};
     use super::super::directory::Directory;
     use super::super::registry::{Place, Registry};
     use super::super::shard::Connections;
@@ -267,17 +267,6 @@ mod tests {
 
     impl Mail for NoErrands {
         fn send(&self, _: usize, _: PoolId, _: Letter) {}
-    }
-
-    impl Outbox for NoErrands {
-        fn send_cancel(
-            &self,
-            _: usize,
-            _: u32,
-            request: Box<Forwarded>,
-        ) -> Result<(), Box<Forwarded>> {
-            Err(request)
-        }
     }
 
     #[derive(Default)]
@@ -324,7 +313,7 @@ mod tests {
             Rc::clone(&registry),
             Canceller::new(fleet.clone(), 0),
             fleet.clone(),
-            Box::new(NoErrands),
+            Box::new(cancel::tests::Nobody),
         );
         Rc::new(Shard {
             index: 0,

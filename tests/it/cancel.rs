@@ -333,12 +333,6 @@ fn statement_before_a_good_bye_runs_to_its_end(shards: usize) {
     owner.execute(&format!("drop table {table}"));
 }
 
-/// The shard that a client's key names.
-fn shard_of(key: &[u8]) -> u32 {
-    let pid = u32::from_be_bytes([key[0], key[1], key[2], key[3]]);
-    (pid - 1) >> 17 & 0x3ff
-}
-
 /// Whatever shard the request arrives at: the kernel spreads connections.
 fn every_shard_finds_every_client(shards: usize) {
     let doorman = Config::new(Postgres::shared())
@@ -347,8 +341,7 @@ fn every_shard_finds_every_client(shards: usize) {
         .general("query_wait_timeout", "20s")
         .start();
     let mut clients: Vec<_> = (0..4 * shards).map(|_| doorman.connect()).collect();
-    let homes: std::collections::BTreeSet<_> =
-        clients.iter().map(|client| shard_of(&client.key)).collect();
+    let homes: std::collections::BTreeSet<_> = clients.iter().map(Client::origin).collect();
     assert!(homes.len() > 1, "all clients on one shard");
     for _ in 0..3 {
         for client in &mut clients {

@@ -27,18 +27,12 @@ fn pool_of(size: usize, shards: usize) -> Config {
         .pool_size(size)
 }
 
-/// The shard that accepted this client, as its cancel key says.
-fn shard_of(client: &Client) -> u32 {
-    let pid = u32::from_be_bytes(client.key[..4].try_into().unwrap());
-    ((pid - 1) >> 17) & 1023
-}
-
 /// A client on each shard.
 fn one_client_a_shard(doorman: &Doorman, shards: usize) -> Vec<Client> {
     let mut clients: Vec<Option<Client>> = (0..shards).map(|_| None).collect();
     eventually("every shard has a client", || {
         let client = doorman.connect();
-        let shard = shard_of(&client) as usize;
+        let shard = client.origin();
         clients[shard] = Some(client);
         clients.iter().all(Option::is_some)
     });
@@ -161,13 +155,9 @@ fn client_alone_on_its_shard_may_use_the_whole_pool(shards: usize) {
     let mut clients = Vec::new();
     eventually("one shard has enough clients", || {
         clients.push(doorman.connect());
-        clients
-            .iter()
-            .filter(|client| shard_of(client) == 1)
-            .count()
-            == size
+        clients.iter().filter(|client| client.origin() == 1).count() == size
     });
-    let alone = clients.iter_mut().filter(|client| shard_of(client) == 1);
+    let alone = clients.iter_mut().filter(|client| client.origin() == 1);
     for client in alone {
         client.execute("begin");
     }

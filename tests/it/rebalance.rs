@@ -15,19 +15,9 @@ use rand::{Rng, SeedableRng};
 
 use crate::cancel::{cancel, wait_until_running};
 use crate::common::message::{self, query};
-use crate::common::{Client, Config, Doorman, Postgres, eventually, unique};
-
-/// Turns bodies `fn name(shards: usize)` into tests with two and with four shards.
-macro_rules! with_two_and_four_shards {
-    ($($name:ident),+ $(,)?) => { $(
-        mod $name {
-            #[test]
-            fn over_two_shards() { super::$name(2); }
-            #[test]
-            fn over_four_shards() { super::$name(4); }
-        }
-    )+ };
-}
+use crate::common::{
+    Client, Config, Doorman, Postgres, eventually, unique, with_two_and_four_shards,
+};
 
 with_two_and_four_shards!(
     clients_that_connect_are_spread_evenly,
@@ -72,12 +62,6 @@ fn moves(doorman: &Doorman) -> usize {
     doorman.log().matches("clients handed over").count()
 }
 
-/// The shard that a client has logged in on.
-fn origin(client: &Client) -> usize {
-    let pid = u32::from_be_bytes(client.key[..4].try_into().unwrap());
-    (pid as usize - 1) >> 17 & 1023
-}
-
 /// The slot that a client has there.
 fn slot(client: &Client) -> usize {
     let pid = u32::from_be_bytes(client.key[..4].try_into().unwrap());
@@ -108,7 +92,7 @@ fn wait_until_even(doorman: &Doorman, total: usize) {
 
 /// Closes all clients but those that have logged in on shard 0.
 fn keep_those_of_shard_0(clients: &mut Vec<Client>) {
-    clients.retain(|client| origin(client) == 0);
+    clients.retain(|client| client.origin() == 0);
     assert!(clients.len() >= 10, "only {} on shard 0", clients.len());
 }
 
@@ -146,7 +130,7 @@ fn settings_survive_a_move(shards: usize) {
     }
     let names: Vec<_> = (0..clients.len()).map(|n| format!("client {n}")).collect();
     let mut named: Vec<_> = names.into_iter().zip(clients).collect();
-    named.retain(|(_, client)| origin(client) == 0);
+    named.retain(|(_, client)| client.origin() == 0);
     wait_until_even(&doorman, named.len());
     for (name, client) in &mut named {
         assert_eq!(client.value("show application_name"), *name);
@@ -419,7 +403,7 @@ impl Churn {
             round += 1;
             if clients.len() > first && (clients.len() > wanted || random.random_bool(0.05)) {
                 let mut at = random.random_range(first..clients.len());
-                let fits = |client: &Client| shard.is_none_or(|shard| origin(client) == shard);
+                let fits = |client: &Client| shard.is_none_or(|shard| client.origin() == shard);
                 let found = clients[first..].iter().position(fits);
                 if !fits(&clients[at]) {
                     at = found.map_or(at, |found| first + found);

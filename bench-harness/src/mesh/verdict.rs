@@ -167,18 +167,9 @@ pub(crate) struct Verdict {
 impl Verdict {
     /// The whole report.
     pub(crate) fn markdown(&self) -> String {
-        let machine = &self.machine;
         let mut text = format!(
-            "# One pool over all shards\n\n{}, `{}`\n\n* {} × {}, {} MiB, Linux {}, {}; load average \
-             at the start {}\n* {}; {}; seed {}\n\n",
-            machine.date,
-            machine.command_line,
-            machine.cpus,
-            machine.cpu,
-            machine.memory_mib,
-            machine.kernel,
-            machine.distribution,
-            machine.load_average,
+            "# One pool over all shards\n\n{}* {}; {}; seed {}\n\n",
+            self.machine.facts(),
             self.postgres,
             self.pooler,
             self.seed,

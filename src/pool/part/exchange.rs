@@ -62,6 +62,7 @@ impl<S, W> Part<S, W> {
     fn review_want(&mut self, now: Instant) {
         if self.state.held() > self.state.opening_count() || self.state.waiting_count() == 0 {
             self.failing = None;
+            self.was_told = false;
         }
         // A permit that no connection can be opened for serves nobody.
         let is_short = self.failing.is_some() || self.state.unserved() > 0;
@@ -287,6 +288,11 @@ impl<S, W> Part<S, W> {
     /// No shard has a server, and none can be opened: whoever waits is told why.
     fn give_up(&mut self, number: u32, now: Instant) {
         let is_meant = self.want.is_some_and(|own| own.want.number == number);
+        // A server that is between two shards is at none of them: asked again after the rest, somebody
+        // has it.
+        if is_meant && !std::mem::replace(&mut self.was_told, true) {
+            return;
+        }
         if let Some(error) = self.failing.take_if(|_| is_meant) {
             let wakers = self.state.fail_all(&error);
             self.wakers.extend(wakers);

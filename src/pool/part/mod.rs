@@ -89,6 +89,8 @@ pub struct Part<S, W> {
     rests_until: Option<Instant>,
     /// Why no connection can be opened, as long as there is no server here and somebody waits.
     failing: Option<Rc<CheckoutError>>,
+    /// Home has said once that nobody has a server.
+    was_told: bool,
     /// The want of another shard to be granted when it can be.
     recall: Option<(usize, Want)>,
     /// The number of the last want of each shard that was granted from here.
@@ -126,6 +128,7 @@ impl<S, W> Part<S, W> {
             wants: 0,
             rests_until: None,
             failing: None,
+            was_told: false,
             recall: None,
             granted: vec![0; count],
             may_open: 0,

@@ -441,6 +441,13 @@ fn who_cannot_open_waits_for_servers_elsewhere_and_fails_if_there_are_none() {
         ticket
     };
     let ticket = fails(&mut fleet);
+    assert!(fleet[1].collect(ticket).is_none(), "it may be under way");
+    let now = now + rest;
+    assert_eq!(fleet[1].openings(now), 0);
+    deliver(&mut fleet, now);
+    assert_eq!(fleet[1].openings(now), 1);
+    assert_eq!(fleet[1].open_failed(&error, now, rest), []);
+    deliver(&mut fleet, now);
     assert_eq!(fleet[1].take_wakers(), ['w']);
     assert!(fleet[1].collect(ticket).unwrap().is_err(), "nobody has one");
 

@@ -73,6 +73,12 @@ impl Client {
         }
     }
 
+    /// The shard that it has logged in on, as its cancel key says.
+    pub(crate) fn origin(&self) -> usize {
+        let pid = u32::from_be_bytes(self.key[..4].try_into().unwrap());
+        ((pid - 1) >> 17 & 1023) as usize
+    }
+
     /// Connects to 127.0.0.1 and sends nothing.
     pub(crate) fn dial(port: u16) -> Self {
         Self::raw(TcpStream::connect(("127.0.0.1", port)).expect("connect"))
