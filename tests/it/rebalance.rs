@@ -153,7 +153,7 @@ fn statements_survive_a_move(shards: usize) {
         assert_eq!(client.batch(&parses).tags, "11Z");
     }
     let mut named: Vec<_> = texts.into_iter().zip(clients).collect();
-    named.retain(|(_, client)| origin(client) == 0);
+    named.retain(|(_, client)| client.origin() == 0);
     wait_until_even(&doorman, named.len());
     assert!(moves(&doorman) > 0);
     for (text, client) in &mut named {
