@@ -32,20 +32,22 @@ fn goes_first(theirs: Duration, ours: Duration) -> bool {
 /// the ones who wait longer then.
 const UNEVEN_RATIO: u32 = 2;
 
-/// How many wait on a shard, and for how many servers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Load {
-    /// Clients that wait.
-    pub waiting: usize,
-    /// Servers of the shard.
-    pub servers: usize,
+/// How long the clients of a shard wait, and for how many servers.
+#[derive(Clone, Copy, Debug)]
+struct Queue {
+    wait: Duration,
+    servers: usize,
 }
 
-impl Load {
-    /// True if a server that goes from us to them leaves more clients a server there than here. If not,
-    /// it would soon be wanted back: that they wait longer now is chance.
+impl Queue {
+    /// True if they will still wait at least as long as we when one of our servers has gone to them:
+    /// with n + 1 servers a queue takes n / (n + 1) of the time. If not, the server would soon be
+    /// wanted back.
     fn is_evened_out_by_one_of(self, ours: Self) -> bool {
-        ours.servers > 1 && self.waiting * (ours.servers - 1) >= ours.waiting * (self.servers + 1)
+        let then = |queue: Self, servers: usize| {
+            queue.wait.as_nanos() * queue.servers as u128 * servers as u128
+        };
+        ours.servers > 1 && then(self, ours.servers - 1) >= then(ours, self.servers + 1)
     }
 }
 
@@ -61,8 +63,8 @@ pub struct Want {
     pub flowing: Option<Duration>,
     /// The shard cannot open connections at the moment: a permit without a server is of no use.
     pub with_server: bool,
-    /// How many wait.
-    pub load: Load,
+    /// Servers that the shard has already.
+    pub servers: usize,
 }
 
 impl Want {
@@ -72,12 +74,14 @@ impl Want {
             .unwrap_or_else(|| now.saturating_duration_since(self.since))
     }
 
-    /// True if its waiter goes before a local one who has waited `ours`, on a shard with this load.
-    pub fn goes_first(&self, ours: Duration, load: Load, now: Instant) -> bool {
+    /// True if its waiter goes before a local one who has waited `ours`, on a shard with so many
+    /// servers.
+    pub fn goes_first(&self, ours: Duration, servers: usize, now: Instant) -> bool {
         let theirs = self.age(now);
+        let queue = |wait, servers| Queue { wait, servers };
         let is_fair = self.flowing.is_none()
             || theirs > ours * UNEVEN_RATIO + TOLERANCE
-            || self.load.is_evened_out_by_one_of(load);
+            || queue(theirs, self.servers).is_evened_out_by_one_of(queue(ours, servers));
         is_fair && goes_first(theirs, ours)
     }
 

@@ -16,7 +16,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::letter::{Letter, Load, TOLERANCE, Want};
+use super::letter::{Letter, TOLERANCE, Want};
 
 /// Marks the number of a want for permits that are to be destroyed.
 pub const DEBT: u32 = 1 << 31;
@@ -282,7 +282,7 @@ impl Ledger {
                 since: now,
                 flowing: Some(std::time::Duration::MAX / 4),
                 with_server: false,
-                load: Load::default(),
+                servers: 0,
             };
             let debtor = self.debtor();
             self.wants[debtor] = Some(Open::new(want));
@@ -409,7 +409,7 @@ mod tests {
             since,
             flowing: None,
             with_server: false,
-            load: Load::default(),
+            servers: 0,
         }
     }
 

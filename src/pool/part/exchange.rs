@@ -25,7 +25,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::letter::{Grant, Letter, Load, Want};
+use super::super::letter::{Grant, Letter, Want};
 use super::super::permits::DEBT;
 use super::{OwnWant, Part, is_not_later};
 
@@ -74,13 +74,6 @@ impl<S, W> Part<S, W> {
         }
     }
 
-    fn load(&self) -> Load {
-        Load {
-            waiting: self.state.waiting_count(),
-            servers: self.state.held(),
-        }
-    }
-
     pub(super) fn withdraw(&mut self) {
         if let Some(own) = self.want.take() {
             let number = own.want.number;
@@ -115,7 +108,7 @@ impl<S, W> Part<S, W> {
             since: first,
             flowing: self.state.is_flowing().then_some(waited),
             with_server: self.failing.is_some(),
-            load: self.load(),
+            servers: self.state.held(),
         };
         self.want = Some(OwnWant {
             want,
@@ -199,7 +192,7 @@ impl<S, W> Part<S, W> {
         let is_theirs = match self.state.head() {
             Some(first) => {
                 let ours = now.saturating_duration_since(first);
-                want.goes_first(ours, self.load(), now)
+                want.goes_first(ours, self.state.held(), now)
             }
             None => want.age(now) >= HOT_WAIT_MAX,
         };

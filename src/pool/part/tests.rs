@@ -1,7 +1,6 @@
 //! Two and more parts of one pool, with letters that arrive at once. Delays, other orders, failures
 //! and many more shards are the business of the simulation in `tests/sim`.
 
-use super::super::letter::Load;
 use super::exchange::{GRACE, HOT, PULSE};
 use super::*;
 
@@ -228,7 +227,7 @@ fn want(number: u32, since: Instant) -> Want {
         since,
         flowing: None,
         with_server: false,
-        load: Load::default(),
+        servers: 0,
     }
 }
 
