@@ -24,6 +24,7 @@ use crate::server::statements::Statements;
 use crate::server::sync::{Noted, Owner, Reply, Sync};
 
 use super::client::Session;
+use super::held::names_statement;
 use super::prepared::Prepared;
 use super::report::Failure;
 use super::rewrite::{self, Rewritten};
@@ -66,7 +67,7 @@ impl Session {
                 }
             }
             if part.is_last {
-                if !(manages && rewrite::names_statement(part.tag)) {
+                if !(manages && names_statement(part.tag)) {
                     note_request(server, part.tag, part.body, noted);
                 }
                 if manages && part.tag == b'H' && server.framer.is_at_boundary() {
