@@ -9,6 +9,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -18,11 +19,12 @@ use shards::spawn;
 
 use crate::config::PoolMode;
 use crate::protocol::backend::TransactionStatus;
+use crate::server::baits::Baits;
 use crate::server::connection::{self, Login, ServerConnection, Socket};
 use crate::server::parameters::ParameterSet;
 use crate::server::reset::Leftovers;
 use crate::server::statements::Statements;
-use crate::server::statements::text::Statement;
+use crate::server::statements::text::{Key, Statement};
 use crate::server::sync::Sync;
 use crate::server::{Lease, ServerError};
 
@@ -168,6 +170,12 @@ impl Pool {
     /// The shared form of a prepared statement.
     pub fn intern_statement(&self, definition: &[u8]) -> Rc<Statement> {
         self.host.statements.borrow_mut().intern(definition)
+    }
+
+    /// The form that sessions of this shard share of a statement that comes from another, with its
+    /// key.
+    pub fn adopt_statement(&self, definition: &Arc<[u8]>, key: Key) -> Rc<Statement> {
+        self.host.statements.borrow_mut().adopt(definition, key)
     }
 
     /// Asks for a server on behalf of the task behind `waker`.
@@ -414,6 +422,7 @@ async fn open_one(pool: Rc<Pool>) {
                 sync: Sync::default(),
                 status: TransactionStatus::Idle,
                 leftovers: Leftovers::default(),
+                baits: Baits::default(),
                 has_unnamed: false,
                 statements: Statements::default(),
                 base: pool.intern(greeting.parameters),

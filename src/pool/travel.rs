@@ -15,6 +15,7 @@ use std::time::Duration;
 use shards::{Stream, spawn};
 
 use crate::protocol::backend::TransactionStatus;
+use crate::server::baits::Baits;
 use crate::server::detach::Travelling;
 use crate::server::lease::CancelTarget;
 use crate::server::parameters::ParameterSet;
@@ -184,6 +185,7 @@ impl Pool {
             sync: Sync::default(),
             status: TransactionStatus::Idle,
             leftovers: Leftovers::default(),
+            baits: Baits::default(),
             has_unnamed: travelling.has_unnamed,
             statements: travelling.statements,
             base,

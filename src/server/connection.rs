@@ -19,6 +19,7 @@ use crate::protocol::backend::TransactionStatus;
 use crate::protocol::framer::{BODY_BYTES_MAX, Framer, Interest};
 use crate::protocol::writer;
 
+use super::baits::Baits;
 use super::errands::Errands;
 use super::error::ServerError;
 use super::handshake::{Action, Credentials, Greeting, Handshake};
@@ -76,6 +77,8 @@ pub struct ServerConnection {
     pub status: TransactionStatus,
     /// What clients left behind.
     pub leftovers: Leftovers,
+    /// Empty statements of clients' names on their way.
+    pub baits: Baits,
     /// The session has an unnamed statement of some client.
     pub has_unnamed: bool,
     /// The prepared statements that it has under names of the pooler's.

@@ -4,6 +4,7 @@
 //! clients left behind, cancel requests, and whether the connection is fit for another client.
 //! **Does not own:** who gets it (`pool`), what a client wants of it (`session`).
 
+pub mod baits;
 pub mod cancel;
 pub mod connection;
 pub mod detach;

@@ -53,7 +53,7 @@ use super::shard::{Connection, Shard};
 /// Bytes that may wait for one side before the other is not read any more.
 pub(super) const WINDOW_BYTES: usize = 256 * 1024;
 /// Messages up to this size are held until they are whole before a server is taken.
-const HELD_BYTES_MAX: usize = 64 * 1024;
+pub(super) const HELD_BYTES_MAX: usize = 64 * 1024;
 /// Servers that a client may lose before its message has reached one.
 const RETRIES_MAX: u8 = 3;
 /// Steps of one session before the others get their turn.
@@ -327,6 +327,10 @@ impl Session {
         if let Some(tenant) = directory.tenant(&self.pool.key.database, &self.pool.key.user) {
             self.pool = Rc::clone(&tenant.pool);
         }
+        if !self.pool.settings.manages_statements() {
+            // Servers know the names from now on, and none of these.
+            self.prepared = None;
+        }
     }
 
     fn waiting(&mut self, ticket: Ticket, context: &mut Context<'_>) -> Step {
@@ -460,6 +464,7 @@ impl Session {
                 return Step::End;
             }
             if server.is_settled() && self.may_release(&server) {
+                self.take_back_part();
                 self.pool.give_back(server);
                 return if self.is_leaving {
                     Step::End
@@ -475,18 +480,24 @@ impl Session {
         }
         // What PostgreSQL does not answer, such as COPY data behind a failed COPY, has gone through.
         if server.is_settled() && self.may_release(&server) {
+            self.take_back_part();
             self.pool.give_back(server);
             return Step::Again;
         }
+        let has_caught_up = self.has_caught_up(&server);
         self.phase = Phase::Serving(server);
-        Step::Wait
+        if has_caught_up {
+            Step::Again
+        } else {
+            Step::Wait
+        }
     }
 
     pub(super) fn may_release(&self, server: &ServerConnection) -> bool {
         self.is_transaction_mode()
             && server.status == TransactionStatus::Idle
             && !self.is_message_cut()
-            && !self.holds_part()
+            && !self.holds_long_part()
             && !self.has_farewell
     }
 
@@ -507,6 +518,9 @@ impl Session {
                 // It has said good-bye; what was asked before is still answered, unless PostgreSQL
                 // waits for more itself.
                 return server.sync.awaits_ready();
+            }
+            if self.is_ahead(server, context) {
+                return true;
             }
             if server.stream.queued_bytes() > WINDOW_BYTES {
                 self.client.pause();

@@ -21,6 +21,7 @@ pub mod first_server;
 mod held;
 pub mod login;
 mod parting;
+mod pipeline;
 pub mod prepared;
 pub mod registry;
 pub mod relay;

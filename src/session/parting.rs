@@ -45,12 +45,14 @@ impl Session {
             self.server_gone(server);
             return Step::End;
         }
+        self.take_back_part();
         self.pool.discard(server);
         Step::Again
     }
 
     /// The client has gone while it had a server.
     pub(super) fn client_gone(&mut self, mut server: Box<ServerConnection>) {
+        server.sync.forget_promised();
         // One who has said good-bye leaves what was asked before to PostgreSQL.
         let runs_for_nobody = server.sync.owed_count() > 0 && !self.is_leaving;
         if self.is_message_cut() {

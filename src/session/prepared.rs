@@ -4,85 +4,143 @@
 //! not confirmed yet, the part of a message that is held until it can be rewritten.
 //! **Does not own:** what servers have (`server::statements`), rewriting messages (`rewrite`).
 //!
-//! The map changes when a message is sent, since the next one may refer to it. If the message turns
-//! out to have failed, or to have been skipped, the journal puts things right:
+//! The map changes when a message is sent, since the next one may refer to it. Each name has beside
+//! it what PostgreSQL has confirmed, which counts again when all that was sent about the name has been
+//! answered:
 //!
 //! ```text
-//!   journal   Parse a: was ∅      Close b: was B      Parse a: was X        map  a ─▶ Y
-//!             failed ───────────────────────────────▶ was ∅
-//!                                 skipped ─────────────────────────────────▶ b ─▶ B
+//!                    sent                  answers
+//!                    Parse a: X   Close b  Parse failed   Close skipped
+//!   map              a ─▶ X       b ─▶ ∅   a ─▶ ∅         b ─▶ B
+//!   confirmed        ∅            B        ∅              B
 //! ```
 //!
 //! **Invariants**
 //! 1. Statements are shared: a thousand clients with the same one have its text once on a shard.
 //! 2. Once everything is answered, the map is what PostgreSQL would know of an own session.
+//! 3. The names of a client keep at most `KEPT_BYTES_MAX` of text: those used longest ago are
+//!    forgotten, but never the newest.
 //!
 //! Source: PostgreSQL documentation, `protocol-flow.html`, "Extended Query".
 
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::server::parameters::ParameterSet;
 use crate::server::statements::text::{self, Key, Statement};
 use crate::server::sync::Outcomes;
 
-/// A name and what it stands for (as in [`Statement::definition`]), for a client that moves.
-pub type Definition = (Box<[u8]>, Box<[u8]>);
+/// Bytes of text that the names of one client keep. Applications have some thousands of statements of
+/// some hundreds of bytes; this is far beyond them and keeps one client from taking all memory.
+const KEPT_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Portals that would deallocate a statement and have not been run, of one client.
+const PORTALS_MAX: usize = 64;
+/// Names that are put in line to be forgotten by one look at all of them.
+const OLDEST_COUNT: usize = 64;
 
-/// A statement under a client's name.
-#[derive(Debug)]
+/// A statement of a client that moves.
+#[derive(Clone, Debug)]
+pub struct Definition {
+    /// What the client calls it; empty for the unnamed one.
+    pub name: Box<[u8]>,
+    /// As in [`Statement::definition`].
+    pub text: Arc<[u8]>,
+    /// As in [`Statement::key`].
+    pub key: Key,
+}
+
+/// What a name stands for.
+#[derive(Debug, Default)]
 struct Entry {
-    statement: Rc<Statement>,
+    /// For the next message.
+    statement: Option<Rc<Statement>>,
+    /// As far as PostgreSQL has answered.
+    confirmed: Option<Rc<Statement>>,
     used: u64,
+    /// Records of the journal that are about it.
+    pending: u32,
+    /// The segment of the last of them: what an error skips at a time.
+    segment: u32,
 }
 
 /// A change of the map that is not confirmed.
 #[derive(Debug)]
 struct Record {
-    name: Box<[u8]>,
-    before: Option<Rc<Statement>>,
+    /// None for the unnamed statement.
+    name: Option<Rc<[u8]>>,
+    after: Option<Rc<Statement>>,
     /// The server has got an empty statement of this name, which goes if the request is done.
     is_bait: bool,
+}
+
+/// What the names keep.
+#[derive(Debug, Default)]
+struct Kept {
+    /// Names that stand for a statement.
+    count: usize,
+    /// Bytes of their texts.
+    bytes: usize,
+    /// Counts uses.
+    clock: u64,
 }
 
 /// The statements of one client.
 #[derive(Debug, Default)]
 pub(super) struct Prepared {
-    named: HashMap<Box<[u8]>, Entry>,
-    unnamed: Option<Rc<Statement>>,
+    named: HashMap<Rc<[u8]>, Entry>,
+    unnamed: Entry,
     journal: VecDeque<Record>,
-    clock: u64,
+    kept: Kept,
+    /// The names that were used longest ago and when, as of some time: who was used since is not.
+    oldest: VecDeque<(u64, Rc<[u8]>)>,
+    /// Portals that deallocate a statement when they are run, and its name.
+    deallocations: Vec<(Box<[u8]>, Box<[u8]>)>,
     salted: Option<(Rc<ParameterSet>, Key)>,
     /// The start of a message that is too short to be rewritten.
     pub(super) held: Vec<u8>,
+    /// The client is not read: it is owed too much.
+    pub(super) is_ahead: bool,
 }
 
 impl Prepared {
     /// The statement that the client calls `name`; empty for the unnamed one.
     pub(super) fn get(&mut self, name: &[u8]) -> Option<&Rc<Statement>> {
         if name.is_empty() {
-            return self.unnamed.as_ref();
+            return self.unnamed.statement.as_ref();
         }
-        self.clock += 1;
         let entry = self.named.get_mut(name)?;
-        entry.used = self.clock;
-        Some(&entry.statement)
+        self.kept.clock += 1;
+        entry.used = self.kept.clock;
+        entry.statement.as_ref()
     }
 
-    /// True if the client has a statement of this name, and PostgreSQL has said so. The unnamed one
-    /// is always free.
-    pub(super) fn is_taken(&self, name: &[u8]) -> bool {
-        !name.is_empty() && self.named.contains_key(name) && !self.is_pending(name)
+    /// True if the client has a statement of this name when PostgreSQL reads the next message, or
+    /// that message is skipped. `segment` counts what an error skips at a time. The unnamed one is
+    /// always free.
+    pub(super) fn is_taken(&self, name: &[u8], segment: u32) -> bool {
+        !name.is_empty()
+            && self.named.get(name).is_some_and(|entry| {
+                entry.statement.is_some() && (entry.pending == 0 || entry.segment == segment)
+            })
     }
 
-    /// True if a definition of this name is on its way that nothing has been heard of.
+    /// True if a change of this name is on its way that nothing has been heard of.
     pub(super) fn is_pending(&self, name: &[u8]) -> bool {
-        self.journal.iter().any(|record| *record.name == *name)
+        if name.is_empty() {
+            return self.unnamed.pending > 0;
+        }
+        self.named.get(name).is_some_and(|entry| entry.pending > 0)
+    }
+
+    /// True if there is an unnamed statement, or may be.
+    pub(super) const fn has_unnamed(&self) -> bool {
+        self.unnamed.statement.is_some() || self.unnamed.pending > 0
     }
 
     /// The unnamed statement, if this is its definition.
     pub(super) fn unnamed_as(&self, definition: &[u8]) -> Option<Rc<Statement>> {
-        let unnamed = self.unnamed.as_ref();
+        let unnamed = self.unnamed.statement.as_ref();
         unnamed
             .filter(|one| *one.definition == *definition)
             .cloned()
@@ -103,211 +161,235 @@ impl Prepared {
         }
     }
 
-    /// Notes a Parse that is sent. Beyond `limit` names (0: no bound) the least used is forgotten.
-    pub(super) fn define(&mut self, name: &[u8], statement: Rc<Statement>, limit: usize) {
-        let before = self.put(name, Some(statement));
-        self.journal.push_back(Record {
-            name: name.into(),
-            before,
-            is_bait: false,
-        });
-        if limit > 0 && self.named.len() > limit {
-            let oldest = self.named.iter().min_by_key(|(_, entry)| entry.used);
-            if let Some(name) = oldest.map(|(name, _)| name.clone()) {
-                self.named.remove(&name);
+    /// Notes a Parse that is sent, in `segment`. Beyond `limit` names (0: no bound) the least used is
+    /// forgotten.
+    pub(super) fn define(
+        &mut self,
+        name: &[u8],
+        statement: Rc<Statement>,
+        segment: u32,
+        limit: usize,
+    ) {
+        self.record(name, Some(statement), segment, false);
+        self.make_room(if limit == 0 { usize::MAX } else { limit });
+    }
+
+    /// Notes a Close or DEALLOCATE that is sent, in `segment`.
+    pub(super) fn undefine(&mut self, name: &[u8], segment: u32, is_bait: bool) {
+        self.record(name, None, segment, is_bait);
+    }
+
+    /// A simple query is sent over which PostgreSQL forgets the unnamed statement; nobody will tell
+    /// what has become of it.
+    pub(super) fn forget_unnamed(&mut self) {
+        if self.unnamed.pending > 0 {
+            for record in self.journal.iter_mut().filter(|one| one.name.is_none()) {
+                record.after = None;
             }
         }
-    }
-
-    /// Notes a Close or DEALLOCATE that is sent.
-    pub(super) fn undefine(&mut self, name: &[u8], is_bait: bool) {
-        let before = self.put(name, None);
-        self.journal.push_back(Record {
-            name: name.into(),
-            before,
-            is_bait,
-        });
-    }
-
-    /// A simple query is sent: PostgreSQL forgets the unnamed statement over it.
-    pub(super) fn forget_unnamed(&mut self) {
-        self.unnamed = None;
+        self.unnamed.confirmed = None;
+        self.unnamed.statement = None;
     }
 
     /// PostgreSQL has forgotten all named statements but those that are on their way.
     pub(super) fn forget_all(&mut self) {
-        let journal = &mut self.journal;
-        for record in journal.iter_mut().filter(|one| !one.name.is_empty()) {
-            record.before = None;
-        }
-        self.named
-            .retain(|name, _| journal.iter().any(|record| record.name == *name));
+        let kept = &mut self.kept;
+        self.named.retain(|_, entry| {
+            entry.confirmed = None;
+            if entry.pending == 0 {
+                kept.set(entry, None);
+            }
+            entry.pending > 0
+        });
     }
 
-    /// What has become of the requests in the journal. True if one has failed whose bait is left on
-    /// the server.
-    #[must_use]
-    pub(super) fn apply(&mut self, outcomes: Outcomes) -> bool {
+    /// What has become of the requests in the journal. Returns how many of those were done that
+    /// take a bait off the server.
+    pub(super) fn apply(&mut self, outcomes: Outcomes) -> u32 {
         let tally = outcomes.client;
-        for _ in 0..tally.done {
-            self.journal.pop_front();
-        }
-        let mut leaves_bait = false;
-        for turn in 0..tally.failed {
-            let Some(mut record) = self.journal.pop_front() else {
+        let mut baits = 0;
+        for turn in 0..tally.done + tally.failed {
+            let Some(record) = self.journal.pop_front() else {
                 debug_assert!(false, "more outcomes than records");
                 break;
             };
-            leaves_bait |= record.is_bait;
-            if turn == 0 && outcomes.is_first_to_blame && record.name.is_empty() {
-                // A Parse forgets the unnamed statement before it fails.
-                record.before = None;
+            let is_done = turn < tally.done;
+            baits += u32::from(is_done && record.is_bait);
+            let Some(name) = record.name else {
+                // A Parse or a query forgets the unnamed statement before it fails.
+                let is_to_blame = turn == tally.done && outcomes.is_first_to_blame;
+                if is_done || is_to_blame {
+                    self.unnamed.confirmed = record.after.filter(|_| is_done);
+                }
+                self.unnamed.pending -= 1;
+                if self.unnamed.pending == 0 {
+                    self.unnamed.statement = self.unnamed.confirmed.clone();
+                }
+                continue;
+            };
+            let Some(entry) = self.named.get_mut(&name) else {
+                continue;
+            };
+            entry.pending -= 1;
+            if is_done {
+                entry.confirmed = record.after;
             }
-            let mut later = self.journal.iter_mut();
-            match later.find(|later| later.name == record.name) {
-                Some(later) => later.before = record.before,
-                None => drop(self.put(&record.name, record.before)),
+            if entry.pending == 0 {
+                let confirmed = entry.confirmed.clone();
+                if confirmed.is_none() {
+                    self.kept.set(entry, None);
+                    self.named.remove(&name);
+                } else if !is_done {
+                    self.kept.set(entry, confirmed);
+                }
             }
         }
-        leaves_bait
+        baits
+    }
+
+    /// A portal is bound. If `deallocates`, it deallocates the statement of that name when it is run.
+    pub(super) fn portal_bound(&mut self, portal: &[u8], deallocates: Option<&[u8]>) {
+        self.deallocations.retain(|(known, _)| **known != *portal);
+        if let Some(name) = deallocates {
+            if self.deallocations.len() == PORTALS_MAX {
+                self.deallocations.remove(0);
+            }
+            self.deallocations.push((portal.into(), name.into()));
+        }
+    }
+
+    /// True if some portal deallocates a statement when it is run.
+    pub(super) const fn has_deallocations(&self) -> bool {
+        !self.deallocations.is_empty()
+    }
+
+    /// The statement that this portal deallocates, which is run now.
+    pub(super) fn portal_run(&mut self, portal: &[u8]) -> Option<Box<[u8]>> {
+        let mut all = self.deallocations.iter();
+        let at = all.position(|(known, _)| **known == *portal)?;
+        Some(self.deallocations.swap_remove(at).1)
+    }
+
+    /// The transaction has ended, and its portals with it.
+    pub(super) fn portals_closed(&mut self) {
+        self.deallocations.clear();
     }
 
     /// All names and definitions, for a client that moves.
     pub(super) fn take_all(&mut self) -> Vec<Definition> {
-        let unnamed = self.unnamed.take().map(|one| (Box::default(), one));
-        let named = self.named.drain();
-        let named = named.map(|(name, entry)| (name, entry.statement));
-        let all = unnamed.into_iter().chain(named);
-        all.map(|(name, statement)| (name, statement.definition.clone()))
-            .collect()
+        let definition = |name: &[u8], one: &Statement| Definition {
+            name: name.into(),
+            text: Arc::clone(&one.definition),
+            key: one.key,
+        };
+        let unnamed = self.unnamed.statement.iter();
+        let unnamed = unnamed.map(|one| definition(b"", one));
+        let named = self.named.iter().filter_map(|(name, entry)| {
+            let statement = entry.statement.as_ref()?;
+            Some(definition(name, statement))
+        });
+        unnamed.chain(named).collect()
     }
 
     /// Takes up a statement of a client that has moved here.
     pub(super) fn restore(&mut self, name: &[u8], statement: Rc<Statement>) {
-        self.put(name, Some(statement));
+        if name.is_empty() {
+            self.unnamed.confirmed = Some(Rc::clone(&statement));
+            self.unnamed.statement = Some(statement);
+            return;
+        }
+        let (_, entry) = entry_of(&mut self.named, name);
+        entry.confirmed = Some(Rc::clone(&statement));
+        self.kept.set(entry, Some(statement));
     }
 
     /// True if there is nothing in it.
     pub(super) fn is_empty(&self) -> bool {
         self.named.is_empty()
-            && self.unnamed.is_none()
+            && !self.has_unnamed()
             && self.journal.is_empty()
             && self.held.is_empty()
     }
 
-    fn put(&mut self, name: &[u8], statement: Option<Rc<Statement>>) -> Option<Rc<Statement>> {
-        if name.is_empty() {
-            return std::mem::replace(&mut self.unnamed, statement);
-        }
-        let Some(statement) = statement else {
-            return self.named.remove(name).map(|entry| entry.statement);
+    fn record(&mut self, name: &[u8], after: Option<Rc<Statement>>, segment: u32, is_bait: bool) {
+        let name = if name.is_empty() {
+            self.unnamed.statement.clone_from(&after);
+            self.unnamed.pending += 1;
+            None
+        } else {
+            let (name, entry) = entry_of(&mut self.named, name);
+            entry.pending += 1;
+            entry.segment = segment;
+            self.kept.set(entry, after.clone());
+            Some(name)
         };
-        self.clock += 1;
-        let used = self.clock;
-        let entry = Entry { statement, used };
-        self.named
-            .insert(name.into(), entry)
-            .map(|entry| entry.statement)
+        self.journal.push_back(Record {
+            name,
+            after,
+            is_bait,
+        });
     }
+
+    /// Forgets the names that were used longest ago beyond the bounds.
+    fn make_room(&mut self, limit: usize) {
+        while self.kept.count > limit || (self.kept.bytes > KEPT_BYTES_MAX && self.kept.count > 1) {
+            if self.oldest.is_empty() {
+                self.line_up_oldest();
+            }
+            let Some((used, name)) = self.oldest.pop_front() else {
+                break;
+            };
+            let Some(entry) = self.named.get_mut(&name).filter(|one| one.used == used) else {
+                continue;
+            };
+            entry.confirmed = None;
+            self.kept.set(entry, None);
+            if entry.pending == 0 {
+                self.named.remove(&name);
+            }
+        }
+    }
+
+    /// Finds the names that were used longest ago, a batch at a time: each name forgotten costs a
+    /// look at few others.
+    fn line_up_oldest(&mut self) {
+        let living = self.named.iter().filter(|(_, one)| one.statement.is_some());
+        let mut all: Vec<_> = living.map(|(name, one)| (one.used, name)).collect();
+        let batch = OLDEST_COUNT.max(all.len() / 8).min(all.len());
+        if batch < all.len() {
+            all.select_nth_unstable(batch);
+            all.truncate(batch);
+        }
+        all.sort_unstable();
+        let all = all.into_iter();
+        self.oldest = all.map(|(used, name)| (used, Rc::clone(name))).collect();
+    }
+}
+
+impl Kept {
+    /// Sets what a name stands for.
+    fn set(&mut self, entry: &mut Entry, statement: Option<Rc<Statement>>) {
+        if let Some(before) = &entry.statement {
+            self.count -= 1;
+            self.bytes -= before.definition.len();
+        }
+        if let Some(statement) = &statement {
+            self.count += 1;
+            self.bytes += statement.definition.len();
+            self.clock += 1;
+            entry.used = self.clock;
+        }
+        entry.statement = statement;
+    }
+}
+
+/// The entry of a name, made if there is none, and the name as the map has it.
+fn entry_of<'a>(named: &'a mut HashMap<Rc<[u8]>, Entry>, name: &[u8]) -> (Rc<[u8]>, &'a mut Entry) {
+    let known = named.get_key_value(name);
+    let name = known.map_or_else(|| Rc::from(name), |(name, _)| Rc::clone(name));
+    let entry = named.entry(Rc::clone(&name)).or_default();
+    (name, entry)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::server::statements::text::Interner;
-    use crate::server::sync::Tally;
-
-    fn outcome(done: u32, failed: u32, is_first_to_blame: bool) -> Outcomes {
-        Outcomes {
-            client: Tally { done, failed },
-            server: Tally::default(),
-            is_first_to_blame,
-        }
-    }
-
-    fn statement(text: &str) -> Rc<Statement> {
-        Interner::default().intern(format!("{text}\0\0\0").as_bytes())
-    }
-
-    fn text(prepared: &mut Prepared, name: &str) -> Option<String> {
-        let definition = &prepared.get(name.as_bytes())?.definition;
-        let text = definition.split(|byte| *byte == 0).next().unwrap();
-        Some(String::from_utf8_lossy(text).into_owned())
-    }
-
-    #[test]
-    fn a_failed_parse_defines_nothing_and_what_was_skipped_has_no_effect() {
-        let mut prepared = Prepared::default();
-        prepared.define(b"b", statement("B"), 0);
-        prepared.define(b"", statement("U"), 0);
-        assert!(!prepared.apply(outcome(2, 0, false)));
-        prepared.define(b"a", statement("X"), 0);
-        prepared.undefine(b"b", false);
-        prepared.define(b"", statement("V"), 0);
-        assert_eq!(text(&mut prepared, "").as_deref(), Some("V"));
-        assert!(!prepared.apply(outcome(0, 3, true)));
-        assert_eq!(text(&mut prepared, "a"), None);
-        assert_eq!(text(&mut prepared, "b").as_deref(), Some("B"));
-        assert_eq!(text(&mut prepared, "").as_deref(), Some("U"));
-    }
-
-    #[test]
-    fn what_was_sent_behind_a_failure_keeps_its_effect() {
-        let mut prepared = Prepared::default();
-        prepared.define(b"a", statement("X"), 0);
-        prepared.define(b"a", statement("Y"), 0);
-        assert!(!prepared.apply(outcome(0, 1, true)));
-        assert_eq!(text(&mut prepared, "a").as_deref(), Some("Y"));
-        assert!(!prepared.apply(outcome(0, 1, true)));
-        assert_eq!(text(&mut prepared, "a"), None);
-    }
-
-    #[test]
-    fn a_failing_parse_forgets_the_unnamed_statement_before() {
-        let mut prepared = Prepared::default();
-        prepared.define(b"", statement("U"), 0);
-        assert!(!prepared.apply(outcome(1, 0, false)));
-        prepared.define(b"", statement("V"), 0);
-        assert!(!prepared.apply(outcome(0, 1, true)));
-        assert_eq!(text(&mut prepared, ""), None);
-    }
-
-    #[test]
-    fn forgetting_all_spares_what_is_on_its_way() {
-        let mut prepared = Prepared::default();
-        prepared.define(b"a", statement("X"), 0);
-        prepared.define(b"b", statement("B"), 0);
-        assert!(!prepared.apply(outcome(2, 0, false)));
-        prepared.define(b"a", statement("Y"), 0);
-        prepared.forget_all();
-        assert_eq!(text(&mut prepared, "a").as_deref(), Some("Y"));
-        assert_eq!(text(&mut prepared, "b"), None);
-        assert!(!prepared.apply(outcome(0, 1, true)));
-        assert_eq!(text(&mut prepared, "a"), None);
-    }
-
-    #[test]
-    fn the_least_used_name_makes_room() {
-        let mut prepared = Prepared::default();
-        prepared.define(b"a", statement("A"), 2);
-        prepared.define(b"b", statement("B"), 2);
-        assert!(prepared.get(b"a").is_some());
-        prepared.define(b"c", statement("C"), 2);
-        assert!(!prepared.apply(outcome(3, 0, false)));
-        assert!(prepared.is_taken(b"a") && !prepared.is_taken(b"b"));
-        let mut names: Vec<_> = prepared.take_all();
-        names.sort();
-        let names: Vec<_> = names.iter().map(|(name, _)| &**name).collect();
-        assert_eq!(names, [b"a", b"c"]);
-    }
-
-    #[test]
-    fn a_deallocation_that_fails_leaves_its_bait() {
-        let mut prepared = Prepared::default();
-        prepared.define(b"a", statement("A"), 0);
-        assert!(!prepared.apply(outcome(1, 0, false)));
-        prepared.undefine(b"a", true);
-        assert!(prepared.apply(outcome(0, 1, false)));
-        assert!(prepared.is_taken(b"a"));
-    }
-}
+mod tests;

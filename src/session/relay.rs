@@ -15,9 +15,10 @@ use std::rc::Rc;
 use shards::{Chunk, Stream};
 
 use crate::pool::cleaner::note_parameter;
-use crate::protocol::backend::{ErrorFields, ParameterStatus, ReadyForQuery};
+use crate::protocol::backend::{ErrorFields, ParameterStatus, ReadyForQuery, TransactionStatus};
 use crate::protocol::{sqlstate, writer};
 use crate::server::ServerConnection;
+use crate::server::baits::Baits;
 use crate::server::parameters::{ParameterSet, is_report};
 use crate::server::reset::Leftovers;
 use crate::server::statements::Statements;
@@ -34,7 +35,7 @@ impl Session {
     /// Passes client messages to the server. False when the client is not to be served any more.
     pub(super) fn forward(&mut self, server: &mut ServerConnection, chunk: Chunk) -> bool {
         let manages = self.pool.settings.manages_statements();
-        let mut splice = Splice::default();
+        let mut splice = Splice::of(&chunk);
         let mut position = 0;
         let mut is_cut = false;
         loop {
@@ -69,9 +70,11 @@ impl Session {
             if part.is_last {
                 if !(manages && names_statement(part.tag)) {
                     note_request(server, part.tag, part.body, noted);
+                } else if part.tag == b'P' && !part.is_first {
+                    note_long_parse(&mut server.leftovers, part.body);
                 }
                 if manages && part.tag == b'H' && server.framer.is_at_boundary() {
-                    deliver_promised(&mut server.sync, &mut self.client);
+                    deliver_promised(server, &mut self.client, self.prepared.as_deref_mut());
                 }
                 // The next one that is cut claims for itself.
                 self.claim = None;
@@ -93,7 +96,7 @@ impl Session {
 
     /// Passes server messages to the client. False when the server is out of step.
     pub(super) fn relay(&mut self, server: &mut ServerConnection, chunk: Chunk) -> bool {
-        let mut splice = Splice::default();
+        let mut splice = Splice::of(&chunk);
         let mut position = 0;
         let in_step = loop {
             let part = match server.framer.next(&chunk[position..]) {
@@ -103,12 +106,8 @@ impl Session {
             };
             let end = position + part.len;
             if part.is_first && !matches!(part.tag, b'N' | b'A' | b'S') {
-                insert_promised(
-                    &mut server.sync,
-                    &mut splice,
-                    (&chunk, position),
-                    &mut self.client,
-                );
+                let place = (&chunk, position);
+                insert_promised(&mut server.sync, &mut splice, place, &mut self.client);
             }
             let is_own = server.sync.is_own(part.tag);
             if is_own {
@@ -122,18 +121,13 @@ impl Session {
                     Reply::Of(Owner::Pooler) if is_own || part.tag == b'E' => {}
                     Reply::Of(Owner::Pooler) | Reply::OutOfStep => break false,
                 }
-                insert_promised(
-                    &mut server.sync,
-                    &mut splice,
-                    (&chunk, end),
-                    &mut self.client,
-                );
-                if let Some(outcomes) = server.sync.take_outcomes() {
-                    server.statements.apply(outcomes.server);
-                    let prepared = self.prepared.as_deref_mut();
-                    let leaves_bait = prepared.is_some_and(|prepared| prepared.apply(outcomes));
-                    server.leftovers.add_if(leaves_bait, Leftovers::STATEMENTS);
-                }
+                // Before those of the promised ones: what fails is counted behind what is done.
+                let lists = (&mut server.statements, &mut server.baits);
+                apply_outcomes(&mut server.sync, lists, self.prepared.as_deref_mut());
+                let place = (&chunk, end);
+                insert_promised(&mut server.sync, &mut splice, place, &mut self.client);
+                let lists = (&mut server.statements, &mut server.baits);
+                apply_outcomes(&mut server.sync, lists, self.prepared.as_deref_mut());
             }
             // Only the last part of a message has a body.
             match (part.tag, part.body) {
@@ -142,11 +136,13 @@ impl Session {
                         server.status = ready.status;
                     }
                     self.has_reset = false;
+                    self.settle_baits(server);
                 }
                 (b'C', Some(body)) => {
                     let tag = body.strip_suffix(b"\0").unwrap_or(body);
                     self.has_reset |= note_completion(&mut server.leftovers, tag);
-                    forget_statements(&mut server.statements, self.prepared.as_deref_mut(), tag);
+                    let lists = (&mut server.statements, &mut server.baits);
+                    forget_statements(lists, self.prepared.as_deref_mut(), tag);
                 }
                 (b'S', Some(body)) => {
                     note_parameter(&server.base, &self.pool, &mut server.applied, body);
@@ -165,6 +161,20 @@ impl Session {
             self.report_out_of_step(server);
         }
         in_step
+    }
+
+    /// Behind a `ReadyForQuery`: when everything has been answered, baits must be gone.
+    fn settle_baits(&mut self, server: &mut ServerConnection) {
+        if !server.sync.is_settled() {
+            return;
+        }
+        let is_odd = server.baits.take_odd() && self.pool.settings.manages_statements();
+        server.leftovers.add_if(is_odd, Leftovers::STATEMENTS);
+        if let Some(prepared) = &mut self.prepared
+            && server.status == TransactionStatus::Idle
+        {
+            prepared.portals_closed();
+        }
     }
 
     fn report_out_of_step(&mut self, server: &ServerConnection) {
@@ -305,8 +315,15 @@ fn insert_promised(
     }
 }
 
-/// Follows commands that make PostgreSQL forget all prepared statements.
-fn forget_statements(statements: &mut Statements, prepared: Option<&mut Prepared>, tag: &[u8]) {
+/// Follows commands that make PostgreSQL forget prepared statements.
+fn forget_statements(
+    (statements, baits): (&mut Statements, &mut Baits),
+    prepared: Option<&mut Prepared>,
+    tag: &[u8],
+) {
+    if tag == b"DEALLOCATE" {
+        baits.completed();
+    }
     if !matches!(tag, b"DEALLOCATE ALL" | b"DISCARD ALL") {
         return;
     }
@@ -317,14 +334,45 @@ fn forget_statements(statements: &mut Statements, prepared: Option<&mut Prepared
 }
 
 /// Sends the replies that are due to requests which the server did not get.
-fn deliver_promised(sync: &mut Sync, client: &mut Stream) {
+pub(super) fn deliver_promised(
+    server: &mut ServerConnection,
+    client: &mut Stream,
+    prepared: Option<&mut Prepared>,
+) {
     let mut out = Vec::new();
-    while let Some(tag) = sync.take_promised() {
+    while let Some(tag) = server.sync.take_promised() {
         out.extend_from_slice(&bare(tag));
     }
     if !out.is_empty() {
         client.send(out);
     }
+    let lists = (&mut server.statements, &mut server.baits);
+    apply_outcomes(&mut server.sync, lists, prepared);
+}
+
+/// Tells the journals what has become of requests.
+fn apply_outcomes(
+    sync: &mut Sync,
+    (statements, baits): (&mut Statements, &mut Baits),
+    prepared: Option<&mut Prepared>,
+) {
+    if let Some(outcomes) = sync.take_outcomes() {
+        statements.apply(outcomes.server);
+        if let Some(prepared) = prepared {
+            baits.taken(prepared.apply(outcomes));
+        }
+    }
+}
+
+/// Notes the text of an unnamed statement that did not come in one piece.
+fn note_long_parse(leftovers: &mut Leftovers, text: Option<&[u8]>) {
+    if let Some(text) = text {
+        leftovers.note_text(text);
+        return;
+    }
+    leftovers.add(Leftovers::TEMPORARY);
+    leftovers.add(Leftovers::LOCKS);
+    leftovers.add(Leftovers::SETTINGS);
 }
 
 /// A message without a body.

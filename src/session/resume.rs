@@ -205,8 +205,8 @@ impl Session {
         let place = (slot, record.connection, record.log_as);
         let prepared = pool.settings.manages_statements().then(|| {
             let mut prepared = Box::<Prepared>::default();
-            for (name, definition) in &record.statements {
-                prepared.restore(name, pool.intern_statement(definition));
+            for one in &record.statements {
+                prepared.restore(&one.name, pool.adopt_statement(&one.text, one.key));
             }
             prepared
         });
@@ -348,7 +348,11 @@ mod tests {
             user: "u".into(),
             asked: ParameterSet::default(),
             wanted: ParameterSet::default(),
-            statements: vec![(b"a"[..].into(), b"select 1\0\0\0"[..].into())],
+            statements: vec![Definition {
+                name: b"a"[..].into(),
+                text: b"select 1\0\0\0"[..].into(),
+                key: 1,
+            }],
             base: Some(base),
             identity: Identity {
                 key,
@@ -369,7 +373,7 @@ mod tests {
             let (record, _far) = record(&shard, "db");
             let key = record.identity.key;
             let mut session = Session::resume(Rc::clone(&shard), record, shards::now()).unwrap();
-            assert!(session.prepared.as_mut().unwrap().is_taken(b"a"));
+            assert!(session.prepared.as_mut().unwrap().is_taken(b"a", 0));
             let base = session.pool.base.get().unwrap();
             assert_eq!(base.get("server_version"), Some("17"));
             let slot = session.slot.as_ref().unwrap().number();

@@ -26,7 +26,7 @@ use shards::Chunk;
 
 use crate::protocol::backend::{ErrorFields, TransactionStatus};
 use crate::protocol::framer::HEADER_BYTES;
-use crate::protocol::frontend::{Bind, Close, Parse, Target};
+use crate::protocol::frontend::{Bind, Close, Execute, Parse, Target};
 use crate::protocol::writer;
 use crate::server::ServerConnection;
 use crate::server::reset::Leftovers;
@@ -35,7 +35,7 @@ use crate::server::statements::{Need, Statements};
 use crate::server::sync::{Noted, Owner};
 
 use super::client::Session;
-use super::held::{missing_bytes, names_statement};
+use super::held::{is_long_unnamed, missing_bytes, names_statement};
 use super::prepared::Prepared;
 use super::splice::Splice;
 
@@ -66,7 +66,7 @@ impl Session {
         at: usize,
     ) -> Rewritten {
         let rest = chunk.get(at..).unwrap_or_default();
-        if missing_bytes(rest) == 0 {
+        if missing_bytes(rest, self.sees_executes()) == 0 {
             return Rewritten::Passes(self.rewrite_whole(server, splice, chunk, at));
         }
         if self.hold_part(rest) {
@@ -92,7 +92,12 @@ impl Session {
             return Noted::BY_NOBODY;
         };
         let length = u32::from_be_bytes([l0, l1, l2, l3]);
-        if !(names_statement(tag) || tag == b'Q') || length < 4 {
+        let is_seen = match tag {
+            b'Q' => true,
+            b'E' => self.sees_executes(),
+            _ => names_statement(tag),
+        };
+        if !is_seen || length < 4 {
             return Noted::BY_NOBODY;
         }
         let whole = body.get(..length as usize - 4);
@@ -103,7 +108,7 @@ impl Session {
             body: whole.unwrap_or(body),
         };
         if server.sync.ignores_requests() {
-            if tag != b'Q' {
+            if names_statement(tag) {
                 let describes_statement = tag == b'D' && body.first() == Some(&b'S');
                 server.sync.sent(tag, describes_statement, Owner::Client);
             }
@@ -116,6 +121,7 @@ impl Session {
             b'P' => self.rewrite_parse(server, splice, &message),
             b'B' => self.rewrite_bind(server, splice, &message),
             b'D' | b'C' => self.rewrite_target(server, splice, &message, tag),
+            b'E' => return self.note_execute(server, whole),
             _ => return self.note_query(server, splice, &message, whole),
         }
         Noted::BY_NOBODY
@@ -127,12 +133,17 @@ impl Session {
         splice: &mut Splice,
         message: &Message<'_>,
     ) {
+        if is_long_unnamed(message.length, message.body) {
+            self.pass_unnamed(server, message.body);
+            return;
+        }
         let Ok(parse) = Parse::decode(message.body) else {
             server.sync.sent(b'P', false, Owner::Client);
             return;
         };
-        if parse.name.is_empty() && !self.pool.settings.prepare_unnamed {
-            self.pass_unnamed(server, splice, message, parse.query);
+        let keeps_unnamed = self.pool.settings.prepare_unnamed;
+        if parse.name.is_empty() && !keeps_unnamed && Effect::of(parse.query) == Effect::None {
+            self.pass_unnamed(server, parse.query);
             return;
         }
         let directory = self.shard.directory();
@@ -144,17 +155,28 @@ impl Session {
         let definition = definition.unwrap_or_default();
         let prepared = self.prepared.get_or_insert_default();
         message.keep_before(splice, server);
-        if prepared.is_taken(parse.name) && !server.statements.is_doubtful() {
+        if parse.name.is_empty() && server.has_unnamed {
+            // What the server has by no name is not what the client means from now on.
+            server.has_unnamed = !server.sync.is_settled();
+            writer::close(splice.out(), Target::Statement, b"");
+            server.sync.sent(b'C', false, Owner::Pooler);
+        }
+        let segment = server.statements.segment();
+        if prepared.is_taken(parse.name, segment) && !server.statements.is_doubtful() {
             // PostgreSQL refuses it in its own words, behind what else it finds wrong.
-            lay_bait(server, splice, parse.name);
+            lay_bait(server, splice, parse.name, Noted::BY_NOBODY);
             server.leftovers.add(Leftovers::STATEMENTS);
             server.sync.sent(b'P', false, Owner::Client);
             return;
         }
         let known = prepared.unnamed_as(definition);
         let statement = known.unwrap_or_else(|| self.pool.intern_statement(definition));
-        let may_be_refused =
-            server.status == TransactionStatus::Failed && !server.sync.owes_execution();
+        // What is on its way may end, or fail, the transaction.
+        let may_be_refused = match server.status {
+            TransactionStatus::Idle => false,
+            TransactionStatus::InTransaction => server.sync.owes_ready(),
+            TransactionStatus::Failed => server.sync.owes_ready() || !server.sync.owes_execution(),
+        };
         if may_be_refused || !server.sync.may_promise() {
             // PostgreSQL refuses all but the end of the transaction, whether it knows them or not.
             writer::close(splice.out(), Target::Statement, SPARE_NAME);
@@ -162,7 +184,7 @@ impl Session {
             write_parse(splice.out(), SPARE_NAME, definition);
             let noted = Noted::BY_CLIENT;
             server.sync.sent_noted(b'P', false, Owner::Client, noted);
-            prepared.define(parse.name, statement, names_max);
+            prepared.define(parse.name, statement, segment, names_max);
             splice.skip(message.end());
             return;
         }
@@ -170,28 +192,16 @@ impl Session {
         let limit = self.pool.settings.statements_max;
         let named = (key, &*statement);
         provide(server, splice.out(), named, Owner::Client, limit);
-        prepared.define(parse.name, statement, names_max);
+        prepared.define(parse.name, statement, segment, names_max);
         splice.skip(message.end());
     }
 
     /// The Parse of an unnamed statement that is not to be kept passes as it is.
-    fn pass_unnamed(
-        &mut self,
-        server: &mut ServerConnection,
-        splice: &mut Splice,
-        message: &Message<'_>,
-        query: &[u8],
-    ) {
+    fn pass_unnamed(&mut self, server: &mut ServerConnection, query: &[u8]) {
         let mut noted = Noted::BY_NOBODY;
-        match (Effect::of(query), &mut self.prepared) {
-            (Effect::ForgetsAll, _) => server.statements.doubt(),
-            (Effect::Forgets(name), Some(prepared)) if prepared.is_taken(&name) => {
-                message.keep_before(splice, server);
-                lay_bait(server, splice, &name);
-                prepared.undefine(&name, true);
-                noted = Noted::BY_CLIENT;
-            }
-            _ => {}
+        if let Some(prepared) = self.prepared.as_mut().filter(|one| one.has_unnamed()) {
+            prepared.undefine(b"", server.statements.segment(), false);
+            noted = Noted::BY_CLIENT;
         }
         server.leftovers.note_text(query);
         server.has_unnamed = true;
@@ -208,6 +218,9 @@ impl Session {
             server.sync.sent(b'B', false, Owner::Client);
             return;
         };
+        if let Some(prepared) = self.prepared.as_mut().filter(|one| one.has_deallocations()) {
+            prepared.portal_bound(bind.portal, None);
+        }
         let found = self.prepared.as_mut().and_then(|prepared| {
             let statement = prepared.get(bind.statement).cloned()?;
             let key = statement.key ^ prepared.salt(&self.wanted);
@@ -227,16 +240,14 @@ impl Session {
         if !hangs_on(prepared, &server.statements, bind.statement, key) {
             provide(server, splice.out(), named, Owner::Pooler, limit);
         }
-        let mut noted = Noted::BY_NOBODY;
         if let Effect::Forgets(name) = &statement.effect
-            && prepared.is_taken(name)
+            && prepared.is_taken(name, server.statements.segment())
         {
-            lay_bait(server, splice, name);
-            prepared.undefine(name, true);
-            noted = Noted::BY_CLIENT;
+            lay_bait(server, splice, name, Noted::BY_NOBODY);
+            prepared.portal_bound(bind.portal, Some(name));
         }
         message.rename_bind(splice, &bind, &text::name(key));
-        server.sync.sent_noted(b'B', false, Owner::Client, noted);
+        server.sync.sent(b'B', false, Owner::Client);
         server.leftovers.add(statement.leftovers);
         if statement.effect == Effect::ForgetsAll {
             server.statements.doubt();
@@ -289,7 +300,7 @@ impl Session {
             (_, found) => {
                 let is_known = found.is_some();
                 if let Some((prepared, ..)) = found {
-                    prepared.undefine(name, false);
+                    prepared.undefine(name, server.statements.segment(), false);
                 }
                 let noted = if is_known {
                     Noted::BY_CLIENT
@@ -297,7 +308,10 @@ impl Session {
                     Noted::BY_NOBODY
                 };
                 // A bait of this name, or a statement of PREPARE, must go.
-                let may_be_there = !is_known || server.leftovers.contains(Leftovers::STATEMENTS);
+                let may_be_there = !is_known
+                    || server.leftovers.contains(Leftovers::STATEMENTS)
+                    || server.baits.may_be_there()
+                    || (name.is_empty() && server.has_unnamed);
                 if may_be_there && !is_ours {
                     server.sync.sent_noted(b'C', false, Owner::Client, noted);
                     return;
@@ -322,25 +336,44 @@ impl Session {
         message: &Message<'_>,
         text: Option<&[u8]>,
     ) -> Noted {
-        if let Some(prepared) = &mut self.prepared {
-            prepared.forget_unnamed();
-        }
+        let segment = server.statements.segment();
+        let mut noted = Noted::BY_NOBODY;
         let Some(text) = text else {
-            return Noted::BY_NOBODY;
+            if let Some(prepared) = &mut self.prepared {
+                prepared.forget_unnamed();
+            }
+            return noted;
         };
+        if let Some(prepared) = self.prepared.as_mut().filter(|one| one.has_unnamed()) {
+            prepared.undefine(b"", segment, false);
+            noted = Noted::BY_CLIENT;
+        }
         match Effect::of(text.strip_suffix(b"\0").unwrap_or(text)) {
             Effect::None => {}
             Effect::ForgetsAll => server.statements.doubt(),
             Effect::Forgets(name) => {
                 if let Some(prepared) = &mut self.prepared
-                    && prepared.is_taken(&name)
+                    && prepared.is_taken(&name, segment)
                 {
                     message.keep_before(splice, server);
-                    lay_bait(server, splice, &name);
-                    prepared.undefine(&name, true);
+                    // The query is read if the bait is, so that has the record of the unnamed one.
+                    lay_bait(server, splice, &name, noted);
+                    prepared.undefine(&name, segment, true);
                     return Noted::BY_CLIENT;
                 }
             }
+        }
+        noted
+    }
+
+    /// An Execute passes as it is. Returns who has a record of it.
+    fn note_execute(&mut self, server: &ServerConnection, body: Option<&[u8]>) -> Noted {
+        if let Some(prepared) = &mut self.prepared
+            && let Some(Ok(execute)) = body.map(Execute::decode)
+            && let Some(name) = prepared.portal_run(execute.portal)
+        {
+            prepared.undefine(&name, server.statements.segment(), true);
+            return Noted::BY_CLIENT;
         }
         Noted::BY_NOBODY
     }
@@ -425,12 +458,14 @@ fn close(server: &mut ServerConnection, out: &mut Vec<u8>, key: Key) {
     server.sync.sent_noted(b'C', false, Owner::Pooler, noted);
 }
 
-/// Makes an empty statement of the client's name, in place of an earlier one.
-fn lay_bait(server: &mut ServerConnection, splice: &mut Splice, name: &[u8]) {
+/// Makes an empty statement of the client's name, in place of an earlier one. `noted` is who has a
+/// record of it.
+fn lay_bait(server: &mut ServerConnection, splice: &mut Splice, name: &[u8], noted: Noted) {
     writer::close(splice.out(), Target::Statement, name);
     server.sync.sent(b'C', false, Owner::Pooler);
     write_parse(splice.out(), name, EMPTY_DEFINITION);
-    server.sync.sent(b'P', false, Owner::Pooler);
+    server.sync.sent_noted(b'P', false, Owner::Pooler, noted);
+    server.baits.laid();
 }
 
 fn write_parse(out: &mut Vec<u8>, name: &[u8], definition: &[u8]) {

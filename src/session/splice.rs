@@ -11,6 +11,11 @@ use shards::{Chunk, Stream};
 
 /// Runs up to this size are copied.
 const COPIED_BYTES_MAX: usize = 2048;
+/// Bytes that a rewritten chunk may have more than the chunk without another allocation: a name or
+/// two.
+const ROOM_BYTES: usize = 128;
+/// Of a longer chunk the long runs are not copied.
+const ROOM_BYTES_MAX: usize = 16 * 1024;
 
 /// What becomes of one chunk.
 #[derive(Debug, Default)]
@@ -18,15 +23,25 @@ pub(super) struct Splice {
     out: Vec<u8>,
     /// The bytes of the chunk before this have been dealt with.
     done: usize,
+    /// Bytes that `out` has room for from the start.
+    room: usize,
 }
 
 impl Splice {
+    /// For this chunk.
+    pub(super) fn of(chunk: &Chunk) -> Self {
+        Self {
+            room: (chunk.len() + ROOM_BYTES).min(ROOM_BYTES_MAX),
+            ..Self::default()
+        }
+    }
+
     /// Keeps the bytes up to `to` that have not been dealt with.
     pub(super) fn keep(&mut self, chunk: &Chunk, to: usize, stream: &mut Stream) {
         let run = self.done..to;
         self.done = to;
         if run.len() <= COPIED_BYTES_MAX {
-            self.out
+            self.out()
                 .extend_from_slice(chunk.get(run).unwrap_or_default());
             return;
         }
@@ -42,7 +57,10 @@ impl Splice {
     }
 
     /// Where bytes are written that replace others.
-    pub(super) const fn out(&mut self) -> &mut Vec<u8> {
+    pub(super) fn out(&mut self) -> &mut Vec<u8> {
+        if self.out.capacity() == 0 {
+            self.out.reserve(self.room);
+        }
         &mut self.out
     }
 

@@ -39,6 +39,7 @@ mod mesh;
 mod metrics;
 mod parameters;
 mod prepared;
+mod prepared_flow;
 mod prepared_random;
 mod programs;
 mod quarantine;

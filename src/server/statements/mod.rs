@@ -156,6 +156,11 @@ impl Statements {
         Some(slot.key)
     }
 
+    /// Counts what an error can skip at a time.
+    pub const fn segment(&self) -> u32 {
+        self.segment
+    }
+
     /// A Sync is sent: what follows is not skipped if something before it fails.
     pub const fn sync_sent(&mut self) {
         self.segment = self.segment.wrapping_add(1);

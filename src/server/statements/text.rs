@@ -8,15 +8,18 @@
 //! process finds the same name for the same statement, and nothing has to be agreed on.
 //!
 //! **Invariants**
-//! 1. Of equal statements there is one allocation on a shard, which ends with its last user.
+//! 1. Of equal statements there is one allocation on a shard, which ends with its last user, or a
+//!    little later: the last few new ones are kept, for clients who send one unnamed text after
+//!    another. Long ones are not.
 //! 2. Different statements have different keys (128 bits of SHA-256).
 //!
 //! Source: PostgreSQL documentation, `sql-deallocate.html`, `sql-discard.html`,
 //! `sql-syntax-lexical.html` (identifiers).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
@@ -48,8 +51,8 @@ pub enum Effect {
 #[derive(Debug)]
 pub struct Statement {
     /// Query text, a zero byte, number and OIDs of the parameter types: the Parse message behind
-    /// the name.
-    pub definition: Box<[u8]>,
+    /// the name. Shared with other shards, for clients who move.
+    pub definition: Arc<[u8]>,
     /// Digest of the definition.
     pub key: Key,
     /// What running it may leave behind.
@@ -59,16 +62,17 @@ pub struct Statement {
 }
 
 impl Statement {
-    fn new(definition: &[u8]) -> Self {
-        let text = memchr::memchr(0, definition).and_then(|end| definition.get(..end));
+    fn new(definition: Arc<[u8]>, key: Key) -> Self {
+        let text = memchr::memchr(0, &definition).and_then(|end| definition.get(..end));
         let text = text.unwrap_or_default();
         let mut leftovers = Leftovers::default();
         leftovers.note_text(text);
+        let effect = Effect::of(text);
         Self {
-            definition: definition.into(),
-            key: digest(&[definition]),
+            definition,
+            key,
             leftovers,
-            effect: Effect::of(text),
+            effect,
         }
     }
 }
@@ -123,28 +127,29 @@ pub fn named_in(message: &[u8]) -> Option<Key> {
 impl Effect {
     /// The effect of a query that consists of one command.
     pub fn of(text: &[u8]) -> Self {
-        let text = text.trim_ascii_start();
-        if !matches!(text.first(), Some(b'd' | b'D')) {
+        if !may_have_effect(text) {
             return Self::None;
         }
         Self::of_command(text).unwrap_or(Self::None)
     }
 
     fn of_command(text: &[u8]) -> Option<Self> {
-        let text = text.trim_ascii_end();
-        let text = text.strip_suffix(b";").unwrap_or(text).trim_ascii_end();
-        let (first, rest) = word(text);
-        if first.eq_ignore_ascii_case(b"discard") {
-            return rest
-                .eq_ignore_ascii_case(b"all")
-                .then_some(Self::ForgetsAll);
-        }
-        if !first.eq_ignore_ascii_case(b"deallocate") {
+        let (first, rest) = word(without_space(text));
+        let is_discard = first.eq_ignore_ascii_case(b"discard");
+        if !is_discard && !first.eq_ignore_ascii_case(b"deallocate") {
             return None;
         }
-        let (second, behind) = word(rest);
-        let is_noise = second.eq_ignore_ascii_case(b"prepare") && !behind.is_empty();
-        let name = if is_noise { behind } else { rest };
+        let (mut name, mut behind) = name_at(rest)?;
+        if is_discard {
+            let is_all = is_end(behind) && name.eq_ignore_ascii_case(b"all");
+            return is_all.then_some(Self::ForgetsAll);
+        }
+        if name.eq_ignore_ascii_case(b"prepare") && !is_end(behind) {
+            (name, behind) = name_at(behind)?;
+        }
+        if !is_end(behind) {
+            return None;
+        }
         if name.eq_ignore_ascii_case(b"all") {
             return Some(Self::ForgetsAll);
         }
@@ -152,11 +157,84 @@ impl Effect {
     }
 }
 
+/// True unless the first letters tell that [`Effect::of`] the text is none.
+pub fn may_have_effect(text: &[u8]) -> bool {
+    let first = text.trim_ascii_start().first();
+    matches!(first, None | Some(b'd' | b'D' | b'/' | b'-'))
+}
+
+/// What follows the space and the comments at the start.
+fn without_space(mut text: &[u8]) -> &[u8] {
+    loop {
+        text = text.trim_ascii_start();
+        if text.starts_with(b"--") {
+            let end = text.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+            text = end.map_or(&[], |end| &text[end..]);
+        } else if text.starts_with(b"/*") {
+            text = behind_comment(text);
+        } else {
+            return text;
+        }
+    }
+}
+
+/// What follows the comment at the start; comments may be nested.
+fn behind_comment(text: &[u8]) -> &[u8] {
+    let (mut depth, mut at) = (0_usize, 0);
+    while let Some(pair) = text.get(at..at + 2) {
+        match pair {
+            b"/*" => depth += 1,
+            b"*/" => depth -= 1,
+            _ => {
+                at += 1;
+                continue;
+            }
+        }
+        at += 2;
+        if depth == 0 {
+            return &text[at..];
+        }
+    }
+    &[]
+}
+
+/// True if no more of the command follows.
+fn is_end(text: &[u8]) -> bool {
+    let text = without_space(text);
+    without_space(text.strip_prefix(b";").unwrap_or(text)).is_empty()
+}
+
 /// The letters at the start, and what follows the space behind them.
 fn word(text: &[u8]) -> (&[u8], &[u8]) {
     let end = text.iter().position(|byte| !byte.is_ascii_alphabetic());
     let (word, rest) = text.split_at(end.unwrap_or(text.len()));
-    (word, rest.trim_ascii_start())
+    (word, without_space(rest))
+}
+
+/// The identifier at the start, quotes included, and what follows it.
+fn name_at(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut end = 0;
+    if text.starts_with(b"\"") {
+        end = 1;
+        loop {
+            end += 1 + memchr::memchr(b'"', text.get(end..)?)?;
+            if text.get(end) != Some(&b'"') {
+                break;
+            }
+            end += 1;
+        }
+    } else {
+        while text.get(end).is_some_and(|byte| is_plain(*byte)) {
+            end += 1;
+        }
+    }
+    (end > 0)
+        .then(|| text.split_at(end))
+        .map(|(name, rest)| (name, without_space(rest)))
+}
+
+const fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$')
 }
 
 /// The name that `text`, if it is one identifier, stands for.
@@ -175,9 +253,9 @@ fn identifier(text: &[u8]) -> Option<Box<[u8]>> {
         }
         return (!name.is_empty()).then(|| name.into());
     }
-    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$');
     let starts_well = text.first().is_some_and(|byte| !byte.is_ascii_digit());
-    (starts_well && text.iter().all(is_plain)).then(|| text.to_ascii_lowercase().into())
+    (starts_well && text.iter().all(|byte| is_plain(*byte)))
+        .then(|| text.to_ascii_lowercase().into())
 }
 
 /// Hashes keys that are digests or hashes already.
@@ -207,17 +285,38 @@ impl Hasher for Hashed {
 /// A map whose keys need no hashing.
 pub type ByHash<K, V> = HashMap<K, V, BuildHasherDefault<Hashed>>;
 
+/// New statements that are kept without a user; with the next bound, 2 MiB a shard at most.
+const RECENT_COUNT: usize = 128;
+/// Bytes of a definition that is kept without a user.
+const RECENT_BYTES_MAX: usize = 16 * 1024;
+
 /// The statements in use on one shard.
 #[derive(Debug, Default)]
 pub struct Interner {
     hasher: RandomState,
     statements: ByHash<u64, Vec<Weak<Statement>>>,
     sweep_at: usize,
+    recent: VecDeque<Rc<Statement>>,
 }
 
 impl Interner {
     /// The shared form of a statement.
     pub fn intern(&mut self, definition: &[u8]) -> Rc<Statement> {
+        self.find_or_add(definition, || {
+            Statement::new(definition.into(), digest(&[definition]))
+        })
+    }
+
+    /// The shared form of a statement that another shard has, with its key.
+    pub fn adopt(&mut self, definition: &Arc<[u8]>, key: Key) -> Rc<Statement> {
+        self.find_or_add(definition, || Statement::new(Arc::clone(definition), key))
+    }
+
+    fn find_or_add(
+        &mut self,
+        definition: &[u8],
+        make: impl FnOnce() -> Statement,
+    ) -> Rc<Statement> {
         if self.statements.len() >= self.sweep_at {
             self.sweep();
         }
@@ -229,8 +328,14 @@ impl Interner {
         }
         drop(living);
         bucket.retain(|one| one.strong_count() > 0);
-        let statement = Rc::new(Statement::new(definition));
+        let statement = Rc::new(make());
         bucket.push(Rc::downgrade(&statement));
+        if definition.len() <= RECENT_BYTES_MAX {
+            if self.recent.len() == RECENT_COUNT {
+                self.recent.pop_front();
+            }
+            self.recent.push_back(Rc::clone(&statement));
+        }
         statement
     }
 
@@ -270,7 +375,14 @@ mod tests {
         for number in 0..1000 {
             interner.intern(format!("select {number}\0\0\0").as_bytes());
         }
-        assert!(interner.statements.len() <= 128, "the dead are swept");
+        let recent = interner.recent.len();
+        assert_eq!(recent, RECENT_COUNT);
+        assert!(
+            interner.statements.len() <= 3 * RECENT_COUNT,
+            "the dead are swept"
+        );
+        let last = interner.recent.back().unwrap().clone();
+        assert!(Rc::ptr_eq(&last, &interner.intern(b"select 999\0\0\0")));
         assert!(Rc::ptr_eq(
             &typed,
             &interner.intern(b"select 1\0\0\x01\0\0\0\x17")
@@ -278,8 +390,25 @@ mod tests {
     }
 
     #[test]
+    fn a_long_statement_ends_with_its_last_user() {
+        let mut interner = Interner::default();
+        let long = vec![b'x'; RECENT_BYTES_MAX + 1];
+        drop(interner.intern(&long));
+        assert!(interner.recent.is_empty());
+    }
+
+    #[test]
+    fn a_statement_of_another_shard_is_the_same_here() {
+        let (mut here, mut there) = (Interner::default(), Interner::default());
+        let one = there.intern(b"select 1\0\0\0");
+        let adopted = here.adopt(&one.definition, one.key);
+        assert!(Arc::ptr_eq(&adopted.definition, &one.definition));
+        assert!(Rc::ptr_eq(&adopted, &here.intern(b"select 1\0\0\0")));
+    }
+
+    #[test]
     fn the_key_of_a_statement_is_the_same_in_every_process() {
-        let statement = Statement::new(b"select 1\0\0\0");
+        let statement = Interner::default().intern(b"select 1\0\0\0");
         assert_eq!(&name(statement.key)[..12], b"PGD_7564e853");
     }
 
@@ -305,6 +434,14 @@ mod tests {
             ("DEALLOCATE PREPARE \"A \"\"b\"", forgets("A \"b")),
             ("deallocate\"x\"", forgets("x")),
             ("deallocate prepare", forgets("prepare")),
+            (
+                "/* c /* n */ */ deallocate --x\n a /*c*/; -- end",
+                forgets("a"),
+            ),
+            ("-- c\ndiscard/**/all", Effect::ForgetsAll),
+            ("deallocate a /*", forgets("a")),
+            ("deallocate \"a;\" ;;", Effect::None),
+            ("/* deallocate a", Effect::None),
             ("deallocate a; select 1", Effect::None),
             ("deallocate \"a\" b\"", Effect::None),
             ("deallocate", Effect::None),

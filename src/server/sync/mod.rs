@@ -72,6 +72,18 @@ impl Request {
     const fn is_extended(self) -> bool {
         !matches!(self, Self::Query | Self::Sync | Self::CopyEnd)
     }
+
+    const fn is_promised(self) -> bool {
+        matches!(self, Self::PromisedParse | Self::PromisedClose)
+    }
+
+    const fn awaits_ready(self) -> bool {
+        matches!(self, Self::Query | Self::Sync)
+    }
+
+    const fn executes(self) -> bool {
+        matches!(self, Self::Query | Self::Execute)
+    }
 }
 
 /// Whose journal has a record of a request.
@@ -158,6 +170,30 @@ struct Owed {
     has_failed: bool,
 }
 
+/// How many requests of some kinds are in the queue.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Counts {
+    promised: usize,
+    /// Those that `ReadyForQuery` ends.
+    ready: usize,
+    /// Those that run something.
+    execution: usize,
+}
+
+impl Counts {
+    const fn add(&mut self, request: Request) {
+        self.promised += request.is_promised() as usize;
+        self.ready += request.awaits_ready() as usize;
+        self.execution += request.executes() as usize;
+    }
+
+    const fn remove(&mut self, request: Request) {
+        self.promised -= request.is_promised() as usize;
+        self.ready -= request.awaits_ready() as usize;
+        self.execution -= request.executes() as usize;
+    }
+}
+
 /// Requests sent to one server and not yet answered.
 #[derive(Debug, Default)]
 pub struct Sync {
@@ -173,8 +209,9 @@ pub struct Sync {
     syncs_in_copy: usize,
     /// How many Syncs, sent into a COPY that failed, the server may answer yet.
     doubted: usize,
-    /// Promised requests in the queue.
-    promised_count: usize,
+    /// As `unsynced`, of what the server has got.
+    server_unsynced: bool,
+    counts: Counts,
     outcomes: Option<Outcomes>,
 }
 
@@ -201,15 +238,18 @@ impl Sync {
     }
 
     /// True if a `ReadyForQuery` will come even if nothing more is sent.
-    pub fn awaits_ready(&self) -> bool {
-        let mut owed = self.owed.iter();
-        !self.copying_in && owed.any(|owed| matches!(owed.request, Request::Query | Request::Sync))
+    pub const fn awaits_ready(&self) -> bool {
+        !self.copying_in && self.counts.ready > 0
+    }
+
+    /// True if a batch before the one that is being sent has not been answered.
+    pub const fn owes_ready(&self) -> bool {
+        self.counts.ready > 0
     }
 
     /// True if something runs, or will, that may change the status of the transaction.
-    pub fn owes_execution(&self) -> bool {
-        let mut owed = self.owed.iter();
-        owed.any(|owed| matches!(owed.request, Request::Query | Request::Execute))
+    pub const fn owes_execution(&self) -> bool {
+        self.counts.execution > 0
     }
 
     /// Requests that are not answered yet.
@@ -251,18 +291,31 @@ impl Sync {
             Request::PromisedClose
         };
         self.unsynced = true;
-        self.promised_count += 1;
+        self.push(request, Owner::Client, noted);
+    }
+
+    fn push(&mut self, request: Request, owner: Owner, noted: Noted) {
+        self.counts.add(request);
         self.owed.push_back(Owed {
             request,
-            owner: Owner::Client,
+            owner,
             noted,
             has_failed: false,
         });
     }
 
+    /// The client has gone: nobody wants the replies to requests that the server has not got.
+    pub fn forget_promised(&mut self) {
+        if !self.server_unsynced && self.owed.len() == self.counts.promised {
+            self.owed.clear();
+            self.counts = Counts::default();
+            self.unsynced = false;
+        }
+    }
+
     /// The tag of the reply that the client is to get now, before whatever the server says next.
     pub fn take_promised(&mut self) -> Option<u8> {
-        if self.promised_count == 0 {
+        if self.counts.promised == 0 {
             return None;
         }
         let tag = match self.front()?.0 {
@@ -305,24 +358,15 @@ impl Sync {
         }
         self.skipping = false;
         self.unsynced = request.is_extended();
-        self.owed.push_back(Owed {
-            request,
-            owner,
-            noted,
-            has_failed: false,
-        });
+        self.server_unsynced = self.unsynced;
+        self.push(request, owner, noted);
     }
 
     fn copy_ended(&mut self, owner: Owner) {
         if self.copying_in {
             self.copying_in = false;
         } else if !self.owed.is_empty() {
-            self.owed.push_back(Owed {
-                request: Request::CopyEnd,
-                owner,
-                noted: Noted::BY_NOBODY,
-                has_failed: false,
-            });
+            self.push(Request::CopyEnd, owner, Noted::BY_NOBODY);
         }
     }
 
@@ -367,12 +411,7 @@ impl Sync {
         let Some(owed) = self.owed.pop_front() else {
             return;
         };
-        if matches!(
-            owed.request,
-            Request::PromisedParse | Request::PromisedClose
-        ) {
-            self.promised_count -= 1;
-        }
+        self.counts.remove(owed.request);
         if owed.noted != Noted::BY_NOBODY {
             let is_done = is_done && !owed.has_failed;
             let outcomes = self.outcomes.get_or_insert_default();
@@ -440,6 +479,7 @@ impl Sync {
             if self.out_of_step {
                 break;
             }
+            self.counts.remove(next.request);
             self.owed.remove(1);
             if !self.copying_in {
                 break;
@@ -452,6 +492,7 @@ impl Sync {
             .rev()
             .find(|owed| owed.request != Request::CopyEnd);
         self.unsynced = last.is_some_and(|owed| owed.request.is_extended());
+        self.server_unsynced = self.unsynced;
         Reply::Of(owner)
     }
 
@@ -467,7 +508,7 @@ impl Sync {
         if request.is_extended() {
             self.doubted = std::mem::take(&mut self.syncs_in_copy);
             // Nobody knows any more which ReadyForQuery a promised reply comes behind.
-            if self.doubted > 0 && self.promised_count > 0 {
+            if self.doubted > 0 && self.counts.promised > 0 {
                 return Reply::OutOfStep;
             }
             let is_to_blame = self.owed.front().is_some_and(|owed| owed.noted.by_client);
@@ -495,11 +536,16 @@ impl Sync {
                 self.doubted -= 1;
                 self.skipping = false;
                 self.unsynced &= front.is_some();
+                self.server_unsynced &= front.is_some();
                 // The pooler itself sends nothing into a COPY.
                 Reply::Of(Owner::Client)
             }
             Some((Request::Query | Request::Sync, owner)) => {
+                let failed = self.owed.front().is_some_and(|owed| owed.has_failed);
                 self.end_first(true);
+                if let Some(outcomes) = &mut self.outcomes {
+                    outcomes.is_first_to_blame |= failed;
+                }
                 self.doubted += std::mem::take(&mut self.syncs_in_copy);
                 // Marks of COPY data that no COPY has asked for.
                 self.front();

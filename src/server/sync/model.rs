@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use super::{Noted, Owner, Reply, Sync};
+use super::{Counts, Noted, Owner, Reply, Sync};
 
 /// Marks a reply that the pooler is to give.
 const PROMISED: u8 = b'p';
@@ -49,6 +49,8 @@ struct Message {
     statements: Vec<Statement>,
     /// The pooler answers it; the real server does not get it.
     is_promised: bool,
+    /// A Query of which a journal has a record.
+    is_noted: bool,
 }
 
 #[derive(Debug)]
@@ -62,7 +64,7 @@ struct Copying {
 struct Server {
     input: VecDeque<Message>,
     output: VecDeque<(u8, Option<Owner>)>,
-    /// What has become of promised requests: done, or skipped.
+    /// What has become of promised and noted requests: done, or failed or skipped.
     outcomes: VecDeque<bool>,
     copying: Option<Copying>,
     skips_to_sync: bool,
@@ -91,6 +93,7 @@ impl Server {
     fn fail(&mut self, request: &Message) {
         self.write(b"E", request.owner);
         if matches!(request.tag, b'Q' | b'F' | b'S') {
+            self.outcomes.extend(request.is_noted.then_some(false));
             self.write(b"Z", request.owner);
         } else {
             self.skips_to_sync = true;
@@ -105,7 +108,8 @@ impl Server {
             return self.read_in_copy(copying, &message);
         }
         if self.skips_to_sync && message.tag != b'S' {
-            self.outcomes.extend(message.is_promised.then_some(false));
+            let is_told = message.is_promised || message.is_noted;
+            self.outcomes.extend(is_told.then_some(false));
             return;
         }
         self.outcomes.extend(message.is_promised.then_some(true));
@@ -121,7 +125,10 @@ impl Server {
         self.skips_to_sync = false;
         match message.tag {
             _ if has_failed => self.fail(&message),
-            b'Q' if message.statements.is_empty() => self.write(b"IZ", owner),
+            b'Q' if message.statements.is_empty() => {
+                self.outcomes.extend(message.is_noted.then_some(true));
+                self.write(b"IZ", owner);
+            }
             b'E' if message.statements.is_empty() => self.write(b"I", owner),
             b'Q' | b'E' => self.run(message),
             b'S' => self.write(b"Z", owner),
@@ -176,6 +183,7 @@ impl Server {
             self.write(replies, owner);
         }
         if is_query {
+            self.outcomes.extend(request.is_noted.then_some(true));
             self.write(b"Z", owner);
         }
     }
@@ -217,7 +225,13 @@ impl Conversation {
         self.log.push(tag as char);
         let is_statement = tag == b'D' && self.chance(50);
         let fails = !matches!(tag, b'Q' | b'E') && self.chance(8);
-        self.sync.sent(tag, is_statement, owner);
+        let is_noted = tag == b'Q' && !self.sync.ignores_requests() && self.chance(50);
+        let noted = if is_noted {
+            Noted::BY_CLIENT
+        } else {
+            Noted::BY_NOBODY
+        };
+        self.sync.sent_noted(tag, is_statement, owner, noted);
         let message = Message {
             tag,
             is_statement,
@@ -225,6 +239,7 @@ impl Conversation {
             fails,
             statements,
             is_promised: false,
+            is_noted,
         };
         self.server.input.push_back(message);
     }
@@ -244,6 +259,7 @@ impl Conversation {
             fails: false,
             statements: Vec::new(),
             is_promised: true,
+            is_noted: false,
         });
     }
 
@@ -422,6 +438,11 @@ impl Conversation {
         let (idle, settled) = (self.server.is_idle(), self.sync.is_settled());
         let in_doubt = self.sync.doubted > 0;
         assert!(!self.sync.is_out_of_step(), "{}", self.log);
+        let mut counts = Counts::default();
+        for owed in &self.sync.owed {
+            counts.add(owed.request);
+        }
+        assert_eq!(counts, self.sync.counts, "{}", self.log);
         assert!(self.syncs_in_copy || !in_doubt, "{}", self.log);
         assert_eq!(
             settled,

@@ -272,3 +272,34 @@ fn a_promise_that_meets_doubt_costs_the_connection() {
     assert_eq!(sync.received(b'E'), Reply::OutOfStep);
     assert!(sync.is_out_of_step());
 }
+
+#[test]
+fn a_client_that_goes_costs_nothing_if_the_server_has_got_nothing() {
+    let mut sync = Sync::default();
+    sync.promised(b'P', Noted::BY_CLIENT);
+    sync.promised(b'C', Noted::BY_CLIENT);
+    assert_eq!(sync.take_promised(), Some(b'1'));
+    assert!(!sync.is_settled());
+    sync.forget_promised();
+    assert!(sync.is_settled());
+
+    for before in ["P", "Q", "S"] {
+        let mut sync = with_sent(before);
+        sync.promised(b'P', Noted::BY_CLIENT);
+        sync.forget_promised();
+        assert!(!sync.is_settled(), "{before} has been sent");
+    }
+    let mut sync = with_sent("P");
+    receive(&mut sync, "1");
+    sync.promised(b'P', Noted::BY_CLIENT);
+    sync.forget_promised();
+    assert!(!sync.is_settled(), "Sync has not been sent");
+}
+
+#[test]
+fn a_failed_query_is_to_blame_itself() {
+    let mut sync = Sync::default();
+    sync.sent_noted(b'Q', false, Owner::Client, Noted::BY_CLIENT);
+    receive(&mut sync, "EZ");
+    assert!(sync.take_outcomes().unwrap().is_first_to_blame);
+}
