@@ -488,6 +488,8 @@ pub(super) fn heal(statements: &mut Statements, leftovers: &mut Leftovers, body:
         Some(b"26000") => {
             if let Some(key) = key() {
                 statements.correct(key, false);
+                // It has gone unseen, as in a DO block; so may others have.
+                leftovers.add(Leftovers::STATEMENTS);
             }
         }
         Some(b"42P05") => {
