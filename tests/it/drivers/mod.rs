@@ -10,6 +10,7 @@
 mod c;
 mod go;
 mod java;
+mod known_gaps;
 mod npgsql;
 mod rust;
 
