@@ -16,7 +16,11 @@ fn pgjdbc_gets_its_own_answers() {
     let doorman = pooler();
     let mut command = Command::new("java");
     command
-        .args(["-Xshare:auto", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+        .args([
+            "-Xshare:auto",
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+        ])
         .args(["-cp", &format!("{classes}:{JAR}"), "Pgjdbc"]);
     drive(&mut command, &doorman);
 }

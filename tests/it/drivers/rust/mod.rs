@@ -45,8 +45,9 @@ fn at_once(client: impl Fn(i32) -> Task) {
             result.unwrap();
         }
     };
+    let limited = async { tokio::time::timeout(LONGEST, all).await };
     runtime
-        .block_on(LocalSet::new().run_until(tokio::time::timeout(LONGEST, all)))
+        .block_on(LocalSet::new().run_until(limited))
         .expect("the clients come to an end");
 }
 

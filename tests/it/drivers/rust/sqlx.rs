@@ -8,6 +8,7 @@
 //! Source: the documentation of sqlx (`PgConnectOptions::statement_cache_capacity`,
 //! `Query::persistent`, `Acquire::begin`).
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -35,11 +36,14 @@ fn sqlx_gets_its_own_answers() {
 fn a_pool_of_sqlx_above_the_pooler_mixes_nothing() {
     let doorman = pooler();
     let options = options(doorman.port());
-    let pool = PgPoolOptions::new()
-        .max_connections(CLIENTS as u32 / 2)
-        .acquire_timeout(Duration::from_secs(60))
-        .connect_lazy_with(options);
-    at_once(|number| Box::pin(use_pool(pool.clone(), number)));
+    let pool = OnceCell::new();
+    let open = || {
+        PgPoolOptions::new()
+            .max_connections(CLIENTS as u32 - 2)
+            .acquire_timeout(Duration::from_secs(60))
+            .connect_lazy_with(options.clone())
+    };
+    at_once(|number| Box::pin(use_pool(pool.get_or_init(open).clone(), number)));
     doorman.assert_serves();
 }
 
@@ -176,7 +180,10 @@ async fn keep_transactions(connection: &mut PgConnection, table: &str) {
     let count = format!("select count(*), count(word) from {table}");
     let row = query(&count).fetch_one(connection).await.unwrap();
     let wanted = i64::from(ROUNDS / 4 + 1) / 2;
-    assert_eq!((row.get::<i64, _>(0), row.get::<i64, _>(1)), (wanted * 2, wanted));
+    assert_eq!(
+        (row.get::<i64, _>(0), row.get::<i64, _>(1)),
+        (wanted * 2, wanted)
+    );
 }
 
 async fn pass_types(connection: &mut PgConnection, number: i32) {
@@ -233,7 +240,10 @@ async fn pass_large_data(connection: &mut PgConnection, number: i32) {
         .unwrap();
     assert_eq!(rows.len(), 5000);
     for (row, wanted) in rows.iter().zip(1..) {
-        assert_eq!((row.get::<i32, _>(0), row.get::<i32, _>(1)), (wanted, number));
+        assert_eq!(
+            (row.get::<i32, _>(0), row.get::<i32, _>(1)),
+            (wanted, number)
+        );
     }
 }
 

@@ -74,7 +74,10 @@ async fn reuse_statements(client: &Client, number: i32) {
                 client.query_one("select $1::text", &words),
                 client.simple_query("select 'simple'"),
             );
-            assert_eq!(first.unwrap().get::<_, String>(0), format!("{word} of {number}"));
+            assert_eq!(
+                first.unwrap().get::<_, String>(0),
+                format!("{word} of {number}")
+            );
             assert_eq!(second.unwrap().get::<_, i32>(0), value * 2);
             assert_eq!(third.unwrap().get::<_, String>(0), word);
             assert!(fourth.is_ok());
@@ -156,7 +159,10 @@ async fn pass_types(client: &Client, number: i32) {
          $6::text, $7::float8, array['fine']::rust_mood_{number}[], 'fine'::rust_mood_{number}::text"
     );
     let types = client.prepare(&sql).await.unwrap();
-    assert_eq!(types.columns()[7].type_().name(), format!("_rust_mood_{number}"));
+    assert_eq!(
+        types.columns()[7].type_().name(),
+        format!("_rust_mood_{number}")
+    );
     let object = Json(BTreeMap::from([("n".to_owned(), number)]));
     let array = vec![Some(number), None, Some(3)];
     let at = SystemTime::UNIX_EPOCH + Duration::from_micros(1_709_210_096_789_012);
@@ -191,7 +197,10 @@ async fn pass_large_data(client: &Client, number: i32) {
     let rows = client.query(sql, &[&number]).await.unwrap();
     assert_eq!(rows.len(), 5000);
     for (row, wanted) in rows.iter().zip(1..) {
-        assert_eq!((row.get::<_, i32>(0), row.get::<_, i32>(1)), (wanted, number));
+        assert_eq!(
+            (row.get::<_, i32>(0), row.get::<_, i32>(1)),
+            (wanted, number)
+        );
     }
 }
 
