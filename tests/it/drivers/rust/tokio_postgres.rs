@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use tokio_postgres::types::{Json, ToSql};
-use tokio_postgres::{Client, Config, Error, NoTls};
+use tokio_postgres::{Client, Config, Error, NoTls, Statement};
 
 use super::super::pooler;
 use super::{ROUNDS, SERVERS, at_once, cancelled};
@@ -221,7 +221,7 @@ async fn follow_changed_table(client: &Client, table: &str) {
     let sql = format!("select * from {table}");
     for columns in 1..4 {
         let mut stale = 0;
-        let mut all = client.prepare(&sql).await.unwrap();
+        let mut all = prepare_changed(client, &sql).await;
         for _ in 0..12 {
             match client.query_one(&all, &[]).await {
                 Ok(row) if row.len() == columns => assert_eq!(row.get::<_, i32>(0), 7),
@@ -229,7 +229,7 @@ async fn follow_changed_table(client: &Client, table: &str) {
                 Err(error) => {
                     assert_eq!(sqlstate(&error), "0A000");
                     stale += 1;
-                    all = client.prepare(&sql).await.unwrap();
+                    all = prepare_changed(client, &sql).await;
                 }
             }
         }
@@ -244,6 +244,18 @@ async fn follow_changed_table(client: &Client, table: &str) {
     }
     let drop = format!("drop table {table}");
     client.batch_execute(&drop).await.unwrap();
+}
+
+/// Known gap: a server that has the old plan refuses also to describe a statement that is new to
+/// the client. See `SERVERS`.
+async fn prepare_changed(client: &Client, sql: &str) -> Statement {
+    for _ in 0..SERVERS {
+        match client.prepare(sql).await {
+            Ok(statement) => return statement,
+            Err(error) => assert_eq!(sqlstate(&error), "0A000"),
+        }
+    }
+    client.prepare(sql).await.unwrap()
 }
 
 async fn cancel_own_statement(client: &Client) {
