@@ -1,0 +1,178 @@
+//! What the conversations leave out, since the pooler is known to answer otherwise.
+//!
+//! Owns: the table of these, each with its reason and how a message is known that would show it.
+//! Does not own: answers that differ and are excused (`compare`).
+//! Invariants: whether a message is left out depends on PostgreSQL's side and on the script only, so
+//! both sides hear the same.
+//!
+//! `DIFFERENTIAL_SHOW=name,name` says these messages nevertheless, `DIFFERENTIAL_SHOW=all` all of
+//! them: to see a difference, or whether it is still there.
+//!
+//! Source: none.
+
+use crate::script::{Message, Script, Step};
+use crate::texts;
+
+/// What is known when a message is about to be said.
+#[derive(Debug)]
+pub(crate) struct Context<'a> {
+    /// Of PostgreSQL, at the start of the step.
+    pub(crate) status: u8,
+    /// All that is said before it in this step, without what is left out.
+    pub(crate) before: &'a [Message],
+}
+
+impl Context<'_> {
+    /// How many answers of the step are still to come that end a batch.
+    fn batches_before(&self) -> usize {
+        let ends = |one: &&Message| matches!(one.tag(), b'S' | b'Q' | b'F');
+        self.before.iter().filter(ends).count()
+    }
+
+    /// True if a Parse of this name is on its way.
+    fn is_defined(&self, wanted: &str) -> bool {
+        let defines = |one: &Message| matches!(one, Message::Parse { name, .. } if name == wanted);
+        self.before.iter().any(defines)
+    }
+
+    /// The messages of the batches that are on their way.
+    fn earlier_batches(&self) -> &[Message] {
+        let is_end = |one: &Message| matches!(one.tag(), b'S' | b'Q' | b'F');
+        let end = self.before.iter().rposition(is_end);
+        &self.before[..end.map_or(0, |end| end + 1)]
+    }
+
+    /// True if something may have failed that is on its way, or has before.
+    fn may_have_failed(&self) -> bool {
+        self.status == b'E' || self.batches_before() > 0
+    }
+}
+
+/// Something that is left out.
+pub(crate) struct Gap {
+    name: &'static str,
+    /// Why: what would differ.
+    #[allow(dead_code, reason = "for who reads the table")]
+    why: &'static str,
+    shows: fn(&Context<'_>, &Message) -> bool,
+}
+
+/// All of them.
+pub(crate) const GAPS: &[Gap] = &[
+    Gap {
+        name: "failed-describe",
+        why: "in a failed transaction a server that lacks a statement cannot parse it, where \
+              PostgreSQL would have described it if it returns no rows",
+        shows: |context, message| {
+            matches!(message, Message::Describe { kind: b'S', .. }) && context.may_have_failed()
+        },
+    },
+    Gap {
+        name: "use-behind-failed-batch",
+        why: "two batches in one write, the first defines a statement and fails before that, the \
+              second uses it: it runs if the server had the statement",
+        shows: |context, message| {
+            let name = match message {
+                Message::Bind { statement, .. } => statement,
+                Message::Parse { name, .. }
+                | Message::Describe { kind: b'S', name }
+                | Message::Close { kind: b'S', name } => name,
+                _ => return false,
+            };
+            let defines =
+                |one: &Message| matches!(one, Message::Parse { name: other, .. } if other == name);
+            context.earlier_batches().iter().any(defines)
+        },
+    },
+    Gap {
+        name: "defined-twice",
+        why: "a name that is defined twice in one write is not refused",
+        shows: |context, message| matches!(message, Message::Parse { name, .. } if !name.is_empty() && context.is_defined(name)),
+    },
+    Gap {
+        name: "several-with-deallocate",
+        why: "a query that deallocates among other commands is seen by its command tag only",
+        shows: |_, message| matches!(message, Message::Query(text) if text.contains("deallocate a;")),
+    },
+    Gap {
+        name: "cached-plan",
+        why: "after a change of a table `cached plan must not change result type` comes once for \
+              each server, also where an own session would have parsed anew",
+        shows: |_, message| {
+            let is_parse = matches!(message, Message::Parse { .. });
+            is_parse && message.sql().is_some_and(|sql| sql.contains("{u}"))
+        },
+    },
+    Gap {
+        name: "temporary-table",
+        why: "a statement about a temporary table is known to the server still when the table is \
+              gone, for whoever parses the same text",
+        shows: |_, message| {
+            let is_parse = matches!(message, Message::Parse { .. });
+            is_parse && message.sql().is_some_and(|sql| sql.contains("mine"))
+        },
+    },
+    Gap {
+        name: "settings-on-their-way",
+        why: "a statement that is parsed behind a change of settings which is not answered is taken \
+              for one of the settings before",
+        shows: |context, message| {
+            let sets = |one: &Message| one.sql().is_some_and(texts::sets);
+            let uses = matches!(message, Message::Parse { .. } | Message::Bind { .. });
+            uses && context.before.iter().any(sets)
+        },
+    },
+    Gap {
+        name: "literal-and-settings",
+        why: "a literal that is read by settings is read again when they have changed, where \
+              PostgreSQL keeps what it read when it parsed the statement",
+        shows: |_, message| {
+            let reads = |sql: &str| {
+                sql.contains("::timestamptz")
+                    || sql.contains("::date")
+                    || sql.contains("::interval")
+                    || sql.contains("slash")
+            };
+            matches!(message, Message::Parse { .. }) && message.sql().is_some_and(reads)
+        },
+    },
+];
+
+/// The gaps that this run leaves out.
+pub(crate) struct Gaps(Vec<&'static Gap>);
+
+impl Gaps {
+    /// All but those that the environment names.
+    pub(crate) fn from_environment() -> Self {
+        let shown = std::env::var("DIFFERENTIAL_SHOW").unwrap_or_default();
+        let shown: Vec<_> = shown.split(',').filter(|name| !name.is_empty()).collect();
+        for name in &shown {
+            let is_known = *name == "all" || GAPS.iter().any(|gap| gap.name == *name);
+            assert!(is_known, "DIFFERENTIAL_SHOW={name}: no such gap");
+        }
+        let is_left_out = |gap: &&Gap| !shown.contains(&"all") && !shown.contains(&gap.name);
+        Self(GAPS.iter().filter(is_left_out).collect())
+    }
+
+    /// What is said of a step when PostgreSQL's status is `status`.
+    pub(crate) fn said(&self, step: &Step, status: u8) -> Vec<Message> {
+        let mut said = Vec::new();
+        for message in &step.messages {
+            let context = Context {
+                status,
+                before: &said,
+            };
+            let is_left_out = self.0.iter().any(|gap| (gap.shows)(&context, message));
+            if !is_left_out {
+                said.push(message.clone());
+            }
+        }
+        said
+    }
+}
+
+/// True if the script says what outlives its transaction in PostgreSQL only.
+pub(crate) fn litters(script: &Script) -> bool {
+    let messages = script.iter().flat_map(|step| &step.messages);
+    messages.filter_map(Message::sql).any(texts::litters)
+}
