@@ -10,6 +10,8 @@
 //! - `NoticeResponse`: text and order among notices count, and before which `ReadyForQuery` they come.
 //! - OIDs of tables in `RowDescription`: whether there is one counts; the tables are two.
 //! - Names of statements in the text of an error that quotes the pooler's name: it is the server's name.
+//! - In a failed transaction an error of a Bind: a server that lacks the statement cannot parse it, and says
+//!   25P02 where PostgreSQL may find something else wrong first.
 //! - The last words before the connection is closed: severity, code and text count. PostgreSQL closes
 //!   without any over a length that cannot be; the pooler may say why.
 //!
@@ -62,7 +64,13 @@ fn describe_columns(text: &mut String, body: &[u8]) {
 }
 
 /// True if the two say the same.
-pub(crate) fn are_equal(direct: &str, pooled: &str) -> bool {
+pub(crate) fn are_equal(direct: &Answer, pooled: &Answer) -> bool {
+    let says_failed =
+        |answer: &Answer| answer.tag == b'E' && answer.error_fields().sqlstate == "25P02";
+    if direct.tag == b'E' && !is_fatal(direct) && says_failed(pooled) {
+        return true;
+    }
+    let (direct, pooled) = (&essence(direct), &essence(pooled));
     direct == pooled
         || pooled.contains(POOLER_NAME)
             && without_statement_names(direct) == without_statement_names(pooled)

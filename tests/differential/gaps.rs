@@ -10,7 +10,7 @@
 //!
 //! Source: none.
 
-use crate::script::{Message, Script, Step};
+use crate::script::{Message, Step};
 use crate::texts;
 
 /// What is known when a message is about to be said.
@@ -136,6 +136,86 @@ pub(crate) const GAPS: &[Gap] = &[
             matches!(message, Message::Parse { .. }) && message.sql().is_some_and(reads)
         },
     },
+    Gap {
+        name: "deallocate-on-its-way",
+        why: "DEALLOCATE of a name whose Parse is still on its way does not find it",
+        shows: |context, message| {
+            let names =
+                |one: &Message| matches!(one, Message::Parse { name, .. } if !name.is_empty());
+            let is_on_its_way = names(message) || context.before.iter().any(names);
+            is_on_its_way
+                && message
+                    .sql()
+                    .is_some_and(|sql| sql.starts_with("deallocate"))
+        },
+    },
+    Gap {
+        name: "doubt-behind-function-call",
+        why: "a server on which the client before forgot all statements is still in doubt behind a \
+              message that names none; a name that is defined again is not refused then",
+        shows: |context, message| {
+            let is_first_call = context
+                .before
+                .first()
+                .is_some_and(|one| !b"QPBDC".contains(&one.tag()));
+            is_first_call && matches!(message, Message::Parse { name, .. } if !name.is_empty())
+        },
+    },
+    Gap {
+        name: "parse-in-doubt",
+        why: "a Parse in a transaction is promised while a batch or query before it is not answered, \
+              where PostgreSQL refuses it if that has failed",
+        shows: |context, message| {
+            let begins = |one: &Message| {
+                one.sql()
+                    .is_some_and(|sql| sql.contains("begin") || sql.contains("chain"))
+            };
+            let may_fail = context.status != b'I' || context.before.iter().any(begins);
+            matches!(message, Message::Parse { .. }) && context.batches_before() > 0 && may_fail
+        },
+    },
+    Gap {
+        name: "query-behind-unnamed",
+        why: "a Query makes PostgreSQL forget the unnamed statement, unless it is skipped; that it is \
+              skipped, or that a Parse before it fails, is not followed",
+        shows: |context, message| {
+            let is_unnamed =
+                |one: &Message| matches!(one, Message::Parse { name, .. } if name.is_empty());
+            let in_batch = context
+                .before
+                .last()
+                .is_some_and(|one| !b"SQF".contains(&one.tag()));
+            message.tag() == b'Q' && (in_batch || context.before.iter().any(is_unnamed))
+        },
+    },
+    Gap {
+        name: "use-behind-forgetting-all",
+        why: "a name is still known behind DEALLOCATE ALL or DISCARD ALL in the same write",
+        shows: |context, message| {
+            let forgets = |one: &Message| {
+                one.sql()
+                    .is_some_and(|sql| sql.ends_with("all") || sql.contains("deallocate all"))
+            };
+            let names = match message {
+                Message::Bind {
+                    statement: name, ..
+                }
+                | Message::Parse { name, .. }
+                | Message::Describe { kind: b'S', name } => !name.is_empty(),
+                _ => false,
+            };
+            names && context.before.iter().any(forgets)
+        },
+    },
+    Gap {
+        name: "end-behind-requests",
+        why: "a message over which the connection is closed does so at once; requests before it that \
+              are not answered stay so",
+        shows: |context, message| {
+            let ends = matches!(message, Message::Unknown(_) | Message::WrongLength { .. });
+            ends && !context.before.is_empty()
+        },
+    },
 ];
 
 /// The gaps that this run leaves out.
@@ -169,10 +249,4 @@ impl Gaps {
         }
         said
     }
-}
-
-/// True if the script says what outlives its transaction in PostgreSQL only.
-pub(crate) fn litters(script: &Script) -> bool {
-    let messages = script.iter().flat_map(|step| &step.messages);
-    messages.filter_map(Message::sql).any(texts::litters)
 }

@@ -12,7 +12,12 @@ use crate::dice::Dice;
 use crate::script::{Message, Script, Step, When};
 use crate::texts::{self, Text};
 
+/// All names of statements that a script may use.
+pub(crate) const ALL_NAMES: [&str; 7] = ["a", "b", "c", "d", UNKNOWN, FOREIGN, ""];
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+const UNKNOWN: &str = "unknown";
+/// Like the pooler's own names.
+const FOREIGN: &str = "PGD_0123456789abcdef0123456789abcdef";
 const PORTALS: [&str; 6] = ["", "", "", "", "p", "q"];
 
 struct Author {
@@ -273,8 +278,8 @@ impl Author {
     fn name(&mut self) -> &'static str {
         match self.dice.between(0, 39) {
             0..18 => "",
-            18 => "unknown",
-            19 => "PGD_0123456789abcdef0123456789abcdef",
+            18 => UNKNOWN,
+            19 => FOREIGN,
             _ => self.of(&NAMES),
         }
     }

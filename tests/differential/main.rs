@@ -109,6 +109,7 @@ fn prepare_databases() -> Doorman {
         .pool_size(3)
         .general("query_wait_timeout", "30s")
         .log_level("warn")
+        .pool_key("application_name", pair::APPLICATION)
         .pool_key("prepared_statements_cache_size", 12)
         .start()
 }

@@ -19,14 +19,17 @@ use crate::common::login::Login;
 use crate::common::message;
 use crate::compare::{are_equal, brief, essence, kind};
 use crate::gaps::Gaps;
+use crate::generator;
 use crate::progress::{Answer, Mode, Progress};
-use crate::script::{Message, Script, Step, When};
+use crate::script::{Message, Script, When};
 use crate::texts;
 
 /// How long either side may be silent.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// The database of PostgreSQL's side; the pooler's is the one of all tests.
 pub(crate) const TWIN: &str = "twin";
+/// The `application_name` of all sessions, also by default.
+pub(crate) const APPLICATION: &str = "differential";
 /// Removes from a session what the pooler removes at the end of a transaction.
 const SWEEP: [&str; 4] = [
     "close all",
@@ -80,7 +83,7 @@ pub(crate) struct Pair<'a> {
 fn login(port: u16, database: &str) -> Client {
     let mut client = Login::new(port)
         .database(database)
-        .parameter("application_name", "differential")
+        .parameter("application_name", APPLICATION)
         .connect();
     client.set_deadline(PATIENCE);
     client
@@ -204,7 +207,7 @@ impl<'a> Pair<'a> {
         }
         messages.push(Message::Sync);
         messages.push(Message::query("rollback"));
-        for name in ["a", "b", "c", "d", "unknown", ""] {
+        for name in generator::ALL_NAMES {
             messages.push(Message::Close {
                 kind: b'S',
                 name: name.to_owned(),
@@ -261,7 +264,7 @@ impl<'a> Pair<'a> {
             if pooled.answers.len() == at {
                 continue;
             }
-            if !are_equal(&essence(&direct.answers[at]), &essence(&pooled.answers[at])) {
+            if !are_equal(&direct.answers[at], &pooled.answers[at]) {
                 return Err(differs(at, &pooled, None));
             }
         }
@@ -277,11 +280,16 @@ impl<'a> Pair<'a> {
             return self.compare_end(messages, what);
         }
         if self.progress.mode == Mode::Normal && self.direct.parameters != self.pooled.parameters {
+            let differing = |one: &Client, other: &Client| {
+                let mut all = one.parameters.clone();
+                all.retain(|name, value| other.parameters.get(name) != Some(value));
+                format!("{all:?}")
+            };
             return Err(Trouble::Differs(other_difference(
                 "parameters",
                 what,
-                &format!("{:?}", self.direct.parameters),
-                &format!("{:?}", self.pooled.parameters),
+                &differing(&self.direct, &self.pooled),
+                &differing(&self.pooled, &self.direct),
             )));
         }
         Ok(())

@@ -7,13 +7,15 @@
 //!
 //! Source: none.
 
+use std::time::{Duration, Instant};
+
 use crate::pair::{Pair, Trouble};
 use crate::script::Script;
 
 /// How often a script is run before it counts as clean.
 const TRIES: usize = 3;
-/// Most scripts that are tried.
-const SCRIPTS_MAX: usize = 400;
+/// Time after which no smaller script is tried.
+const TIME_MAX: Duration = Duration::from_secs(20);
 
 /// A small script, how often it was tried and how often that showed the difference, and what it showed
 /// last.
@@ -28,7 +30,7 @@ struct Shrinker<'a, 'b> {
     pair: &'a mut Pair<'b>,
     kind: &'a str,
     last: String,
-    tried: usize,
+    start: Instant,
 }
 
 /// Makes `script` small, which has shown a difference of this kind.
@@ -38,7 +40,7 @@ pub(crate) fn shrink(pair: &mut Pair<'_>, script: &Script, kind: &str) -> Shrunk
         pair,
         kind,
         last: String::new(),
-        tried: 0,
+        start: Instant::now(),
     };
     let mut script = script.clone();
     loop {
@@ -46,7 +48,7 @@ pub(crate) fn shrink(pair: &mut Pair<'_>, script: &Script, kind: &str) -> Shrunk
         shrinker.without_steps(&mut script);
         shrinker.without_messages(&mut script);
         shrinker.without_cuts(&mut script);
-        if self::size(&script) == size || shrinker.tried > SCRIPTS_MAX {
+        if self::size(&script) == size || shrinker.is_late() {
             break;
         }
     }
@@ -67,6 +69,10 @@ fn size(script: &Script) -> usize {
 }
 
 impl Shrinker<'_, '_> {
+    fn is_late(&self) -> bool {
+        self.start.elapsed() > TIME_MAX
+    }
+
     fn shows(&mut self, script: &Script) -> bool {
         match self.pair.run(script) {
             Err(Trouble::Differs(difference)) if difference.kind == self.kind => {
@@ -79,8 +85,7 @@ impl Shrinker<'_, '_> {
 
     /// Takes `smaller` if it still shows the difference.
     fn takes(&mut self, script: &mut Script, smaller: Script) -> bool {
-        self.tried += 1;
-        let shows = self.tried <= SCRIPTS_MAX && (0..TRIES).any(|_| self.shows(&smaller));
+        let shows = !self.is_late() && (0..TRIES).any(|_| self.shows(&smaller));
         if shows {
             *script = smaller;
         }

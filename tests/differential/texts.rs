@@ -261,11 +261,6 @@ pub(crate) fn litters(sql: &str) -> bool {
         .any(|word| sql.contains(word))
 }
 
-/// True if the text uses what [`litters`] says.
-pub(crate) fn uses_session(sql: &str) -> bool {
-    SESSION.iter().any(|(text, _)| *text == sql)
-}
-
 /// True if the text may change a setting that PostgreSQL reports.
 pub(crate) fn sets(sql: &str) -> bool {
     ["set ", "set_config", "discard all"]
