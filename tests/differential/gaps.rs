@@ -162,6 +162,19 @@ pub(crate) const GAPS: &[Gap] = &[
         },
     },
     Gap {
+        name: "failed-portal",
+        why: "PostgreSQL 15 crashes when the portal of a query that has failed is executed in the failed \
+              transaction",
+        shows: |context, message| {
+            let Message::Execute { portal, .. } = message else {
+                return false;
+            };
+            let makes = |one: &Message| matches!(one, Message::Bind { portal: other, .. } if other == portal);
+            let batch = &context.before[context.earlier_batches().len()..];
+            context.may_have_failed() && !batch.iter().any(makes)
+        },
+    },
+    Gap {
         name: "parse-in-doubt",
         why: "a Parse in a transaction is promised while a batch or query before it is not answered, \
               where PostgreSQL refuses it if that has failed",

@@ -32,7 +32,7 @@ pub(crate) fn script(seed: u64) -> Script {
         dice: Dice::new(seed),
         parsed: BTreeMap::new(),
     };
-    let count = author.dice.biased(3, 24);
+    let count = author.dice.biased(2, 14);
     let mut script: Script = (0..count).flat_map(|_| author.steps()).collect();
     if author.dice.one_in(12) {
         let last = author.last();

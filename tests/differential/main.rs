@@ -58,7 +58,7 @@ use std::time::Instant;
 
 use common::{Config, Doorman, Postgres};
 use gaps::Gaps;
-use pair::{Pair, Ports, Trouble};
+use pair::{Difference, Pair, Ports};
 use script::Script;
 
 /// Clients that disturb.
@@ -74,6 +74,17 @@ struct Run {
     faults_max: usize,
     /// How often each kind of difference was seen.
     faults: Mutex<BTreeMap<String, usize>>,
+}
+
+/// Tells which seed a thread was at when it panicked.
+struct ShownOnPanic(u64, Script);
+
+impl Drop for ShownOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("at DIFFERENTIAL_FIRST={}\n{}", self.0, show(&self.1));
+        }
+    }
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -131,18 +142,15 @@ impl Run {
             {
                 return;
             }
-            let script = generator::script(seed);
-            if let Err(trouble) = pair.run(&script) {
-                self.report(&mut pair, seed, &script, trouble);
+            let shown = ShownOnPanic(seed, generator::script(seed));
+            if let Err(difference) = pair.run(&shown.1) {
+                self.report(&mut pair, seed, &shown.1, &difference);
             }
         }
     }
 
-    fn report(&self, pair: &mut Pair<'_>, seed: u64, script: &Script, trouble: Trouble) {
-        let (kind, text) = match trouble {
-            Trouble::Differs(difference) => (difference.kind.clone(), difference.to_string()),
-            Trouble::Unforeseen(text) => ("the test is wrong".to_owned(), text),
-        };
+    fn report(&self, pair: &mut Pair<'_>, seed: u64, script: &Script, difference: &Difference) {
+        let kind = difference.kind.clone();
         let is_known = {
             let mut faults = self.faults.lock().unwrap();
             let count = faults.entry(kind.clone()).or_insert(0);
@@ -159,7 +167,7 @@ impl Run {
             show(&small.script)
         };
         let text = if small.last.is_empty() {
-            text
+            difference.to_string()
         } else {
             small.last
         };

@@ -20,7 +20,7 @@ use crate::common::message;
 use crate::compare::{are_equal, brief, essence, kind};
 use crate::gaps::Gaps;
 use crate::generator;
-use crate::progress::{Answer, Mode, Progress};
+use crate::progress::{Answer, Mode, Progress, is_fatal};
 use crate::script::{Message, Script, When};
 use crate::texts;
 
@@ -59,14 +59,6 @@ impl fmt::Display for Difference {
     }
 }
 
-/// Why a script did not end well.
-#[derive(Debug)]
-pub(crate) enum Trouble {
-    Differs(Difference),
-    /// PostgreSQL did not do what the test foresees.
-    Unforeseen(String),
-}
-
 /// Two sessions and the connections that tidy up behind them.
 pub(crate) struct Pair<'a> {
     number: usize,
@@ -81,10 +73,16 @@ pub(crate) struct Pair<'a> {
 }
 
 fn login(port: u16, database: &str) -> Client {
-    let mut client = Login::new(port)
+    let login = Login::new(port)
         .database(database)
-        .parameter("application_name", APPLICATION)
-        .connect();
+        .parameter("application_name", APPLICATION);
+    let mut client = None;
+    // A server that has crashed is back in a moment.
+    crate::common::eventually("a login", || {
+        client = login.attempt().ok();
+        client.is_some()
+    });
+    let mut client = client.unwrap();
     client.set_deadline(PATIENCE);
     client
 }
@@ -153,9 +151,12 @@ impl<'a> Pair<'a> {
     }
 
     /// Runs a script, whatever was before. Both sides are as new afterwards.
-    pub(crate) fn run(&mut self, script: &Script) -> Result<(), Trouble> {
+    pub(crate) fn run(&mut self, script: &Script) -> Result<(), Difference> {
         let outcome = self.converse(script);
-        if outcome.is_err() || self.progress.mode == Mode::Ended {
+        if outcome.is_err() {
+            // PostgreSQL may have crashed.
+            *self = Self::new(self.number, self.ports, self.gaps);
+        } else if self.progress.mode == Mode::Ended {
             self.reconnect();
         }
         let messages = || script.iter().flat_map(|step| &step.messages);
@@ -180,7 +181,7 @@ impl<'a> Pair<'a> {
         self.is_littered = false;
     }
 
-    fn converse(&mut self, script: &Script) -> Result<(), Trouble> {
+    fn converse(&mut self, script: &Script) -> Result<(), Difference> {
         for step in script {
             let is_copying = matches!(self.progress.mode, Mode::CopyIn { .. });
             let is_said = match step.when {
@@ -200,7 +201,7 @@ impl<'a> Pair<'a> {
     }
 
     /// Ends what is open and forgets what is defined, on both sides.
-    fn put_right(&mut self, script: &Script) -> Result<(), Trouble> {
+    fn put_right(&mut self, script: &Script) -> Result<(), Difference> {
         let mut messages = Vec::new();
         if matches!(self.progress.mode, Mode::CopyIn { .. }) {
             messages.push(Message::CopyFail);
@@ -222,7 +223,7 @@ impl<'a> Pair<'a> {
     }
 
     /// Says it on both sides and compares what they answer.
-    fn say(&mut self, messages: &[Message], cuts: &[usize], what: &str) -> Result<(), Trouble> {
+    fn say(&mut self, messages: &[Message], cuts: &[usize], what: &str) -> Result<(), Difference> {
         let sql = messages.iter().filter_map(Message::sql);
         self.is_littered |= sql.clone().any(texts::litters);
         let encoded: Vec<_> = messages.iter().map(|one| one.bytes(self.number)).collect();
@@ -233,12 +234,14 @@ impl<'a> Pair<'a> {
         let mut answers = Vec::new();
         for message in messages {
             let read = self.progress.read(message, &mut self.direct, &mut answers);
-            read.map_err(|error| {
-                let heard: Vec<_> = answers.iter().map(essence).collect();
-                Trouble::Unforeseen(format!(
-                    "PostgreSQL's answer to {message} in {what}: {error}, after {heard:?}"
-                ))
-            })?;
+            read.map_err(|error| unforeseen(&error.to_string(), message, what, &answers))?;
+            let is_told = message.ends() || answers.last().is_some_and(is_fatal);
+            if self.progress.mode == Mode::Ended && !is_told {
+                return Err(unforeseen("has ended", message, what, &answers));
+            }
+            if self.progress.mode == Mode::Ended {
+                break;
+            }
         }
         let mut direct = Heard::default();
         answers.into_iter().for_each(|answer| direct.add(answer));
@@ -250,10 +253,15 @@ impl<'a> Pair<'a> {
     }
 
     /// Reads as much from the pooler as PostgreSQL has said.
-    fn compare(&mut self, direct: &Heard, messages: &[Message], what: &str) -> Result<(), Trouble> {
+    fn compare(
+        &mut self,
+        direct: &Heard,
+        messages: &[Message],
+        what: &str,
+    ) -> Result<(), Difference> {
         let mut pooled = Heard::default();
         let differs = |at: usize, pooled: &Heard, error: Option<io::Error>| {
-            Trouble::Differs(difference(what, direct, pooled, at, error))
+            difference(what, direct, pooled, at, error)
         };
         while pooled.answers.len() < direct.answers.len() {
             let at = pooled.answers.len();
@@ -269,12 +277,12 @@ impl<'a> Pair<'a> {
             }
         }
         if direct.notices != pooled.notices {
-            return Err(Trouble::Differs(other_difference(
+            return Err(other_difference(
                 "notices",
                 what,
                 &format!("{:?}", direct.notices),
                 &format!("{:?}", pooled.notices),
-            )));
+            ));
         }
         if self.progress.mode == Mode::Ended {
             return self.compare_end(messages, what);
@@ -285,18 +293,18 @@ impl<'a> Pair<'a> {
                 all.retain(|name, value| other.parameters.get(name) != Some(value));
                 format!("{all:?}")
             };
-            return Err(Trouble::Differs(other_difference(
+            return Err(other_difference(
                 "parameters",
                 what,
                 &differing(&self.direct, &self.pooled),
                 &differing(&self.pooled, &self.direct),
-            )));
+            ));
         }
         Ok(())
     }
 
     /// The pooler closes, too.
-    fn compare_end(&mut self, messages: &[Message], what: &str) -> Result<(), Trouble> {
+    fn compare_end(&mut self, messages: &[Message], what: &str) -> Result<(), Difference> {
         let has_wrong_length = messages
             .iter()
             .any(|message| matches!(message, Message::WrongLength { .. }));
@@ -312,9 +320,7 @@ impl<'a> Pair<'a> {
             Err(error) => error.to_string(),
             Ok(answer) => essence(&answer),
         };
-        Err(Trouble::Differs(other_difference(
-            "end", what, "closes", &got,
-        )))
+        Err(other_difference("end", what, "closes", &got))
     }
 
     /// Removes from PostgreSQL's side what has ended with the transaction on the other.
@@ -333,6 +339,15 @@ impl<'a> Pair<'a> {
             self.direct.reply();
         }
         self.is_littered = false;
+    }
+}
+
+/// PostgreSQL does not do what the test foresees.
+fn unforeseen(how: &str, message: &Message, what: &str, answers: &[Answer]) -> Difference {
+    let heard: Vec<_> = answers.iter().map(|one| brief(&essence(one))).collect();
+    Difference {
+        kind: "PostgreSQL fails".to_owned(),
+        text: format!("PostgreSQL, at {message} in {what}: {how}, after {heard:?}"),
     }
 }
 

@@ -9,13 +9,13 @@
 
 use std::time::{Duration, Instant};
 
-use crate::pair::{Pair, Trouble};
+use crate::pair::Pair;
 use crate::script::Script;
 
 /// How often a script is run before it counts as clean.
 const TRIES: usize = 3;
 /// Time after which no smaller script is tried.
-const TIME_MAX: Duration = Duration::from_secs(20);
+const TIME_MAX: Duration = Duration::from_secs(10);
 
 /// A small script, how often it was tried and how often that showed the difference, and what it showed
 /// last.
@@ -75,7 +75,7 @@ impl Shrinker<'_, '_> {
 
     fn shows(&mut self, script: &Script) -> bool {
         match self.pair.run(script) {
-            Err(Trouble::Differs(difference)) if difference.kind == self.kind => {
+            Err(difference) if difference.kind == self.kind => {
                 self.last = difference.to_string();
                 true
             }
