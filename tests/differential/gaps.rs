@@ -1,0 +1,265 @@
+//! What the conversations leave out, since the pooler is known to answer otherwise.
+//!
+//! Owns: the table of these, each with its reason and how a message is known that would show it.
+//! Does not own: answers that differ and are excused (`compare`).
+//! Invariants: whether a message is left out depends on PostgreSQL's side and on the script only, so
+//! both sides hear the same.
+//!
+//! `DIFFERENTIAL_SHOW=name,name` says these messages nevertheless, `DIFFERENTIAL_SHOW=all` all of
+//! them: to see a difference, or whether it is still there.
+//!
+//! Source: none.
+
+use crate::script::{Message, Step};
+use crate::texts;
+
+/// What is known when a message is about to be said.
+#[derive(Debug)]
+pub(crate) struct Context<'a> {
+    /// Of PostgreSQL, at the start of the step.
+    pub(crate) status: u8,
+    /// All that is said before it in this step, without what is left out.
+    pub(crate) before: &'a [Message],
+}
+
+impl Context<'_> {
+    /// How many answers of the step are still to come that end a batch.
+    fn batches_before(&self) -> usize {
+        let ends = |one: &&Message| matches!(one.tag(), b'S' | b'Q' | b'F');
+        self.before.iter().filter(ends).count()
+    }
+
+    /// True if a Parse of this name is on its way.
+    fn is_defined(&self, wanted: &str) -> bool {
+        let defines = |one: &Message| matches!(one, Message::Parse { name, .. } if name == wanted);
+        self.before.iter().any(defines)
+    }
+
+    /// The messages of the batches that are on their way.
+    fn earlier_batches(&self) -> &[Message] {
+        let is_end = |one: &Message| matches!(one.tag(), b'S' | b'Q' | b'F');
+        let end = self.before.iter().rposition(is_end);
+        &self.before[..end.map_or(0, |end| end + 1)]
+    }
+
+    /// True if something may have failed that is on its way, or has before.
+    fn may_have_failed(&self) -> bool {
+        self.status == b'E' || self.batches_before() > 0
+    }
+}
+
+/// Something that is left out.
+pub(crate) struct Gap {
+    name: &'static str,
+    /// Why: what would differ.
+    #[allow(dead_code, reason = "for who reads the table")]
+    why: &'static str,
+    shows: fn(&Context<'_>, &Message) -> bool,
+}
+
+/// All of them.
+pub(crate) const GAPS: &[Gap] = &[
+    Gap {
+        name: "failed-describe",
+        why: "in a failed transaction a server that lacks a statement cannot parse it, where \
+              PostgreSQL would have described it if it returns no rows",
+        shows: |context, message| {
+            matches!(message, Message::Describe { kind: b'S', .. }) && context.may_have_failed()
+        },
+    },
+    Gap {
+        name: "use-behind-failed-batch",
+        why: "two batches in one write, the first defines a statement and fails before that, the \
+              second uses it: it runs if the server had the statement",
+        shows: |context, message| {
+            let name = match message {
+                Message::Bind { statement, .. } => statement,
+                Message::Parse { name, .. }
+                | Message::Describe { kind: b'S', name }
+                | Message::Close { kind: b'S', name } => name,
+                _ => return false,
+            };
+            let defines =
+                |one: &Message| matches!(one, Message::Parse { name: other, .. } if other == name);
+            context.earlier_batches().iter().any(defines)
+        },
+    },
+    Gap {
+        name: "defined-twice",
+        why: "a name that is defined twice in one write is not refused",
+        shows: |context, message| matches!(message, Message::Parse { name, .. } if !name.is_empty() && context.is_defined(name)),
+    },
+    Gap {
+        name: "several-with-deallocate",
+        why: "a query that deallocates among other commands is seen by its command tag only",
+        shows: |_, message| matches!(message, Message::Query(text) if text.contains("deallocate a;")),
+    },
+    Gap {
+        name: "cached-plan",
+        why: "after a change of a table `cached plan must not change result type` comes once for \
+              each server, also where an own session would have parsed anew",
+        shows: |_, message| {
+            let is_parse = matches!(message, Message::Parse { .. });
+            is_parse && message.sql().is_some_and(|sql| sql.contains("{u}"))
+        },
+    },
+    Gap {
+        name: "temporary-table",
+        why: "a statement about a temporary table is known to the server still when the table is \
+              gone, for whoever parses the same text",
+        shows: |_, message| {
+            let is_parse = matches!(message, Message::Parse { .. });
+            is_parse && message.sql().is_some_and(|sql| sql.contains("mine"))
+        },
+    },
+    Gap {
+        name: "settings-on-their-way",
+        why: "a statement that is parsed behind a change of settings which is not answered is taken \
+              for one of the settings before",
+        shows: |context, message| {
+            let sets = |one: &Message| one.sql().is_some_and(texts::sets);
+            let uses = matches!(message, Message::Parse { .. } | Message::Bind { .. });
+            uses && context.before.iter().any(sets)
+        },
+    },
+    Gap {
+        name: "literal-and-settings",
+        why: "a literal that is read by settings is read again when they have changed, where \
+              PostgreSQL keeps what it read when it parsed the statement",
+        shows: |_, message| {
+            let reads = |sql: &str| {
+                sql.contains("::timestamptz")
+                    || sql.contains("::date")
+                    || sql.contains("::interval")
+                    || sql.contains("slash")
+            };
+            matches!(message, Message::Parse { .. }) && message.sql().is_some_and(reads)
+        },
+    },
+    Gap {
+        name: "deallocate-on-its-way",
+        why: "DEALLOCATE of a name whose Parse is still on its way does not find it",
+        shows: |context, message| {
+            let names =
+                |one: &Message| matches!(one, Message::Parse { name, .. } if !name.is_empty());
+            let is_on_its_way = names(message) || context.before.iter().any(names);
+            is_on_its_way
+                && message
+                    .sql()
+                    .is_some_and(|sql| sql.starts_with("deallocate"))
+        },
+    },
+    Gap {
+        name: "doubt-behind-function-call",
+        why: "a server on which the client before forgot all statements is still in doubt behind a \
+              message that names none; a name that is defined again is not refused then",
+        shows: |context, message| {
+            let is_first_call = context
+                .before
+                .first()
+                .is_some_and(|one| !b"QPBDC".contains(&one.tag()));
+            is_first_call && matches!(message, Message::Parse { name, .. } if !name.is_empty())
+        },
+    },
+    Gap {
+        name: "failed-portal",
+        why: "PostgreSQL 15 crashes when the portal of a query that has failed is executed in the failed \
+              transaction",
+        shows: |context, message| {
+            let Message::Execute { portal, .. } = message else {
+                return false;
+            };
+            let makes = |one: &Message| matches!(one, Message::Bind { portal: other, .. } if other == portal);
+            let batch = &context.before[context.earlier_batches().len()..];
+            context.may_have_failed() && !batch.iter().any(makes)
+        },
+    },
+    Gap {
+        name: "parse-in-doubt",
+        why: "a Parse in a transaction is promised while a batch or query before it is not answered, \
+              where PostgreSQL refuses it if that has failed",
+        shows: |context, message| {
+            let begins = |one: &Message| {
+                one.sql()
+                    .is_some_and(|sql| sql.contains("begin") || sql.contains("chain"))
+            };
+            let may_fail = context.status != b'I' || context.before.iter().any(begins);
+            matches!(message, Message::Parse { .. }) && context.batches_before() > 0 && may_fail
+        },
+    },
+    Gap {
+        name: "query-behind-unnamed",
+        why: "a Query makes PostgreSQL forget the unnamed statement, unless it is skipped; that it is \
+              skipped, or that a Parse before it fails, is not followed",
+        shows: |context, message| {
+            let is_unnamed =
+                |one: &Message| matches!(one, Message::Parse { name, .. } if name.is_empty());
+            let in_batch = context
+                .before
+                .last()
+                .is_some_and(|one| !b"SQF".contains(&one.tag()));
+            message.tag() == b'Q' && (in_batch || context.before.iter().any(is_unnamed))
+        },
+    },
+    Gap {
+        name: "use-behind-forgetting-all",
+        why: "a name is still known behind DEALLOCATE ALL or DISCARD ALL in the same write",
+        shows: |context, message| {
+            let forgets = |one: &Message| {
+                one.sql()
+                    .is_some_and(|sql| sql.ends_with("all") || sql.contains("deallocate all"))
+            };
+            let names = match message {
+                Message::Bind {
+                    statement: name, ..
+                }
+                | Message::Parse { name, .. }
+                | Message::Describe { kind: b'S', name } => !name.is_empty(),
+                _ => false,
+            };
+            names && context.before.iter().any(forgets)
+        },
+    },
+    Gap {
+        name: "end-behind-requests",
+        why: "a message over which the connection is closed does so at once; requests before it that \
+              are not answered stay so",
+        shows: |context, message| {
+            let ends = matches!(message, Message::Unknown(_) | Message::WrongLength { .. });
+            ends && !context.before.is_empty()
+        },
+    },
+];
+
+/// The gaps that this run leaves out.
+pub(crate) struct Gaps(Vec<&'static Gap>);
+
+impl Gaps {
+    /// All but those that the environment names.
+    pub(crate) fn from_environment() -> Self {
+        let shown = std::env::var("DIFFERENTIAL_SHOW").unwrap_or_default();
+        let shown: Vec<_> = shown.split(',').filter(|name| !name.is_empty()).collect();
+        for name in &shown {
+            let is_known = *name == "all" || GAPS.iter().any(|gap| gap.name == *name);
+            assert!(is_known, "DIFFERENTIAL_SHOW={name}: no such gap");
+        }
+        let is_left_out = |gap: &&Gap| !shown.contains(&"all") && !shown.contains(&gap.name);
+        Self(GAPS.iter().filter(is_left_out).collect())
+    }
+
+    /// What is said of a step when PostgreSQL's status is `status`.
+    pub(crate) fn said(&self, step: &Step, status: u8) -> Vec<Message> {
+        let mut said = Vec::new();
+        for message in &step.messages {
+            let context = Context {
+                status,
+                before: &said,
+            };
+            let is_left_out = self.0.iter().any(|gap| (gap.shows)(&context, message));
+            if !is_left_out {
+                said.push(message.clone());
+            }
+        }
+        said
+    }
+}
