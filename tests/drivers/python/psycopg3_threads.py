@@ -2,6 +2,7 @@
 
 import datetime as dt
 import decimal
+import logging
 import random
 import threading
 import uuid
@@ -13,6 +14,10 @@ from psycopg.types.json import Jsonb
 from psycopg.types.range import Range
 
 from checks import CLIENTS, SERVERS_MAX, check, equal, in_threads, name, run_checks
+
+
+# It tells of every pipeline that ends with an error, which is what some checks want.
+logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 
 def connect(**keys):
