@@ -162,25 +162,23 @@ check('copies go in and out', async () => {
 /** Every client reads between changes of a table; returns what failed and was no `0A000`. */
 async function readWhileTheTableChanges(table, options) {
   const clients = numbers(CLIENTS).map(() => connect(options));
-  const thrice = [...clients, ...clients, ...clients];
-  const read = (sql) => sql`select * from ${sql(table)} where a = ${1}`;
   const wrong = [];
-  for (const change of numbers(3)) {
-    for (const sql of thrice) await read(sql);
-    await clients[0].unsafe(`alter table ${table} add column b${change} int4`);
+  let errors = 0;
+  for (const change of numbers(4)) {
     await clients[0].unsafe(`insert into ${table} (a) values (1)`);
-    let errors = 0;
-    for (const sql of thrice) {
+    for (const sql of [...clients, ...clients, ...clients]) {
       try {
-        const [row] = await read(sql);
-        if (Object.keys(row).length !== change + 2) wrong.push(row);
+        const [row] = await sql`select * from ${sql(table)} where a = ${1}`;
+        if (Object.keys(row).length !== change + 1) wrong.push(row);
       } catch (error) {
         if (error.code === '0A000') errors += 1;
         else wrong.push(error);
       }
     }
-    assert.ok(errors <= SERVERS_MAX, `${errors} errors`);
+    await clients[0].unsafe(`alter table ${table} add column b${change} int4`);
   }
+  // Once for each server that has the statement, not once for each client.
+  assert.ok(errors <= 3 * SERVERS_MAX, `${errors} errors`);
   await Promise.all(clients.map((sql) => sql.end()));
   return wrong;
 }
