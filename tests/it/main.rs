@@ -31,6 +31,7 @@ mod cancel;
 mod cancel_storm;
 mod chaos;
 mod copy;
+mod drivers;
 mod extended;
 mod large_data;
 mod limits;
