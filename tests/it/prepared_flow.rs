@@ -314,7 +314,7 @@ fn long_sql(word: &str) -> String {
 fn long_unnamed_statements_are_not_mixed_up_with_short_ones(target: &Target) {
     let mut client = target.connect();
     let long = unnamed(&long_sql("long"), &[]);
-    assert_eq!(client.batch(&[long.clone()]).value(), "long");
+    assert_eq!(client.batch(std::slice::from_ref(&long)).value(), "long");
     client.execute("begin");
     for cut in [1, 5, 6, 100, 20_000] {
         client.send(&long[..cut]);
@@ -340,9 +340,9 @@ fn long_unnamed_statements_pass(shards: usize) {
     let (mut one, mut two) = (doorman.connect(), doorman.connect());
     let long = unnamed(&long_sql("long"), &[]);
     for _ in 0..3 {
-        assert_eq!(one.batch(&[long.clone()]).value(), "long");
+        assert_eq!(one.batch(std::slice::from_ref(&long)).value(), "long");
         assert_eq!(tags(&mut two, &[run("")]), "EZ 26000");
-        assert_eq!(one.batch(&[long.clone()]).value(), "long");
+        assert_eq!(one.batch(std::slice::from_ref(&long)).value(), "long");
         // The client's own Parse comes first, and defines nothing.
         let messages = [parse("", "select 'two'"), close(b'S', "")];
         assert_eq!(tags(&mut two, &messages), "13Z");
