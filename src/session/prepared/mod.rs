@@ -74,6 +74,13 @@ struct Record {
     is_bait: bool,
 }
 
+/// A portal that deallocates a statement when it is run.
+#[derive(Debug)]
+struct Deallocation {
+    portal: Box<[u8]>,
+    statement: Box<[u8]>,
+}
+
 /// What the names keep.
 #[derive(Debug, Default)]
 struct Kept {
@@ -94,8 +101,8 @@ pub(super) struct Prepared {
     kept: Kept,
     /// The names that were used longest ago and when, as of some time: who was used since is not.
     oldest: VecDeque<(u64, Rc<[u8]>)>,
-    /// Portals that deallocate a statement when they are run, and its name.
-    deallocations: Vec<(Box<[u8]>, Box<[u8]>)>,
+    /// Those that have not been run.
+    deallocations: Vec<Deallocation>,
     salted: Option<(Rc<ParameterSet>, Key)>,
     /// The start of a message that is too short to be rewritten.
     pub(super) held: Vec<u8>,
@@ -249,12 +256,15 @@ impl Prepared {
 
     /// A portal is bound. If `deallocates`, it deallocates the statement of that name when it is run.
     pub(super) fn portal_bound(&mut self, portal: &[u8], deallocates: Option<&[u8]>) {
-        self.deallocations.retain(|(known, _)| **known != *portal);
+        self.deallocations.retain(|one| *one.portal != *portal);
         if let Some(name) = deallocates {
             if self.deallocations.len() == PORTALS_MAX {
                 self.deallocations.remove(0);
             }
-            self.deallocations.push((portal.into(), name.into()));
+            self.deallocations.push(Deallocation {
+                portal: portal.into(),
+                statement: name.into(),
+            });
         }
     }
 
@@ -266,8 +276,8 @@ impl Prepared {
     /// The statement that this portal deallocates, which is run now.
     pub(super) fn portal_run(&mut self, portal: &[u8]) -> Option<Box<[u8]>> {
         let mut all = self.deallocations.iter();
-        let at = all.position(|(known, _)| **known == *portal)?;
-        Some(self.deallocations.swap_remove(at).1)
+        let at = all.position(|one| *one.portal == *portal)?;
+        Some(self.deallocations.swap_remove(at).statement)
     }
 
     /// The transaction has ended, and its portals with it.
