@@ -201,9 +201,9 @@ pub static KEYS: &[Key] = keys! {
         "Bring the server's parameters in line with the client's when it gets a server connection.";
     max_concurrent_creates: "integer" = "4", PoolRebuild,
         "Server connections of one pool being opened at the same time. 0 counts as 1.";
-    pooler_check_query: "string" = "\";\"", NewClients,
-        "A simple query with this text is answered without a server.";
-    pooler_check_query_request_bytes: "array of bytes" = "not set" or "[81, 0, 0, 0, 6, 59, 0]", NewClients,
+    pooler_check_query: "string" = "\";\"", AtOnce,
+        "A simple query of exactly this text is answered as an empty one, if the client has no server at the moment.";
+    pooler_check_query_request_bytes: "array of bytes" = "not set" or "[81, 0, 0, 0, 6, 59, 0]", AtOnce,
         "The complete message to look for instead of the one made from `pooler_check_query`.";
     prepared_statements: "bool" = "true", PoolRebuild,
         "Rename prepared statements so that they work in transaction mode.";

@@ -34,6 +34,7 @@ mod copy;
 mod extended;
 mod large_data;
 mod limits;
+mod local_answers;
 mod malformed;
 mod mesh;
 mod metrics;
