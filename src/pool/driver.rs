@@ -17,12 +17,13 @@ use rand::distr::{Alphanumeric, SampleString};
 use shards::spawn;
 
 use crate::config::PoolMode;
+use crate::metrics::ShardMetrics;
 use crate::protocol::backend::TransactionStatus;
 use crate::server::connection::{self, Login, ServerConnection, Socket};
 use crate::server::parameters::ParameterSet;
 use crate::server::reset::Leftovers;
 use crate::server::statements::Statements;
-use crate::server::statements::text::Statement;
+use crate::server::statements::text::{Key, Statement};
 use crate::server::sync::Sync;
 use crate::server::{Lease, ServerError};
 
@@ -85,6 +86,8 @@ pub struct Pool {
     pub key: PoolKey,
     /// How it behaves.
     pub settings: Settings,
+    /// Its name as one word, `user@database`.
+    pub label: Rc<str>,
     /// Names it to the same pool on other shards.
     pub id: PoolId,
     pub(super) host: Rc<Host>,
@@ -126,6 +129,7 @@ impl Pool {
         };
         let part = Part::new(place, sizes, settings.habits, reloads);
         let pool = Rc::new(Self {
+            label: format!("{}@{}", key.user, key.database).into(),
             key,
             settings,
             id: PoolId { hash, reloads },
@@ -168,6 +172,18 @@ impl Pool {
     /// The shared form of a prepared statement.
     pub fn intern_statement(&self, definition: &[u8]) -> Rc<Statement> {
         self.host.statements.borrow_mut().intern(definition)
+    }
+
+    /// The numbers of this shard.
+    pub fn metrics(&self) -> &ShardMetrics {
+        self.host.metrics()
+    }
+
+    /// How many idle servers of this shard have a statement.
+    pub fn idle_servers_with(&self, key: Key) -> usize {
+        let part = self.part.borrow();
+        let servers = part.state().idle_servers();
+        servers.filter(|server| server.statements.has(key)).count()
     }
 
     /// Asks for a server on behalf of the task behind `waker`.

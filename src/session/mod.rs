@@ -30,6 +30,7 @@ mod rewrite;
 pub mod shard;
 mod splice;
 pub mod startup;
+pub mod survey;
 
 pub use directory::{Directory, Tenant};
 pub use shard::Shard;

@@ -243,6 +243,7 @@ mod tests {
     use super::super::directory::Directory;
     use super::super::registry::{Place, Registry};
     use super::super::shard::Connections;
+    use super::super::survey::{Surveyors, Surveys};
     use super::*;
     use crate::auth::ScramKeys;
     use crate::config;
@@ -258,6 +259,12 @@ mod tests {
         [[pools.db.users]]\nusername = 'u'\npassword = ''\npool_size = 5\n";
 
     struct NoErrands;
+
+    struct NobodyElse;
+
+    impl Surveyors for NobodyElse {
+        fn ask(&self, _: usize, _: u32) {}
+    }
 
     impl Errands for NoErrands {
         fn resolve(&self, _: &str, _: u16) -> Answer<Vec<SocketAddr>> {
@@ -330,6 +337,7 @@ mod tests {
             directory: RefCell::new(Rc::new(Directory::new(config, &host, None))),
             registry,
             cancels,
+            surveys: Surveys::new(Box::new(NobodyElse)),
             neighbours,
             host,
             connections: Connections::default(),

@@ -27,6 +27,7 @@
 
 use shards::Chunk;
 
+use crate::pool::Pool;
 use crate::protocol::backend::{ErrorFields, TransactionStatus};
 use crate::protocol::framer::{BODY_BYTES_MAX, HEADER_BYTES};
 use crate::protocol::frontend::{Bind, Close, Parse, Target};
@@ -239,6 +240,7 @@ impl Session {
         }
         let known = prepared.unnamed_as(definition);
         let statement = known.unwrap_or_else(|| self.pool.intern_statement(definition));
+        statement.used(&self.pool.label, 0);
         let may_be_refused =
             server.status == TransactionStatus::Failed && !server.sync.owes_execution();
         if may_be_refused || !server.sync.may_promise() {
@@ -253,9 +255,8 @@ impl Session {
             return;
         }
         let key = statement.key ^ prepared.salt(&self.wanted);
-        let limit = self.pool.settings.statements_max;
         let named = (key, &*statement);
-        provide(server, splice.out(), named, Owner::Client, limit);
+        provide(server, splice.out(), named, Owner::Client, &self.pool);
         prepared.define(parse.name, statement, names_max);
         splice.skip(message.end());
     }
@@ -308,10 +309,9 @@ impl Session {
             return;
         };
         message.keep_before(splice, server);
-        let limit = self.pool.settings.statements_max;
         let named = (key, &*statement);
         if !hangs_on(prepared, &server.statements, bind.statement, key) {
-            provide(server, splice.out(), named, Owner::Pooler, limit);
+            provide(server, splice.out(), named, Owner::Pooler, &self.pool);
         }
         let mut noted = Noted::BY_NOBODY;
         if let Effect::Forgets(name) = &statement.effect
@@ -321,6 +321,7 @@ impl Session {
             prepared.undefine(name, true);
             noted = Noted::BY_CLIENT;
         }
+        statement.used(&self.pool.label, 1);
         message.rename_bind(splice, &bind, &text::name(key));
         server.sync.sent_noted(b'B', false, Owner::Client, noted);
         server.leftovers.add(statement.leftovers);
@@ -355,10 +356,9 @@ impl Session {
         match (tag, found) {
             (b'D', Some((prepared, statement, key))) => {
                 message.keep_before(splice, server);
-                let limit = self.pool.settings.statements_max;
                 let named = (key, &*statement);
                 if !hangs_on(prepared, &server.statements, name, key) {
-                    provide(server, splice.out(), named, Owner::Pooler, limit);
+                    provide(server, splice.out(), named, Owner::Pooler, &self.pool);
                 }
                 writer::describe(splice.out(), Target::Statement, &text::name(key));
                 splice.skip(message.end());
@@ -479,12 +479,14 @@ fn provide(
     out: &mut Vec<u8>,
     (key, statement): (Key, &Statement),
     asker: Owner,
-    limit: usize,
+    pool: &Pool,
 ) {
     let need = server.statements.want(key);
     let is_clients = asker == Owner::Client;
+    let metrics = pool.metrics();
     if need == Need::Nothing {
         if is_clients {
+            metrics.parses_saved.add(1);
             server.sync.promised(b'P', Noted::BY_CLIENT);
         }
         return;
@@ -493,13 +495,15 @@ fn provide(
         close(server, out, key);
     }
     write_parse(out, &text::name(key), &statement.definition);
-    let noted = if is_clients {
-        Noted::BY_BOTH
+    let (noted, counter) = if is_clients {
+        (Noted::BY_BOTH, &metrics.parses_sent)
     } else {
-        Noted::BY_SERVER
+        (Noted::BY_SERVER, &metrics.parses_repeated)
     };
+    counter.add(1);
     server.sync.sent_noted(b'P', false, asker, noted);
-    while let Some(old) = server.statements.evict(limit) {
+    while let Some(old) = server.statements.evict(pool.settings.statements_max) {
+        metrics.statements_evicted.add(1);
         close(server, out, old);
     }
 }

@@ -51,5 +51,6 @@ mod server_failures;
 mod session_ends;
 mod session_pooling;
 mod startup;
+mod statement_numbers;
 mod transaction_pooling;
 mod upkeep;

@@ -14,6 +14,7 @@
 //! Source: PostgreSQL documentation, `sql-deallocate.html`, `sql-discard.html`,
 //! `sql-syntax-lexical.html` (identifiers).
 
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::rc::{Rc, Weak};
@@ -56,10 +57,65 @@ pub struct Statement {
     pub leftovers: Leftovers,
     /// What running it does to other statements.
     pub effect: Effect,
+    /// How often clients have run it, by pool.
+    uses: RefCell<Vec<(Rc<str>, u64)>>,
+    kept: Rc<Kept>,
+}
+
+/// How many statements there are, and the memory of their definitions.
+#[derive(Debug, Default)]
+pub struct Kept {
+    count: Cell<usize>,
+    bytes: Cell<usize>,
+}
+
+impl Kept {
+    /// How many statements.
+    pub fn count(&self) -> usize {
+        self.count.get()
+    }
+
+    /// Their definitions, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes.get()
+    }
+}
+
+impl Drop for Statement {
+    fn drop(&mut self) {
+        let Kept { count, bytes } = &*self.kept;
+        count.set(count.get() - 1);
+        bytes.set(bytes.get() - self.definition.len());
+    }
 }
 
 impl Statement {
-    fn new(definition: &[u8]) -> Self {
+    /// The text of the query.
+    pub fn query(&self) -> &[u8] {
+        let end = memchr::memchr(0, &self.definition).unwrap_or_default();
+        self.definition.get(..end).unwrap_or_default()
+    }
+
+    /// Counts runs by clients of a pool; 0 if one of them only knows it now.
+    pub fn used(&self, pool: &Rc<str>, count: u64) {
+        let mut uses = self.uses.borrow_mut();
+        let is_it = |known: &Rc<str>| Rc::ptr_eq(known, pool) || **known == **pool;
+        if let Some((_, uses)) = uses.iter_mut().find(|(known, _)| is_it(known)) {
+            *uses += count;
+        } else {
+            uses.reserve_exact(1);
+            uses.push((Rc::clone(pool), count));
+        }
+    }
+
+    /// The pools whose clients have had it, and how often they have run it.
+    pub fn uses(&self) -> Vec<(Rc<str>, u64)> {
+        self.uses.borrow().clone()
+    }
+
+    fn new(definition: &[u8], kept: Rc<Kept>) -> Self {
+        kept.count.set(kept.count.get() + 1);
+        kept.bytes.set(kept.bytes.get() + definition.len());
         let text = memchr::memchr(0, definition).and_then(|end| definition.get(..end));
         let text = text.unwrap_or_default();
         let mut leftovers = Leftovers::default();
@@ -69,6 +125,8 @@ impl Statement {
             key: digest(&[definition]),
             leftovers,
             effect: Effect::of(text),
+            uses: RefCell::default(),
+            kept,
         }
     }
 }
@@ -213,9 +271,20 @@ pub struct Interner {
     hasher: RandomState,
     statements: ByHash<u64, Vec<Weak<Statement>>>,
     sweep_at: usize,
+    kept: Rc<Kept>,
 }
 
 impl Interner {
+    /// How many statements there are.
+    pub fn kept(&self) -> &Kept {
+        &self.kept
+    }
+
+    /// All statements that somebody uses.
+    pub fn living(&self) -> impl Iterator<Item = Rc<Statement>> {
+        self.statements.values().flatten().filter_map(Weak::upgrade)
+    }
+
     /// The shared form of a statement.
     pub fn intern(&mut self, definition: &[u8]) -> Rc<Statement> {
         if self.statements.len() >= self.sweep_at {
@@ -229,7 +298,7 @@ impl Interner {
         }
         drop(living);
         bucket.retain(|one| one.strong_count() > 0);
-        let statement = Rc::new(Statement::new(definition));
+        let statement = Rc::new(Statement::new(definition, Rc::clone(&self.kept)));
         bucket.push(Rc::downgrade(&statement));
         statement
     }
@@ -278,8 +347,27 @@ mod tests {
     }
 
     #[test]
+    fn statements_are_counted_as_long_as_somebody_uses_them() {
+        let mut interner = Interner::default();
+        let pools: [Rc<str>; 2] = ["a@x".into(), "b@x".into()];
+        let one = interner.intern(b"select 1\0\0\0");
+        let two = interner.intern(b"select 22\0\0\0");
+        one.used(&pools[0], 0);
+        one.used(&pools[1], 2);
+        one.used(&Rc::from("b@x"), 1);
+        let [a, b] = pools;
+        assert_eq!(one.uses(), [(a, 0), (b, 3)]);
+        assert_eq!(two.query(), b"select 22");
+        assert_eq!((interner.kept().count(), interner.kept().bytes()), (2, 23));
+        assert_eq!(interner.living().count(), 2);
+        drop((one, two));
+        assert_eq!((interner.kept().count(), interner.kept().bytes()), (0, 0));
+        assert_eq!(interner.living().count(), 0);
+    }
+
+    #[test]
     fn the_key_of_a_statement_is_the_same_in_every_process() {
-        let statement = Statement::new(b"select 1\0\0\0");
+        let statement = Interner::default().intern(b"select 1\0\0\0");
         assert_eq!(&name(statement.key)[..12], b"PGD_7564e853");
     }
 
