@@ -209,8 +209,10 @@ pub static KEYS: &[Key] = keys! {
         "Rename prepared statements so that they work in transaction mode.";
     prepared_statements_cache_size: "integer" = "8192", PoolRebuild,
         "Statements remembered for each pool and for each server connection. More than 0 if `prepared_statements` is on.";
-    client_prepared_statements_cache_size: "integer" = "0", NewClients,
-        "Statements remembered for each client. 0 = no limit.";
+    client_prepared_statements_cache_size: "integer" = "0", AtOnce,
+        "Named statements remembered for each client; beyond it the least used is forgotten. 0 = no limit.";
+    prepared_statements_memory: "size" = "\"1GB\"", AtOnce,
+        "Memory for the prepared statements that clients keep. A client that prepares another one beyond it is disconnected.";
 
 [General, "TLS"]
     tls_certificate: "path" = "not set" or "\"/etc/pg_doorman/server.crt\"", Restart,

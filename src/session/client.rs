@@ -515,7 +515,7 @@ impl Session {
                     Poll::Ready(Ok(None) | Err(_)) => return false,
                 },
             };
-            if !self.forward_joined(server, chunk) {
+            if !self.forward_joined(server, chunk) || self.keeps_too_much(server) {
                 return false;
             }
         }

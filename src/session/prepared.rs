@@ -23,7 +23,7 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 use crate::server::parameters::ParameterSet;
-use crate::server::statements::text::{self, Key, Statement};
+use crate::server::statements::text::{self, Key, Place, Statement};
 use crate::server::sync::Outcomes;
 
 /// A name and what it stands for (as in [`Statement::definition`]), for a client that moves.
@@ -34,6 +34,7 @@ pub type Definition = (Box<[u8]>, Box<[u8]>);
 struct Entry {
     statement: Rc<Statement>,
     used: u64,
+    _place: Place,
 }
 
 /// A change of the map that is not confirmed.
@@ -53,6 +54,8 @@ pub(super) struct Prepared {
     journal: VecDeque<Record>,
     clock: u64,
     salted: Option<(Rc<ParameterSet>, Key)>,
+    /// It has got a name more since this was looked at.
+    pub(super) has_grown: bool,
     /// The start of a message that is too short to be rewritten.
     pub(super) held: Vec<u8>,
 }
@@ -106,6 +109,7 @@ impl Prepared {
     /// Notes a Parse that is sent. Beyond `limit` names (0: no bound) the least used is forgotten.
     pub(super) fn define(&mut self, name: &[u8], statement: Rc<Statement>, limit: usize) {
         let before = self.put(name, Some(statement));
+        self.has_grown |= before.is_none() && !name.is_empty();
         self.journal.push_back(Record {
             name: name.into(),
             before,
@@ -204,7 +208,11 @@ impl Prepared {
         };
         self.clock += 1;
         let used = self.clock;
-        let entry = Entry { statement, used };
+        let entry = Entry {
+            _place: statement.place(name),
+            statement,
+            used,
+        };
         self.named
             .insert(name.into(), entry)
             .map(|entry| entry.statement)

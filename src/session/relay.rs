@@ -149,7 +149,10 @@ impl Session {
                 }
                 (b'S', Some(body)) => {
                     note_parameter(&server.base, &self.pool, &mut server.applied, body);
-                    note_wanted(self, &server.base, body);
+                    if let Some(report) = note_wanted(self, &server.base, body) {
+                        splice.keep(&chunk, end, &mut self.client);
+                        splice.out().extend_from_slice(&report);
+                    }
                 }
                 (b'E', Some(body)) => {
                     self.has_farewell |= is_fatal(body);
@@ -337,13 +340,12 @@ fn note_completion(leftovers: &mut Leftovers, tag: &[u8]) -> bool {
     matches!(tag, b"RESET" | b"DISCARD ALL")
 }
 
-/// Follows a parameter that the client has changed.
-fn note_wanted(session: &mut Session, base: &ParameterSet, body: &[u8]) {
-    let Some((name, value)) = ParameterStatus::text(body) else {
-        return;
-    };
+/// Follows a parameter that the client has changed. Returns what it has to be told if the value is to be
+/// another one than the server has.
+fn note_wanted(session: &mut Session, base: &ParameterSet, body: &[u8]) -> Option<Vec<u8>> {
+    let (name, value) = ParameterStatus::text(body)?;
     if is_report(name) {
-        return;
+        return None;
     }
     let is_default = base.get(name) == Some(value);
     let asked = session
@@ -357,7 +359,13 @@ fn note_wanted(session: &mut Session, base: &ParameterSet, body: &[u8]) {
         None if is_default => wanted.remove(name),
         None => wanted.set(name, value),
     }
+    let report = asked.filter(|asked| *asked != value).map(|asked| {
+        let mut out = Vec::new();
+        writer::parameter_status(&mut out, name.as_bytes(), asked.as_bytes());
+        out
+    });
     session.wanted = Rc::clone(&session.pool.intern(wanted));
+    report
 }
 
 fn is_fatal(body: &[u8]) -> bool {

@@ -62,11 +62,24 @@ pub struct Statement {
     kept: Rc<Kept>,
 }
 
-/// How many statements there are, and the memory of their definitions.
+/// What a statement takes beside its definition, in bytes: rounded up from what was measured.
+const STATEMENT_BYTES: usize = 320;
+/// What a name takes beside its letters, in bytes; likewise.
+const PLACE_BYTES: usize = 130;
+
+/// How many statements and names for them there are, and what they take.
 #[derive(Debug, Default)]
 pub struct Kept {
     count: Cell<usize>,
     bytes: Cell<usize>,
+    names_bytes: Cell<usize>,
+}
+
+/// The account of one name. Ends when dropped.
+#[derive(Debug)]
+pub struct Place {
+    kept: Rc<Kept>,
+    bytes: usize,
 }
 
 impl Kept {
@@ -79,11 +92,23 @@ impl Kept {
     pub fn bytes(&self) -> usize {
         self.bytes.get()
     }
+
+    /// All that they and their names take, in bytes, about.
+    pub fn memory(&self) -> usize {
+        self.bytes.get() + self.count.get() * STATEMENT_BYTES + self.names_bytes.get()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let names_bytes = &self.kept.names_bytes;
+        names_bytes.set(names_bytes.get() - self.bytes);
+    }
 }
 
 impl Drop for Statement {
     fn drop(&mut self) {
-        let Kept { count, bytes } = &*self.kept;
+        let Kept { count, bytes, .. } = &*self.kept;
         count.set(count.get() - 1);
         bytes.set(bytes.get() - self.definition.len());
     }
@@ -94,6 +119,15 @@ impl Statement {
     pub fn query(&self) -> &[u8] {
         let end = memchr::memchr(0, &self.definition).unwrap_or_default();
         self.definition.get(..end).unwrap_or_default()
+    }
+
+    /// Accounts for a client's name of it.
+    pub fn place(&self, name: &[u8]) -> Place {
+        let bytes = name.len() + PLACE_BYTES;
+        let names_bytes = &self.kept.names_bytes;
+        names_bytes.set(names_bytes.get() + bytes);
+        let kept = Rc::clone(&self.kept);
+        Place { kept, bytes }
     }
 
     /// Counts runs by clients of a pool; 0 if one of them only knows it now.
@@ -360,8 +394,13 @@ mod tests {
         assert_eq!(two.query(), b"select 22");
         assert_eq!((interner.kept().count(), interner.kept().bytes()), (2, 23));
         assert_eq!(interner.living().count(), 2);
+        let before = interner.kept().memory();
+        let place = one.place(b"name");
+        assert_eq!(interner.kept().memory(), before + PLACE_BYTES + 4);
+        drop(place);
+        assert_eq!(interner.kept().memory(), before);
         drop((one, two));
-        assert_eq!((interner.kept().count(), interner.kept().bytes()), (0, 0));
+        assert_eq!((interner.kept().count(), interner.kept().memory()), (0, 0));
         assert_eq!(interner.living().count(), 0);
     }
 
