@@ -149,10 +149,7 @@ impl Session {
                 }
                 (b'S', Some(body)) => {
                     note_parameter(&server.base, &self.pool, &mut server.applied, body);
-                    if let Some(report) = note_wanted(self, &server.base, body) {
-                        splice.keep(&chunk, end, &mut self.client);
-                        splice.out().extend_from_slice(&report);
-                    }
+                    note_wanted(self, &server.base, body, (&mut splice, &chunk, end));
                 }
                 (b'E', Some(body)) => {
                     self.has_farewell |= is_fatal(body);
@@ -340,12 +337,19 @@ fn note_completion(leftovers: &mut Leftovers, tag: &[u8]) -> bool {
     matches!(tag, b"RESET" | b"DISCARD ALL")
 }
 
-/// Follows a parameter that the client has changed. Returns what it has to be told if the value is to be
-/// another one than the server has.
-fn note_wanted(session: &mut Session, base: &ParameterSet, body: &[u8]) -> Option<Vec<u8>> {
-    let (name, value) = ParameterStatus::text(body)?;
+/// Follows a parameter that the client has changed. Tells it, at a place in a chunk, if the value is to
+/// be another one than the server has.
+fn note_wanted(
+    session: &mut Session,
+    base: &ParameterSet,
+    body: &[u8],
+    (splice, chunk, at): (&mut Splice, &Chunk, usize),
+) {
+    let Some((name, value)) = ParameterStatus::text(body) else {
+        return;
+    };
     if is_report(name) {
-        return None;
+        return;
     }
     let is_default = base.get(name) == Some(value);
     let asked = session
@@ -359,13 +363,11 @@ fn note_wanted(session: &mut Session, base: &ParameterSet, body: &[u8]) -> Optio
         None if is_default => wanted.remove(name),
         None => wanted.set(name, value),
     }
-    let report = asked.filter(|asked| *asked != value).map(|asked| {
-        let mut out = Vec::new();
-        writer::parameter_status(&mut out, name.as_bytes(), asked.as_bytes());
-        out
-    });
+    if let Some(asked) = asked.filter(|asked| *asked != value) {
+        splice.keep(chunk, at, &mut session.client);
+        writer::parameter_status(splice.out(), name.as_bytes(), asked.as_bytes());
+    }
     session.wanted = Rc::clone(&session.pool.intern(wanted));
-    report
 }
 
 fn is_fatal(body: &[u8]) -> bool {
