@@ -24,6 +24,8 @@ pub enum Command {
 pub enum Subject {
     /// The commands.
     Help,
+    /// The prepared statements of clients.
+    PreparedStatements,
     /// The numbers of the shards.
     Shards,
     /// The version.
@@ -33,6 +35,7 @@ pub enum Subject {
 /// The words behind `SHOW`, in the order of `SHOW HELP`.
 pub const SUBJECTS: &[(&str, Subject)] = &[
     ("HELP", Subject::Help),
+    ("PREPARED_STATEMENTS", Subject::PreparedStatements),
     ("SHARDS", Subject::Shards),
     ("VERSION", Subject::Version),
 ];

@@ -5,7 +5,8 @@
 //!
 //! ```text
 //!   text ──command::parse──▶ Command ──respond──▶ Table ──encode──▶ messages
-//!                                     └─▶ Action::Reload: done by others, answered by `reloaded`
+//!                                     ├─▶ Action::Reload: done by others, answered by `reloaded`
+//!                                     └─▶ Action::AskStatements: likewise, by `statements`
 //! ```
 //!
 //! A new `SHOW` is a [`Subject`], a row in [`command::SUBJECTS`], and a function that makes a
@@ -17,9 +18,11 @@
 pub mod command;
 pub mod help;
 pub mod show_shards;
+pub mod show_statements;
 pub mod table;
 
 use crate::metrics::Fleet;
+use crate::metrics::statements::StatementAccount;
 use crate::protocol::backend::TransactionStatus;
 use crate::protocol::sqlstate;
 use crate::protocol::writer::{self, Report, Severity};
@@ -49,6 +52,8 @@ pub struct View<'a> {
 pub enum Action {
     /// Send these messages.
     Send(Vec<u8>),
+    /// Ask all shards for their prepared statements, and send what [`statements`] makes of the accounts.
+    AskStatements,
     /// Read the configuration again, and send what [`reloaded`] makes of the outcome.
     Reload,
 }
@@ -59,6 +64,7 @@ pub fn respond(text: &[u8], view: &View<'_>) -> Action {
     match command::parse(text) {
         Ok(Command::Empty) => writer::empty_query_response(&mut out),
         Ok(Command::Reload) => return Action::Reload,
+        Ok(Command::Show(Subject::PreparedStatements)) => return Action::AskStatements,
         Ok(Command::Show(subject)) => {
             show(subject, view).encode(&mut out);
             writer::command_complete(&mut out, b"SHOW");
@@ -80,9 +86,24 @@ pub fn reloaded(outcome: &Result<(), String>) -> Vec<u8> {
     out
 }
 
+/// The answer to `SHOW PREPARED_STATEMENTS`, from the accounts of all shards.
+pub fn statements(accounts: Result<Vec<StatementAccount>, String>) -> Vec<u8> {
+    let mut out = Vec::new();
+    match accounts {
+        Ok(accounts) => {
+            show_statements::table(accounts).encode(&mut out);
+            writer::command_complete(&mut out, b"SHOW");
+        }
+        Err(reason) => system_error(&mut out, &reason),
+    }
+    writer::ready_for_query(&mut out, TransactionStatus::Idle);
+    out
+}
+
 fn show(subject: Subject, view: &View<'_>) -> Table {
     match subject {
         Subject::Help => help::table(),
+        Subject::PreparedStatements => show_statements::table(Vec::new()),
         Subject::Shards => show_shards::table(view.fleet),
         Subject::Version => {
             let mut table = Table::new(vec![Column::text("version")]);

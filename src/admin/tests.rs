@@ -24,7 +24,7 @@ fn answer(text: &str) -> Vec<u8> {
     };
     match respond(text.as_bytes(), &view) {
         Action::Send(bytes) => bytes,
-        Action::Reload => panic!("{text}"),
+        Action::AskStatements | Action::Reload => panic!("{text}"),
     }
 }
 
@@ -105,18 +105,51 @@ fn the_page_has_all_commands() {
 }
 
 #[test]
-fn the_page_has_all_columns_of_shards() {
-    let table = show_shards::table(&Fleet::new(1));
-    let listed = listed("columns of SHOW SHARDS");
-    let names: Vec<_> = listed.iter().map(|(name, _)| *name).collect();
-    let columns: Vec<_> = table.columns().iter().map(|c| c.name.as_ref()).collect();
-    assert_eq!(names, columns);
-    for ((name, rest), column) in listed.iter().zip(table.columns()) {
-        let kind = match column.kind {
-            ColumnType::Int => " | int4 |",
-            ColumnType::Numeric => " | numeric |",
-            ColumnType::Text => " | text |",
-        };
-        assert!(rest.starts_with(kind), "{name} is{kind}");
+fn the_page_has_all_columns() {
+    let shards = show_shards::table(&Fleet::new(1));
+    let statements = show_statements::table(Vec::new());
+    for (mark, table) in [
+        ("columns of SHOW SHARDS", shards),
+        ("columns of SHOW PREPARED_STATEMENTS", statements),
+    ] {
+        let listed = listed(mark);
+        let names: Vec<_> = listed.iter().map(|(name, _)| *name).collect();
+        let columns: Vec<_> = table.columns().iter().map(|c| c.name.as_ref()).collect();
+        assert_eq!(names, columns, "{mark}");
+        for ((name, rest), column) in listed.iter().zip(table.columns()) {
+            let kind = match column.kind {
+                ColumnType::Int => " | int4 |",
+                ColumnType::Numeric => " | numeric |",
+                ColumnType::Text => " | text |",
+            };
+            assert!(rest.starts_with(kind), "{name} is{kind}");
+        }
     }
+}
+
+#[test]
+fn statements_are_answered_by_their_accounts() {
+    let account = StatementAccount {
+        pool: "u@d".into(),
+        key: 7 << 64 | 1,
+        name: "PGD_7".into(),
+        text: "select 1".into(),
+        uses: 12,
+        names: 3,
+        idle_servers: 2,
+        shards: 1,
+    };
+    let table = show_statements::table(vec![account.clone(), account.clone()]);
+    let row = ["u@d", "7", "PGD_7", "select 1", "24", "6", "4", "2"];
+    assert_eq!(table.rows(), [row.map(str::to_owned)]);
+    assert_eq!(tags(&statements(Ok(vec![account]))), "TDCZ");
+    let failed = statements(Err("a shard does not answer".to_owned()));
+    assert_eq!(tags(&failed), "EZ");
+    let fleet = Fleet::new(1);
+    let view = View {
+        version: "",
+        fleet: &fleet,
+    };
+    let action = respond(b"show prepared_statements;", &view);
+    assert_eq!(action, Action::AskStatements);
 }

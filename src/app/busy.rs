@@ -1,6 +1,7 @@
-//! How busy a shard is.
+//! How busy a shard is, and what it keeps.
 //!
-//! **Owns:** writing the CPU time of a shard's thread and its share into the shard's numbers.
+//! **Owns:** writing the CPU time of a shard's thread and its share, and how many prepared statements it
+//! keeps, into the shard's numbers.
 //! **Does not own:** the clock of the thread (`shards`), showing it (`metrics`, the console).
 //!
 //! One timer a second: an idle shard wakes up for it and goes back to sleep, some ten microseconds.
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use shards::{sleep, thread_cpu_time};
 
 use crate::metrics::ShardMetrics;
+use crate::server::statements::text::Kept;
 use crate::session::Shard;
 
 /// How often it is written.
@@ -33,6 +35,8 @@ pub async fn measure(shard: Rc<Shard>) {
         let next = look();
         note(shard.metrics(), last, next);
         last = next;
+        let statements = shard.host.statements.borrow();
+        note_statements(shard.metrics(), statements.kept());
     }
 }
 
@@ -50,6 +54,11 @@ fn note(metrics: &ShardMetrics, last: Look, next: Look) {
     metrics.busy_us.add(used);
     // The clocks are not read at the same instant, so a busy thread may seem to exceed the whole.
     metrics.busy_permille.set((used * 1000 / passed).min(1000));
+}
+
+fn note_statements(metrics: &ShardMetrics, kept: &Kept) {
+    metrics.statements.set(kept.count() as u64);
+    metrics.statement_texts.set(kept.bytes() as u64);
 }
 
 /// Whole microseconds since the clock's start, so that parts add up to the whole.

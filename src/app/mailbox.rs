@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use crate::auth::ScramKeys;
 use crate::config::{Config, Secret};
+use crate::metrics::statements::StatementAccount;
 use crate::pool::PoolId;
 use crate::pool::travel::Letter;
 use crate::session::cancel::Forwarded;
@@ -55,6 +56,18 @@ pub enum ShardMessage {
     Session(Box<SessionRecord>),
     /// To a shard: close everything and end.
     Stop,
+    /// To a shard: tell of your prepared statements, for survey `ticket` of mine.
+    Survey {
+        /// Names the survey on the shard that asks.
+        ticket: u32,
+    },
+    /// To the shard that asked: the account for survey `ticket`.
+    Surveyed {
+        /// Names the survey on the shard that asked.
+        ticket: u32,
+        /// The account.
+        accounts: Box<Vec<StatementAccount>>,
+    },
     /// To a shard: where a session is that has logged in there.
     Whereabouts(Notice),
 }

@@ -18,3 +18,4 @@ pub mod post;
 pub mod run;
 pub mod scrape;
 pub mod shard_main;
+pub mod surveys;

@@ -21,6 +21,7 @@ use crate::session::cancel::{Cancels, Place};
 use crate::session::registry::Registry;
 use crate::session::resume::Neighbours;
 use crate::session::shard::Connections;
+use crate::session::survey::Surveys;
 use crate::session::{Directory, Shard};
 
 use super::busy;
@@ -29,6 +30,7 @@ use super::errands::{DeskErrands, ErrandDesk};
 use super::hand_over::{OnTheirWay, Post, accept, client_arrived, rebalance, session_arrived};
 use super::mailbox::ShardMessage;
 use super::post::PostOffice;
+use super::surveys::{self, MeshSurveyors};
 
 /// The shortest pause between two rounds of housekeeping.
 const REST_MIN: Duration = Duration::from_millis(1);
@@ -95,6 +97,7 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
         directory: RefCell::new(Rc::new(directory)),
         registry,
         cancels,
+        surveys: Surveys::new(Box::new(MeshSurveyors(Rc::clone(&office)))),
         neighbours,
         host,
         connections: shared.connections,
@@ -141,6 +144,13 @@ async fn read_messages(
                     (from.index(), ticket),
                     request,
                 ));
+            }
+            (Seat::Shard(from), ShardMessage::Survey { ticket }) => {
+                let asked = (from.index(), ticket);
+                spawn(surveys::answer(Rc::clone(shard), Rc::clone(office), asked));
+            }
+            (_, ShardMessage::Surveyed { ticket, accounts }) => {
+                shard.surveys.answered(ticket, *accounts);
             }
             (_, ShardMessage::CancelDone { ticket }) => shard.cancels.done(ticket),
             (_, ShardMessage::Client(socket)) => client_arrived(shard, post, socket),

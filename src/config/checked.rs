@@ -117,6 +117,8 @@ pub struct General {
     pub prepared_statements_cache_size: usize,
     /// Statements remembered for each client; 0 = no limit.
     pub client_prepared_statements_cache_size: usize,
+    /// Memory for the prepared statements that clients keep, in bytes.
+    pub prepared_statements_memory: u64,
     /// Certificate chain offered to clients, PEM.
     pub tls_certificate: Option<PathBuf>,
     /// Its key, PEM.
@@ -361,6 +363,7 @@ fn build_general(raw: schema::General, resolved: Resolved) -> General {
         prepared_statements: raw.prepared_statements,
         prepared_statements_cache_size: raw.prepared_statements_cache_size,
         client_prepared_statements_cache_size: raw.client_prepared_statements_cache_size,
+        prepared_statements_memory: raw.prepared_statements_memory.bytes(),
         tls_certificate: raw.tls_certificate,
         tls_private_key: raw.tls_private_key,
         tls_ca_cert: raw.tls_ca_cert,

@@ -201,16 +201,18 @@ pub static KEYS: &[Key] = keys! {
         "Bring the server's parameters in line with the client's when it gets a server connection.";
     max_concurrent_creates: "integer" = "4", PoolRebuild,
         "Server connections of one pool being opened at the same time. 0 counts as 1.";
-    pooler_check_query: "string" = "\";\"", NewClients,
-        "A simple query with this text is answered without a server.";
-    pooler_check_query_request_bytes: "array of bytes" = "not set" or "[81, 0, 0, 0, 6, 59, 0]", NewClients,
+    pooler_check_query: "string" = "\";\"", AtOnce,
+        "A simple query of exactly this text is answered as an empty one, if the client has no server at the moment.";
+    pooler_check_query_request_bytes: "array of bytes" = "not set" or "[81, 0, 0, 0, 6, 59, 0]", AtOnce,
         "The complete message to look for instead of the one made from `pooler_check_query`.";
     prepared_statements: "bool" = "true", PoolRebuild,
         "Rename prepared statements so that they work in transaction mode.";
     prepared_statements_cache_size: "integer" = "8192", PoolRebuild,
         "Statements remembered for each pool and for each server connection. More than 0 if `prepared_statements` is on.";
-    client_prepared_statements_cache_size: "integer" = "0", NewClients,
-        "Statements remembered for each client. 0 = no limit.";
+    client_prepared_statements_cache_size: "integer" = "0", AtOnce,
+        "Named statements remembered for each client; beyond it the least used is forgotten. 0 = no limit.";
+    prepared_statements_memory: "size" = "\"1GB\"", AtOnce,
+        "Memory for the prepared statements that clients keep. A client that prepares another one beyond it is disconnected.";
 
 [General, "TLS"]
     tls_certificate: "path" = "not set" or "\"/etc/pg_doorman/server.crt\"", Restart,

@@ -13,6 +13,7 @@
 pub mod descriptors;
 pub mod exposition;
 pub mod snapshot;
+pub mod statements;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -124,6 +125,18 @@ pub struct ShardMetrics {
     pub cancels_unknown: Counter,
     /// Cancel requests that were passed on to a server.
     pub cancels_sent: Counter,
+    /// Prepared statements that clients of this shard have, each text once.
+    pub statements: Gauge,
+    /// Memory of their texts, in bytes.
+    pub statement_texts: Gauge,
+    /// Parse messages of clients that were answered without the server, which had the statement.
+    pub parses_saved: Counter,
+    /// Parse messages of clients that were sent to a server.
+    pub parses_sent: Counter,
+    /// Parse messages of the pooler's own: a client used a statement that its server lacked.
+    pub parses_repeated: Counter,
+    /// Statements that servers were told to close because they had too many.
+    pub statements_evicted: Counter,
     /// Messages to other shards that had to wait because a lane was full.
     pub messages_delayed: Counter,
     /// Messages that were lost, by [`Droppable`].

@@ -18,6 +18,7 @@ use rand::distr::{Alphanumeric, SampleString};
 use shards::spawn;
 
 use crate::config::PoolMode;
+use crate::metrics::ShardMetrics;
 use crate::protocol::backend::TransactionStatus;
 use crate::server::baits::Baits;
 use crate::server::connection::{self, Login, ServerConnection, Socket};
@@ -87,6 +88,8 @@ pub struct Pool {
     pub key: PoolKey,
     /// How it behaves.
     pub settings: Settings,
+    /// Its name as one word, `user@database`.
+    pub label: Rc<str>,
     /// Names it to the same pool on other shards.
     pub id: PoolId,
     pub(super) host: Rc<Host>,
@@ -128,6 +131,7 @@ impl Pool {
         };
         let part = Part::new(place, sizes, settings.habits, reloads);
         let pool = Rc::new(Self {
+            label: format!("{}@{}", key.user, key.database).into(),
             key,
             settings,
             id: PoolId { hash, reloads },
@@ -176,6 +180,18 @@ impl Pool {
     /// key.
     pub fn adopt_statement(&self, definition: &Arc<[u8]>, key: Key) -> Rc<Statement> {
         self.host.statements.borrow_mut().adopt(definition, key)
+    }
+
+    /// The numbers of this shard.
+    pub fn metrics(&self) -> &ShardMetrics {
+        self.host.metrics()
+    }
+
+    /// How many idle servers of this shard have a statement.
+    pub fn idle_servers_with(&self, key: Key) -> usize {
+        let part = self.part.borrow();
+        let servers = part.state().idle_servers();
+        servers.filter(|server| server.statements.has(key)).count()
     }
 
     /// Asks for a server on behalf of the task behind `waker`.

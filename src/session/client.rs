@@ -26,6 +26,9 @@
 //!    goes; otherwise it goes back to the pool.
 //! 3. A side is not read while more than `WINDOW_BYTES` wait for the other side.
 //! 4. An idle client owns no buffer.
+//!
+//! What a client without a server is told by the pooler itself is in `local`; a BEGIN that was put off
+//! is the last step of `Preparing`.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -38,15 +41,15 @@ use crate::config::PoolMode;
 use crate::pool::{Acquired, Pool, Ticket};
 use crate::protocol::backend::TransactionStatus;
 use crate::protocol::framer::{BODY_BYTES_MAX, Framer, HEADER_BYTES, Interest};
-use crate::protocol::{sqlstate, writer};
+use crate::protocol::sqlstate;
 use crate::server::ServerConnection;
 use crate::server::parameters::{self, ParameterSet};
 use crate::server::reset::Leftovers;
 
 use super::budget::Claim;
+use super::local::{Begun, Local};
 use super::prepared::Prepared;
 use super::registry::Slot;
-use super::relay::{is_request, unknown_request};
 use super::report::Failure;
 use super::shard::{Connection, Shard};
 
@@ -86,13 +89,6 @@ pub(super) enum Step {
     End,
 }
 
-/// A whole message that can be handled without a server, or not.
-enum Local {
-    Handled,
-    NeedsServer,
-    Leave,
-}
-
 /// One client.
 pub struct Session {
     pub(super) client: Stream,
@@ -113,6 +109,8 @@ pub struct Session {
     /// The server has said farewell in words that the client has got.
     pub(super) has_farewell: bool,
     pub(super) claim: Option<Box<Claim>>,
+    /// The transaction that it has begun without a server.
+    pub(super) begun: Begun,
     /// Servers in a row that went while they were being prepared.
     retries: u8,
     /// Its prepared statements, if it has or had any and its pool renames them.
@@ -147,6 +145,7 @@ impl Session {
             has_reset: false,
             has_farewell: false,
             claim: None,
+            begun: Begun::None,
             retries: 0,
             prepared: None,
             slot: Some(slot),
@@ -215,7 +214,8 @@ impl Session {
             if chunk.len() < message_bytes {
                 return self.hold(chunk, message_bytes, context);
             }
-            match self.handle_locally(tag) {
+            let is_last = chunk.len() == message_bytes;
+            match self.handle_locally(&chunk[..message_bytes], is_last) {
                 Local::Handled => {
                     self.claim = None;
                     chunk.advance(message_bytes);
@@ -228,26 +228,6 @@ impl Session {
             }
             if chunk.is_empty() {
                 return Step::Again;
-            }
-        }
-    }
-
-    fn handle_locally(&mut self, tag: u8) -> Local {
-        match tag {
-            b'X' => Local::Leave,
-            // The end of a pipeline that has nothing in it.
-            b'S' => {
-                let mut out = Vec::new();
-                writer::ready_for_query(&mut out, TransactionStatus::Idle);
-                self.client.send(out);
-                Local::Handled
-            }
-            // PostgreSQL ignores these outside of a COPY; Flush has nothing to flush.
-            b'd' | b'c' | b'f' | b'H' => Local::Handled,
-            _ if is_request(tag) => Local::NeedsServer,
-            _ => {
-                self.fail(&unknown_request(tag));
-                Local::Leave
             }
         }
     }
@@ -358,6 +338,7 @@ impl Session {
     /// Gives a clean server the client's settings, if it has others, and takes away the unnamed
     /// statement of another client if this one does not replace it anyhow.
     fn attach(&mut self, mut server: Box<ServerConnection>) -> Step {
+        self.begin_anew();
         let mut text = String::new();
         if server.has_unnamed && !self.replaces_unnamed() {
             // Any simple query makes PostgreSQL forget the unnamed statement.
@@ -382,6 +363,14 @@ impl Session {
     /// The server is ready: the client's messages go to it from now on.
     fn serve(&mut self, mut server: Box<ServerConnection>) -> Step {
         server.applied = Rc::clone(&self.wanted);
+        if self.send_begin(&mut server) {
+            self.phase = Phase::Preparing(server, false);
+            return Step::Again;
+        }
+        if !self.has_begun(&server) {
+            self.pool.discard(server);
+            return Step::End;
+        }
         if let Some(slot) = &self.slot {
             slot.serve(&server.lease);
         }
@@ -540,7 +529,7 @@ impl Session {
                     Poll::Ready(Ok(None) | Err(_)) => return false,
                 },
             };
-            if !self.forward_joined(server, chunk) {
+            if !self.forward_joined(server, chunk) || self.keeps_too_much(server) {
                 return false;
             }
         }

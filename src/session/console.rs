@@ -62,6 +62,8 @@ enum Step {
     Quiet,
     /// Send these bytes.
     Answer(Vec<u8>),
+    /// Ask all shards for their prepared statements.
+    AskStatements,
     /// Read the configuration again.
     Reload,
     /// The session is over; these are its last words.
@@ -164,6 +166,11 @@ impl Console {
                 let outcome = outcome.map_err(|error| error.to_string());
                 self.client.send(admin::reloaded(&outcome));
             }
+            Step::AskStatements => {
+                chunk = chunk.release_if_scarce();
+                let accounts = self.shard.surveys.gather(&self.shard).await;
+                self.client.send(admin::statements(accounts));
+            }
             Step::End(bytes) => {
                 self.client.send(bytes);
                 return None;
@@ -226,6 +233,7 @@ fn query(body: &[u8], view: &View<'_>) -> Step {
     };
     match admin::respond(text, view) {
         Action::Send(bytes) => Step::Answer(bytes),
+        Action::AskStatements => Step::AskStatements,
         Action::Reload => Step::Reload,
     }
 }
@@ -266,6 +274,7 @@ mod tests {
             match handle(*tag, Some(b"\0"), &mut is_skipping, &view) {
                 Step::Quiet => answers.push('-'),
                 Step::Answer(bytes) => answers.push(bytes[0].into()),
+                Step::AskStatements => answers.push('p'),
                 Step::Reload => answers.push('r'),
                 Step::End(bytes) => {
                     answers.push(bytes.first().map_or('.', |tag| (*tag).into()));

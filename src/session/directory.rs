@@ -17,6 +17,8 @@ use crate::pool::{Habits, Host, Pool, PoolKey, Settings, Sizes};
 use crate::server::handshake::Credentials;
 use crate::server::{Login, Socket};
 
+use super::local;
+
 /// A user of a pool.
 pub struct Tenant {
     /// What the user must prove.
@@ -30,6 +32,8 @@ pub struct Tenant {
 pub struct Directory {
     /// The configuration.
     pub config: Arc<Config>,
+    /// The message that is answered without a server.
+    pub check_query: Box<[u8]>,
     tenants: HashMap<String, HashMap<String, Rc<Tenant>>>,
 }
 
@@ -47,7 +51,11 @@ impl Directory {
                 users.insert(user.username.clone(), tenant);
             }
         }
-        let directory = Self { config, tenants };
+        let directory = Self {
+            check_query: local::check_query(&config.general),
+            config,
+            tenants,
+        };
         if let Some(before) = before {
             for tenant in before.tenants() {
                 let kept = directory

@@ -19,6 +19,7 @@ pub mod console;
 pub mod directory;
 pub mod first_server;
 mod held;
+mod local;
 pub mod login;
 mod parting;
 mod pipeline;
@@ -31,6 +32,7 @@ mod rewrite;
 pub mod shard;
 mod splice;
 pub mod startup;
+pub mod survey;
 
 pub use directory::{Directory, Tenant};
 pub use shard::Shard;

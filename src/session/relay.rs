@@ -146,7 +146,7 @@ impl Session {
                 }
                 (b'S', Some(body)) => {
                     note_parameter(&server.base, &self.pool, &mut server.applied, body);
-                    note_wanted(self, &server.base, body);
+                    note_wanted(self, &server.base, body, (&mut splice, &chunk, end));
                 }
                 (b'E', Some(body)) => {
                     self.has_farewell |= is_fatal(body);
@@ -386,8 +386,14 @@ fn note_completion(leftovers: &mut Leftovers, tag: &[u8]) -> bool {
     matches!(tag, b"RESET" | b"DISCARD ALL")
 }
 
-/// Follows a parameter that the client has changed.
-fn note_wanted(session: &mut Session, base: &ParameterSet, body: &[u8]) {
+/// Follows a parameter that the client has changed. Tells it, at a place in a chunk, if the value is to
+/// be another one than the server has.
+fn note_wanted(
+    session: &mut Session,
+    base: &ParameterSet,
+    body: &[u8],
+    (splice, chunk, at): (&mut Splice, &Chunk, usize),
+) {
     let Some((name, value)) = ParameterStatus::text(body) else {
         return;
     };
@@ -405,6 +411,10 @@ fn note_wanted(session: &mut Session, base: &ParameterSet, body: &[u8]) {
         Some(asked) => wanted.set(name, asked),
         None if is_default => wanted.remove(name),
         None => wanted.set(name, value),
+    }
+    if let Some(asked) = asked.filter(|asked| *asked != value) {
+        splice.keep(chunk, at, &mut session.client);
+        writer::parameter_status(splice.out(), name.as_bytes(), asked.as_bytes());
     }
     session.wanted = Rc::clone(&session.pool.intern(wanted));
 }

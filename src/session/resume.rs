@@ -8,8 +8,9 @@
 //! a pair of names. So it can cross threads, and be written to bytes.
 //!
 //! **Invariants**
-//! 1. A session leaves only between two transactions, with nothing queued to its client: its socket
-//!    and the bytes that nobody has taken are all there is on the wire.
+//! 1. A session leaves only between two transactions, or before one that no server knows of, with
+//!    nothing queued to its client: its socket and the bytes that nobody has taken are all there is on
+//!    the wire.
 //! 2. Wherever a record is dropped, its client's socket closes and counts no more.
 
 use std::os::fd::OwnedFd;
@@ -20,6 +21,7 @@ use std::time::Instant;
 use shards::{Detached, Stream};
 
 use super::client::{Phase, Session, Step};
+use super::local::Begun;
 use super::prepared::{Definition, Prepared};
 use super::registry::{Identity, Slot};
 use super::report::Failure;
@@ -43,6 +45,8 @@ pub struct SessionRecord {
     pub asked: ParameterSet,
     /// The settings that it wants now.
     pub wanted: ParameterSet,
+    /// It has been told of a transaction that no server knows yet.
+    pub has_begun: bool,
     /// Its prepared statements.
     pub statements: Vec<Definition>,
     /// What servers of its pool report, if that is known where it comes from.
@@ -170,6 +174,7 @@ impl Session {
             user: (*self.pool.key.user).into(),
             asked: (*self.asked).clone(),
             wanted: (*self.wanted).clone(),
+            has_begun: self.begun != Begun::None,
             statements: self
                 .prepared
                 .take()
@@ -217,6 +222,9 @@ impl Session {
             (asked, wanted),
             place,
         );
+        if record.has_begun {
+            session.begun = Begun::Unsent;
+        }
         session.prepared = prepared.filter(|prepared| !prepared.is_empty());
         Some(session)
     }
@@ -235,6 +243,7 @@ mod tests {
     use super::super::directory::Directory;
     use super::super::registry::{Place, Registry};
     use super::super::shard::Connections;
+    use super::super::survey::{Surveyors, Surveys};
     use super::*;
     use crate::auth::ScramKeys;
     use crate::config;
@@ -250,6 +259,12 @@ mod tests {
         [[pools.db.users]]\nusername = 'u'\npassword = ''\npool_size = 5\n";
 
     struct NoErrands;
+
+    struct NobodyElse;
+
+    impl Surveyors for NobodyElse {
+        fn ask(&self, _: usize, _: u32) {}
+    }
 
     impl Errands for NoErrands {
         fn resolve(&self, _: &str, _: u16) -> Answer<Vec<SocketAddr>> {
@@ -322,6 +337,7 @@ mod tests {
             directory: RefCell::new(Rc::new(Directory::new(config, &host, None))),
             registry,
             cancels,
+            surveys: Surveys::new(Box::new(NobodyElse)),
             neighbours,
             host,
             connections: Connections::default(),
@@ -348,6 +364,7 @@ mod tests {
             user: "u".into(),
             asked: ParameterSet::default(),
             wanted: ParameterSet::default(),
+            has_begun: true,
             statements: vec![Definition {
                 name: b"a"[..].into(),
                 text: b"select 1\0\0\0"[..].into(),
@@ -374,6 +391,7 @@ mod tests {
             let key = record.identity.key;
             let mut session = Session::resume(Rc::clone(&shard), record, shards::now()).unwrap();
             assert!(session.prepared.as_mut().unwrap().is_taken(b"a", 0));
+            assert_eq!(session.begun, Begun::Unsent);
             let base = session.pool.base.get().unwrap();
             assert_eq!(base.get("server_version"), Some("17"));
             let slot = session.slot.as_ref().unwrap().number();

@@ -24,6 +24,7 @@
 
 use shards::Chunk;
 
+use crate::pool::Pool;
 use crate::protocol::backend::{ErrorFields, TransactionStatus};
 use crate::protocol::framer::HEADER_BYTES;
 use crate::protocol::frontend::{Bind, Close, Execute, Parse, Target};
@@ -171,6 +172,7 @@ impl Session {
         }
         let known = prepared.unnamed_as(definition);
         let statement = known.unwrap_or_else(|| self.pool.intern_statement(definition));
+        statement.used(&self.pool.label, 0);
         // What is on its way may end, or fail, the transaction.
         let may_be_refused = match server.status {
             TransactionStatus::Idle => false,
@@ -189,9 +191,8 @@ impl Session {
             return;
         }
         let key = statement.key ^ prepared.salt(&self.wanted);
-        let limit = self.pool.settings.statements_max;
         let named = (key, &*statement);
-        provide(server, splice.out(), named, Owner::Client, limit);
+        provide(server, splice.out(), named, Owner::Client, &self.pool);
         prepared.define(parse.name, statement, segment, names_max);
         splice.skip(message.end());
     }
@@ -235,10 +236,9 @@ impl Session {
             return;
         };
         message.keep_before(splice, server);
-        let limit = self.pool.settings.statements_max;
         let named = (key, &*statement);
         if !hangs_on(prepared, &server.statements, bind.statement, key) {
-            provide(server, splice.out(), named, Owner::Pooler, limit);
+            provide(server, splice.out(), named, Owner::Pooler, &self.pool);
         }
         if let Effect::Forgets(name) = &statement.effect
             && prepared.is_taken(name, server.statements.segment())
@@ -246,6 +246,7 @@ impl Session {
             lay_bait(server, splice, name, Noted::BY_NOBODY);
             prepared.portal_bound(bind.portal, Some(name));
         }
+        statement.used(&self.pool.label, 1);
         message.rename_bind(splice, &bind, &text::name(key));
         server.sync.sent(b'B', false, Owner::Client);
         server.leftovers.add(statement.leftovers);
@@ -280,10 +281,9 @@ impl Session {
         match (tag, found) {
             (b'D', Some((prepared, statement, key))) => {
                 message.keep_before(splice, server);
-                let limit = self.pool.settings.statements_max;
                 let named = (key, &*statement);
                 if !hangs_on(prepared, &server.statements, name, key) {
-                    provide(server, splice.out(), named, Owner::Pooler, limit);
+                    provide(server, splice.out(), named, Owner::Pooler, &self.pool);
                 }
                 writer::describe(splice.out(), Target::Statement, &text::name(key));
                 splice.skip(message.end());
@@ -426,12 +426,14 @@ fn provide(
     out: &mut Vec<u8>,
     (key, statement): (Key, &Statement),
     asker: Owner,
-    limit: usize,
+    pool: &Pool,
 ) {
     let need = server.statements.want(key);
     let is_clients = asker == Owner::Client;
+    let metrics = pool.metrics();
     if need == Need::Nothing {
         if is_clients {
+            metrics.parses_saved.add(1);
             server.sync.promised(b'P', Noted::BY_CLIENT);
         }
         return;
@@ -440,13 +442,15 @@ fn provide(
         close(server, out, key);
     }
     write_parse(out, &text::name(key), &statement.definition);
-    let noted = if is_clients {
-        Noted::BY_BOTH
+    let (noted, counter) = if is_clients {
+        (Noted::BY_BOTH, &metrics.parses_sent)
     } else {
-        Noted::BY_SERVER
+        (Noted::BY_SERVER, &metrics.parses_repeated)
     };
+    counter.add(1);
     server.sync.sent_noted(b'P', false, asker, noted);
-    while let Some(old) = server.statements.evict(limit) {
+    while let Some(old) = server.statements.evict(pool.settings.statements_max) {
+        metrics.statements_evicted.add(1);
         close(server, out, old);
     }
 }

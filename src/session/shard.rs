@@ -16,6 +16,7 @@ use super::cancel::Cancels;
 use super::directory::Directory;
 use super::registry::Registry;
 use super::resume::Neighbours;
+use super::survey::Surveys;
 
 /// Open client connections of the process.
 #[derive(Clone, Debug, Default)]
@@ -67,6 +68,8 @@ pub struct Shard {
     pub registry: Rc<Registry>,
     /// The cancel requests on their way.
     pub cancels: Cancels,
+    /// The surveys of this shard's consoles.
+    pub surveys: Surveys,
     /// The other shards.
     pub neighbours: Rc<dyn Neighbours>,
     /// What all pools share.

@@ -23,6 +23,7 @@ with_two_and_four_shards!(
     clients_that_connect_are_spread_evenly,
     settings_survive_a_move,
     statements_survive_a_move,
+    begun_transactions_survive_a_move,
     idle_clients_of_a_changed_pool_are_spread_too,
     keys_stay_unique_over_moves,
     busy_clients_lose_nothing_in_a_move,
@@ -161,6 +162,21 @@ fn statements_survive_a_move(shards: usize) {
             let run = [message::bind("", name, &[]), message::execute("", 0)];
             assert_eq!(client.batch(&run).value(), *text);
         }
+    }
+}
+
+fn begun_transactions_survive_a_move(shards: usize) {
+    let doorman = config(shards).start();
+    let mut clients: Vec<_> = (0..20 * shards).map(|_| doorman.connect()).collect();
+    for client in &mut clients {
+        assert_eq!(client.query("begin;").status, 'T');
+    }
+    keep_those_of_shard_0(&mut clients);
+    wait_until_even(&doorman, clients.len());
+    assert!(moves(&doorman) > 0);
+    for client in &mut clients {
+        assert_eq!(client.query("select txid_current()").status, 'T');
+        assert_eq!(client.query("commit").status, 'I');
     }
 }
 

@@ -128,6 +128,11 @@ impl<S, W> PoolState<S, W> {
         self.queued
     }
 
+    /// The idle servers, the one used longest ago first.
+    pub fn idle_servers(&self) -> impl Iterator<Item = &S> {
+        self.idle.iter().map(|idle| &idle.server)
+    }
+
     /// Takes an idle server, unless others have waited for one before.
     pub fn checkout(&mut self) -> Option<(S, Instant)> {
         if self.queued > 0 {

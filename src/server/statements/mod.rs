@@ -105,6 +105,12 @@ impl Statements {
         self.expected_count
     }
 
+    /// True if it has `key`, as far as replies have told.
+    pub fn has(&self, key: Key) -> bool {
+        let at = self.index.get(&key);
+        at.is_some_and(|at| self.slots[*at as usize].exists)
+    }
+
     /// Says what must be sent so that the next message can use `key`, and notes it as sent, with one
     /// record for each message.
     pub fn want(&mut self, key: Key) -> Need {

@@ -16,6 +16,7 @@
 //! Source: PostgreSQL documentation, `sql-deallocate.html`, `sql-discard.html`,
 //! `sql-syntax-lexical.html` (identifiers).
 
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::rc::{Rc, Weak};
@@ -59,10 +60,99 @@ pub struct Statement {
     pub leftovers: Leftovers,
     /// What running it does to other statements.
     pub effect: Effect,
+    /// How often clients have run it, by pool.
+    uses: RefCell<Vec<(Rc<str>, u64)>>,
+    kept: Rc<Kept>,
+}
+
+/// What a statement takes beside its definition, in bytes: rounded up from what was measured.
+const STATEMENT_BYTES: usize = 320;
+/// What a name takes beside its letters, in bytes; likewise.
+const PLACE_BYTES: usize = 130;
+
+/// How many statements and names for them there are, and what they take.
+#[derive(Debug, Default)]
+pub struct Kept {
+    count: Cell<usize>,
+    bytes: Cell<usize>,
+    names_bytes: Cell<usize>,
+}
+
+/// The account of one name. Ends when dropped.
+#[derive(Debug)]
+pub struct Place {
+    kept: Rc<Kept>,
+    bytes: usize,
+}
+
+impl Kept {
+    /// How many statements.
+    pub fn count(&self) -> usize {
+        self.count.get()
+    }
+
+    /// Their definitions, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes.get()
+    }
+
+    /// All that they and their names take, in bytes, about.
+    pub fn memory(&self) -> usize {
+        self.bytes.get() + self.count.get() * STATEMENT_BYTES + self.names_bytes.get()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let names_bytes = &self.kept.names_bytes;
+        names_bytes.set(names_bytes.get() - self.bytes);
+    }
+}
+
+impl Drop for Statement {
+    fn drop(&mut self) {
+        let Kept { count, bytes, .. } = &*self.kept;
+        count.set(count.get() - 1);
+        bytes.set(bytes.get() - self.definition.len());
+    }
 }
 
 impl Statement {
-    fn new(definition: Arc<[u8]>, key: Key) -> Self {
+    /// The text of the query.
+    pub fn query(&self) -> &[u8] {
+        let end = memchr::memchr(0, &self.definition).unwrap_or_default();
+        self.definition.get(..end).unwrap_or_default()
+    }
+
+    /// Accounts for a client's name of it.
+    pub fn place(&self, name: &[u8]) -> Place {
+        let bytes = name.len() + PLACE_BYTES;
+        let names_bytes = &self.kept.names_bytes;
+        names_bytes.set(names_bytes.get() + bytes);
+        let kept = Rc::clone(&self.kept);
+        Place { kept, bytes }
+    }
+
+    /// Counts runs by clients of a pool; 0 if one of them only knows it now.
+    pub fn used(&self, pool: &Rc<str>, count: u64) {
+        let mut uses = self.uses.borrow_mut();
+        let is_it = |known: &Rc<str>| Rc::ptr_eq(known, pool) || **known == **pool;
+        if let Some((_, uses)) = uses.iter_mut().find(|(known, _)| is_it(known)) {
+            *uses += count;
+        } else {
+            uses.reserve_exact(1);
+            uses.push((Rc::clone(pool), count));
+        }
+    }
+
+    /// The pools whose clients have had it, and how often they have run it.
+    pub fn uses(&self) -> Vec<(Rc<str>, u64)> {
+        self.uses.borrow().clone()
+    }
+
+    fn new(definition: Arc<[u8]>, key: Key, kept: Rc<Kept>) -> Self {
+        kept.count.set(kept.count.get() + 1);
+        kept.bytes.set(kept.bytes.get() + definition.len());
         let text = memchr::memchr(0, &definition).and_then(|end| definition.get(..end));
         let text = text.unwrap_or_default();
         let mut leftovers = Leftovers::default();
@@ -73,6 +163,8 @@ impl Statement {
             key,
             leftovers,
             effect,
+            uses: RefCell::default(),
+            kept,
         }
     }
 }
@@ -297,25 +389,38 @@ pub struct Interner {
     statements: ByHash<u64, Vec<Weak<Statement>>>,
     sweep_at: usize,
     recent: VecDeque<Rc<Statement>>,
+    kept: Rc<Kept>,
 }
 
 impl Interner {
+    /// How many statements there are.
+    pub fn kept(&self) -> &Kept {
+        &self.kept
+    }
+
+    /// All statements that somebody uses.
+    pub fn living(&self) -> impl Iterator<Item = Rc<Statement>> {
+        self.statements.values().flatten().filter_map(Weak::upgrade)
+    }
+
     /// The shared form of a statement.
     pub fn intern(&mut self, definition: &[u8]) -> Rc<Statement> {
-        self.find_or_add(definition, || {
-            Statement::new(definition.into(), digest(&[definition]))
+        self.find_or_add(definition, |kept| {
+            Statement::new(definition.into(), digest(&[definition]), kept)
         })
     }
 
     /// The shared form of a statement that another shard has, with its key.
     pub fn adopt(&mut self, definition: &Arc<[u8]>, key: Key) -> Rc<Statement> {
-        self.find_or_add(definition, || Statement::new(Arc::clone(definition), key))
+        self.find_or_add(definition, |kept| {
+            Statement::new(Arc::clone(definition), key, kept)
+        })
     }
 
     fn find_or_add(
         &mut self,
         definition: &[u8],
-        make: impl FnOnce() -> Statement,
+        make: impl FnOnce(Rc<Kept>) -> Statement,
     ) -> Rc<Statement> {
         if self.statements.len() >= self.sweep_at {
             self.sweep();
@@ -328,7 +433,7 @@ impl Interner {
         }
         drop(living);
         bucket.retain(|one| one.strong_count() > 0);
-        let statement = Rc::new(make());
+        let statement = Rc::new(make(Rc::clone(&self.kept)));
         bucket.push(Rc::downgrade(&statement));
         if definition.len() <= RECENT_BYTES_MAX {
             if self.recent.len() == RECENT_COUNT {
@@ -404,6 +509,30 @@ mod tests {
         let adopted = here.adopt(&one.definition, one.key);
         assert!(Arc::ptr_eq(&adopted.definition, &one.definition));
         assert!(Rc::ptr_eq(&adopted, &here.intern(b"select 1\0\0\0")));
+    }
+
+    #[test]
+    fn statements_are_counted_as_long_as_somebody_uses_them() {
+        let mut interner = Interner::default();
+        let pools: [Rc<str>; 2] = ["a@x".into(), "b@x".into()];
+        let one = interner.intern(b"select 1\0\0\0");
+        let two = interner.intern(b"select 22\0\0\0");
+        one.used(&pools[0], 0);
+        one.used(&pools[1], 2);
+        one.used(&Rc::from("b@x"), 1);
+        let [a, b] = pools;
+        assert_eq!(one.uses(), [(a, 0), (b, 3)]);
+        assert_eq!(two.query(), b"select 22");
+        assert_eq!((interner.kept().count(), interner.kept().bytes()), (2, 23));
+        assert_eq!(interner.living().count(), 2);
+        let before = interner.kept().memory();
+        let place = one.place(b"name");
+        assert_eq!(interner.kept().memory(), before + PLACE_BYTES + 4);
+        drop(place);
+        assert_eq!(interner.kept().memory(), before);
+        drop((one, two));
+        assert_eq!((interner.kept().count(), interner.kept().memory()), (0, 0));
+        assert_eq!(interner.living().count(), 0);
     }
 
     #[test]

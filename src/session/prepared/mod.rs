@@ -28,7 +28,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::server::parameters::ParameterSet;
-use crate::server::statements::text::{self, Key, Statement};
+use crate::server::statements::text::{self, Key, Place, Statement};
 use crate::server::sync::Outcomes;
 
 /// Bytes of text that the names of one client keep. Applications have some thousands of statements of
@@ -62,6 +62,8 @@ struct Entry {
     pending: u32,
     /// The segment of the last of them: what an error skips at a time.
     segment: u32,
+    /// Accounts for the name.
+    place: Option<Place>,
 }
 
 /// A change of the map that is not confirmed.
@@ -104,6 +106,8 @@ pub(super) struct Prepared {
     /// Those that have not been run.
     deallocations: Vec<Deallocation>,
     salted: Option<(Rc<ParameterSet>, Key)>,
+    /// It has got a name more since this was looked at.
+    pub(super) has_grown: bool,
     /// The start of a message that is too short to be rewritten.
     pub(super) held: Vec<u8>,
     /// The client is not read: it is owed too much.
@@ -177,6 +181,7 @@ impl Prepared {
         segment: u32,
         limit: usize,
     ) {
+        self.has_grown |= !name.is_empty() && !self.named.contains_key(name);
         self.record(name, Some(statement), segment, false);
         self.make_room(if limit == 0 { usize::MAX } else { limit });
     }
@@ -310,6 +315,7 @@ impl Prepared {
         }
         let (_, entry) = entry_of(&mut self.named, name);
         entry.confirmed = Some(Rc::clone(&statement));
+        entry.place.get_or_insert_with(|| statement.place(name));
         self.kept.set(entry, Some(statement));
     }
 
@@ -330,6 +336,9 @@ impl Prepared {
             let (name, entry) = entry_of(&mut self.named, name);
             entry.pending += 1;
             entry.segment = segment;
+            if let Some(statement) = &after {
+                entry.place.get_or_insert_with(|| statement.place(&name));
+            }
             self.kept.set(entry, after.clone());
             Some(name)
         };
