@@ -31,7 +31,6 @@ everywhere!(
 );
 
 with_one_and_two_shards!(
-    flood_of_known_definitions_is_held_back,
     server_is_free_while_a_message_has_only_begun,
     deallocation_that_was_not_run_leaves_nothing,
     deallocation_of_a_server_side_name_is_noticed,
@@ -74,25 +73,21 @@ fn fill(stream: &mut TcpStream, bytes: &[u8], most: usize) -> usize {
     written
 }
 
-fn flood_of_known_definitions_is_held_back(shards: usize) {
-    const MOST: usize = 20 << 20;
-    let doorman = pooler(shards, 1).start();
-    for message in [
-        parse("", ""),
-        [parse("", ""), flush()].concat(),
-        close(b'S', "k"),
-    ] {
+#[test]
+fn flood_of_known_definitions_is_held_back() {
+    const MOST: usize = 60 << 20;
+    let doorman = pooler(1, 1).start();
+    for message in [parse("", ""), [parse("", ""), flush()].concat()] {
         let mut client = doorman.connect();
         client.set_deadline(Duration::from_secs(60));
-        assert_eq!(tags(&mut client, &[parse("", ""), parse("k", "")]), "11Z");
+        assert_eq!(tags(&mut client, &[parse("", "")]), "1Z");
         let flood = message.repeat(10_000);
         let mut stream = client.writer();
-        // What the kernel holds for the reader is not to hide what the pooler does.
-        SockRef::from(&stream).set_recv_buffer_size(4096).unwrap();
-        let written = fill(&mut stream, &flood, MOST);
+        // The kernel is not to hold too much for the reader.
         SockRef::from(&stream)
-            .set_recv_buffer_size(1 << 20)
+            .set_recv_buffer_size(256 * 1024)
             .unwrap();
+        let written = fill(&mut stream, &flood, MOST);
         assert!(written < MOST, "{written} bytes without an answer read");
         let bytes = doorman.resident_bytes();
         assert!(bytes < 200 << 20, "{bytes} bytes in memory");
@@ -103,11 +98,15 @@ fn flood_of_known_definitions_is_held_back(shards: usize) {
                 let rest = if cut == 0 { &[][..] } else { &message[cut..] };
                 stream.write_all(&[rest, &sync()].concat()).unwrap();
             });
-            for _ in 0..count {
-                client.expect_any(&['1', '3']);
+            // One ParseComplete each, and ReadyForQuery.
+            let mut left = 5 * count + 6;
+            while left > 0 {
+                let received = client.try_receive_anything().unwrap();
+                assert!(0 < received && received <= left);
+                left -= received;
             }
-            client.expect_tags("Z");
         });
+        assert_eq!(client.value("select 'in step'"), "in step");
     }
 }
 
