@@ -35,7 +35,8 @@ pub async fn measure(shard: Rc<Shard>) {
         let next = look();
         note(shard.metrics(), last, next);
         last = next;
-        let statements = shard.host.statements.borrow();
+        let mut statements = shard.host.statements.borrow_mut();
+        statements.tidy();
         note_statements(shard.metrics(), statements.kept());
     }
 }

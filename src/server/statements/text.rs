@@ -444,6 +444,14 @@ impl Interner {
         statement
     }
 
+    /// Frees what is left of statements that nobody uses any more, if that is much.
+    pub fn tidy(&mut self) {
+        if self.statements.len() > 2 * self.kept.count() + 64 {
+            self.sweep();
+            self.statements.shrink_to(2 * self.statements.len());
+        }
+    }
+
     /// Forgets statements that nobody uses.
     fn sweep(&mut self) {
         self.statements.retain(|_, bucket| {
@@ -532,6 +540,11 @@ mod tests {
         assert_eq!(interner.kept().memory(), before);
         drop((one, two));
         assert_eq!((interner.kept().count(), interner.kept().memory()), (0, 0));
+        let text = |number| format!("select {number}\0\0\0");
+        let many = (0..200).map(|number| interner.intern(text(number).as_bytes()));
+        drop(many.collect::<Vec<_>>());
+        interner.tidy();
+        assert!(interner.statements.is_empty() && interner.statements.capacity() < 64);
         assert_eq!(interner.living().count(), 0);
     }
 
