@@ -73,7 +73,7 @@ def sessions_of_threads_see_their_own():
     engine = sync_engine(connect_args={"prepare_threshold": 1})
 
     def client(number):
-        for turn in range(8):
+        for turn in range(5):
             with Session(engine) as session, session.begin():
                 session.add(note(number, turn))
                 session.flush()
@@ -155,7 +155,7 @@ async def sessions_of_tasks_see_their_own():
 
     async def client(number):
         mine = 100 + number
-        for turn in range(8):
+        for turn in range(5):
             async with AsyncSession(engine) as session, session.begin():
                 session.add(note(mine, turn))
                 await session.flush()
