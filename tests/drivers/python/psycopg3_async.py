@@ -154,9 +154,11 @@ async def a_task_that_times_out_cancels_its_query():
             for turn in range(2):
                 if number % 4 == 0:
                     try:
-                        # So long that the query waits for a server no more.
-                        async with asyncio.timeout(0.5):
-                            await connection.execute("select pg_sleep(%s)", (60,))
+                        # In a transaction, where the query waits for no server.
+                        async with connection.transaction():
+                            await connection.execute("select 1")
+                            async with asyncio.timeout(0.3):
+                                await connection.execute("select pg_sleep(%s)", (60,))
                         raise AssertionError("not cancelled")
                     except TimeoutError:
                         pass

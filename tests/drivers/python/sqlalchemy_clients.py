@@ -209,8 +209,11 @@ async def a_task_that_is_cancelled_leaves_a_usable_pool():
         for turn in range(2):
             if number % 4 == 0:
                 try:
-                    async with asyncio.timeout(0.3), engine.connect() as connection:
-                        await connection.execute(sa.text("select pg_sleep(60)"))
+                    async with engine.connect() as connection:
+                        # Begins the transaction, in which the query waits for no server.
+                        await connection.execute(sa.text("select 1"))
+                        async with asyncio.timeout(0.3):
+                            await connection.execute(sa.text("select pg_sleep(60)"))
                     raise AssertionError("not cancelled")
                 except TimeoutError:
                     pass
