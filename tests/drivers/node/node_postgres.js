@@ -38,7 +38,7 @@ async function prepareTable(stem, columns) {
 
 check('every client gets its own values', async () => {
   await atOnce((number) => connected(async (client) => {
-    for (const turn of numbers(60)) {
+    for (const turn of numbers(40)) {
       const value = number * 1000 + turn;
       // The same name stands for another text in every client.
       assert.deepEqual(await one(client, `select $1::int4 + ${number}`, [value], 'mine'),

@@ -62,8 +62,11 @@ function at_once(callable $body, int $clients = CLIENTS): void
     equal($failed, 0);
 }
 
-/** Runs the checks, by title, or those named on the command line; exits with 1 if one failed. */
-function run_checks(array $checks): never
+/**
+ * Runs the checks, by title, or those named on the command line; exits with 1 if one failed.
+ * `gaps` says why a check has to fail for now. When it does not, the mark has to go.
+ */
+function run_checks(array $checks, array $gaps): never
 {
     $wanted = array_slice($_SERVER['argv'], 1);
     $failed = 0;
@@ -72,12 +75,20 @@ function run_checks(array $checks): never
             continue;
         }
         $start = microtime(true);
+        $fault = null;
         try {
             $body();
-            printf("passed %s %.2f s\n", $title, microtime(true) - $start);
         } catch (Throwable $error) {
+            $fault = $error;
+        }
+        $gap = $gaps[$title] ?? null;
+        if ($gap && $fault) {
+            echo "known gap $title: $gap\n";
+        } elseif ($fault || $gap) {
             $failed++;
-            echo "FAILED $title: $error\n";
+            echo "FAILED $title: ", $fault ?? "a known gap is closed: $gap", "\n";
+        } else {
+            printf("passed %s %.2f s\n", $title, microtime(true) - $start);
         }
     }
     printf("%d passed, %d failed\n", count($checks) - $failed, $failed);

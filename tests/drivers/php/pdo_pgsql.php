@@ -43,6 +43,8 @@ function prepare_table(string $stem, string $columns): string
 }
 
 $checks = [];
+// Checks that have to fail for now, and why.
+$gaps = [];
 
 foreach (MODES as $mode => $attributes) {
     $checks["every client gets its own values, $mode"] = fn () => at_once(
@@ -98,33 +100,60 @@ foreach (MODES as $mode => $attributes) {
     };
 }
 
-$checks['changed tables are read again'] = function (): void {
-    $table = prepare_table('changed', 'a int');
-    $connections = [];
-    $statements = [];
-    for ($number = 0; $number < CLIENTS; $number++) {
-        $connections[] = connect(MODES['prepared']);
-        $statements[] = end($connections)->prepare("select * from $table where a = ?");
-    }
+/** Reads with every client between changes of a table; `read` takes the number of a client. */
+function read_while_the_table_changes(string $table, callable $read): void
+{
+    $connection = connect();
     $errors = 0;
     foreach ([1, 2, 3, 4] as $columns) {
-        $connections[0]->exec("insert into $table (a) values (1)");
-        foreach ([...$statements, ...$statements, ...$statements] as $statement) {
+        $connection->exec("insert into $table (a) values (1)");
+        foreach ([...range(1, CLIENTS), ...range(1, CLIENTS), ...range(1, CLIENTS)] as $number) {
             try {
-                $statement->execute([1]);
-                equal(count($statement->fetchAll()[0]), $columns);
+                equal(count($read($number - 1)[0]), $columns);
             } catch (PDOException $error) {
                 equal($error->getCode(), '0A000');
                 $errors++;
             }
         }
-        $connections[0]->exec("alter table $table add column b$columns int");
+        $connection->exec("alter table $table add column b$columns int");
     }
     // Once for each server that has the statement, not once for each client.
     if ($errors > 3 * SERVERS_MAX) {
         throw new Exception("$errors errors");
     }
+}
+
+$checks['changed tables are read again by new statements'] = function (): void {
+    $table = prepare_table('changed', 'a int');
+    $connections = array_map(fn () => connect(MODES['prepared']), range(1, CLIENTS));
+    read_while_the_table_changes($table, function (int $number) use ($connections, $table) {
+        $statement = $connections[$number]->prepare("select * from $table where a = ?");
+        $statement->execute([1]);
+        return $statement->fetchAll();
+    });
 };
+
+// PostgreSQL refuses to run a statement whose columns have changed since it was prepared. A server
+// that has parsed it anew knows only the new columns. The driver has room for the old ones, and
+// spoils the memory of its process.
+$checks['changed tables are read again by kept statements'] = function (): void {
+    $table = prepare_table('changed_kept', 'a int');
+    at_once(function () use ($table): void {
+        $connections = array_map(fn () => connect(MODES['prepared']), range(1, CLIENTS));
+        $statements = array_map(
+            fn ($connection) => $connection->prepare("select * from $table where a = ?"),
+            $connections);
+        $seen = [];
+        read_while_the_table_changes($table, function (int $number) use ($statements, &$seen) {
+            $statements[$number]->execute([1]);
+            $columns = $statements[$number]->columnCount();
+            equal($columns, $seen[$number] ??= $columns);
+            return $statements[$number]->fetchAll();
+        });
+    }, 1);
+};
+$gaps['changed tables are read again by kept statements'] =
+    'a client that described a statement before a change of its columns gets no error';
 
 $checks['cursors live in transactions'] = fn () => at_once(function (int $number): void {
     $connection = connect(mode($number));
@@ -238,4 +267,4 @@ $checks['connections that the driver keeps are used again'] = fn () => at_once(
     }
 );
 
-run_checks($checks);
+run_checks($checks, $gaps);

@@ -226,9 +226,12 @@ async def timeouts_cancel_their_own_query():
         connection = await connect()
         for turn in range(3):
             if number % 4 == 0:
-                # So long that the query waits for a server no more.
+                # In a transaction, where the query waits for no server.
+                transaction = connection.transaction()
+                await transaction.start()
                 await expect(asyncio.TimeoutError,
-                             connection.fetch("select pg_sleep($1)", 60, timeout=0.5))
+                             connection.fetch("select pg_sleep($1)", 60, timeout=0.3))
+                await transaction.rollback()
             for n in range(20):
                 equal(await connection.fetchval("select $1::int8", n + number), n + number)
         await expect(asyncpg.QueryCanceledError, connection.execute(

@@ -124,18 +124,18 @@ async def copies_and_cursors_are_the_clients_own():
         async with await connect(prepare_threshold=0) as connection:
             cursor = connection.cursor()
             async with cursor.copy(f"copy {table} from stdin") as copy:
-                for n in range(600):
+                for n in range(300):
                     await copy.write_row((number, n, f"{number} " * (n % 50)))
             text = f"copy (select word from {table} where client = %s order by n) to stdout"
             async with cursor.copy(text, (number,)) as copy:
                 found = [word async for word, in copy.rows()]
-            equal(found, [f"{number} " * (n % 50) for n in range(600)])
+            equal(found, [f"{number} " * (n % 50) for n in range(300)])
             async with connection.transaction():
                 async with connection.cursor("same_name") as cursor:
                     cursor.itersize = 100
                     await cursor.execute(f"select n from {table} where client = %s order by n",
                                          (number,))
-                    equal([n async for n, in cursor], list(range(600)))
+                    equal([n async for n, in cursor], list(range(300)))
             # The rest of a result that nobody wants is cancelled.
             cursor = connection.cursor()
             async for n, in cursor.stream("select g from generate_series(1, 100000) g"):
@@ -154,9 +154,11 @@ async def a_task_that_times_out_cancels_its_query():
             for turn in range(2):
                 if number % 4 == 0:
                     try:
-                        # So long that the query waits for a server no more.
-                        async with asyncio.timeout(0.5):
-                            await connection.execute("select pg_sleep(%s)", (60,))
+                        # In a transaction, where the query waits for no server.
+                        async with connection.transaction():
+                            await connection.execute("select 1")
+                            async with asyncio.timeout(0.3):
+                                await connection.execute("select pg_sleep(%s)", (60,))
                         raise AssertionError("not cancelled")
                     except TimeoutError:
                         pass

@@ -73,7 +73,7 @@ def sessions_of_threads_see_their_own():
     engine = sync_engine(connect_args={"prepare_threshold": 1})
 
     def client(number):
-        for turn in range(8):
+        for turn in range(5):
             with Session(engine) as session, session.begin():
                 session.add(note(number, turn))
                 session.flush()
@@ -155,7 +155,7 @@ async def sessions_of_tasks_see_their_own():
 
     async def client(number):
         mine = 100 + number
-        for turn in range(8):
+        for turn in range(5):
             async with AsyncSession(engine) as session, session.begin():
                 session.add(note(mine, turn))
                 await session.flush()
@@ -209,8 +209,11 @@ async def a_task_that_is_cancelled_leaves_a_usable_pool():
         for turn in range(2):
             if number % 4 == 0:
                 try:
-                    async with asyncio.timeout(0.3), engine.connect() as connection:
-                        await connection.execute(sa.text("select pg_sleep(60)"))
+                    async with engine.connect() as connection:
+                        # Begins the transaction, in which the query waits for no server.
+                        await connection.execute(sa.text("select 1"))
+                        async with asyncio.timeout(0.3):
+                            await connection.execute(sa.text("select pg_sleep(60)"))
                     raise AssertionError("not cancelled")
                 except TimeoutError:
                     pass

@@ -1,4 +1,4 @@
-//! DBD::Pg, the driver of Perl.
+//! `DBD::Pg`, the driver of Perl.
 //!
 //! Owns: one test a program. Does not own: what the programs check (`tests/drivers/perl`).
 //!
