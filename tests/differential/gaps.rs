@@ -18,6 +18,8 @@ use crate::texts;
 pub(crate) struct Context<'a> {
     /// Of PostgreSQL, at the start of the step.
     pub(crate) status: u8,
+    /// The step does not arrive in one piece.
+    pub(crate) is_cut: bool,
     /// All that is said before it in this step, without what is left out.
     pub(crate) before: &'a [Message],
 }
@@ -69,8 +71,9 @@ pub(crate) const GAPS: &[Gap] = &[
     },
     Gap {
         name: "use-behind-failed-batch",
-        why: "two batches in one write, the first defines a statement and fails before that, the \
-              second uses it: it runs if the server had the statement",
+        why: "two batches in one write, the first defines or closes a statement and fails before that, \
+              the second uses it: a definition counts if the server had the statement, and what was \
+              to be closed is unknown",
         shows: |context, message| {
             let name = match message {
                 Message::Bind { statement, .. } => statement,
@@ -79,9 +82,15 @@ pub(crate) const GAPS: &[Gap] = &[
                 | Message::Close { kind: b'S', name } => name,
                 _ => return false,
             };
-            let defines =
-                |one: &Message| matches!(one, Message::Parse { name: other, .. } if other == name);
-            context.earlier_batches().iter().any(defines)
+            let changes = |one: &Message| match one {
+                Message::Parse { name: other, .. } | Message::Close { name: other, .. }
+                    if other == name =>
+                {
+                    true
+                }
+                _ => one.sql().is_some_and(|sql| sql.starts_with("deallocate")),
+            };
+            context.earlier_batches().iter().any(changes)
         },
     },
     Gap {
@@ -150,6 +159,13 @@ pub(crate) const GAPS: &[Gap] = &[
         },
     },
     Gap {
+        name: "deallocate-in-parts",
+        why: "a DEALLOCATE that does not arrive in one piece is not seen",
+        shows: |context, message| {
+            context.is_cut && matches!(message, Message::Query(sql) if sql.contains("dealloc"))
+        },
+    },
+    Gap {
         name: "doubt-behind-function-call",
         why: "a server on which the client before forgot all statements is still in doubt behind a \
               message that names none; a name that is defined again is not refused then",
@@ -203,7 +219,8 @@ pub(crate) const GAPS: &[Gap] = &[
     },
     Gap {
         name: "use-behind-forgetting-all",
-        why: "a name is still known behind DEALLOCATE ALL or DISCARD ALL in the same write",
+        why: "behind DEALLOCATE ALL or DISCARD ALL in the same write a name is still known, and an unnamed \
+              statement is not",
         shows: |context, message| {
             let forgets = |one: &Message| {
                 one.sql()
@@ -224,10 +241,7 @@ pub(crate) const GAPS: &[Gap] = &[
         name: "end-behind-requests",
         why: "a message over which the connection is closed does so at once; requests before it that \
               are not answered stay so",
-        shows: |context, message| {
-            let ends = matches!(message, Message::Unknown(_) | Message::WrongLength { .. });
-            ends && !context.before.is_empty()
-        },
+        shows: |context, message| message.ends() && !context.before.is_empty(),
     },
 ];
 
@@ -253,6 +267,7 @@ impl Gaps {
         for message in &step.messages {
             let context = Context {
                 status,
+                is_cut: !step.cuts.is_empty(),
                 before: &said,
             };
             let is_left_out = self.0.iter().any(|gap| (gap.shows)(&context, message));

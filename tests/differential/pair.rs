@@ -308,18 +308,19 @@ impl<'a> Pair<'a> {
         let has_wrong_length = messages
             .iter()
             .any(|message| matches!(message, Message::WrongLength { .. }));
-        let mut next = self.pooled.try_receive();
-        if let Ok(answer) = &next
-            && answer.tag == b'E'
-            && has_wrong_length
-        {
-            next = self.pooled.try_receive();
-        }
-        let got = match next {
-            Err(error) if client::is_close(&error) => return Ok(()),
-            Err(error) => error.to_string(),
-            Ok(answer) => essence(&answer),
+        let mut rest = Vec::new();
+        let end = loop {
+            match self.pooled.try_receive() {
+                Ok(answer) => rest.push(answer),
+                Err(error) => break error,
+            }
         };
+        let says_why = has_wrong_length && rest.first().is_some_and(is_fatal);
+        if client::is_close(&end) && (rest.is_empty() || says_why) {
+            return Ok(());
+        }
+        let rest: Vec<_> = rest.iter().map(essence).collect();
+        let got = format!("{rest:?}, then {end}");
         Err(other_difference("end", what, "closes", &got))
     }
 

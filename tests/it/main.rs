@@ -39,7 +39,6 @@ mod mesh;
 mod metrics;
 mod parameters;
 mod prepared;
-mod prepared_random;
 mod programs;
 mod quarantine;
 mod rebalance;
