@@ -25,7 +25,7 @@ pub(crate) struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// How many answers of the step are still to come that end a batch.
+    /// How many batches and queries of the step come before it.
     fn batches_before(&self) -> usize {
         let ends = |one: &&Message| matches!(one.tag(), b'S' | b'Q' | b'F');
         self.before.iter().filter(ends).count()
@@ -219,19 +219,16 @@ pub(crate) const GAPS: &[Gap] = &[
     },
     Gap {
         name: "use-behind-forgetting-all",
-        why: "behind DEALLOCATE ALL or DISCARD ALL in the same write a name is still known, and an unnamed \
-              statement is not",
+        why: "behind DEALLOCATE ALL or DISCARD ALL in the same write a name is still known, and \
+              the unnamed statement is not",
         shows: |context, message| {
             let forgets = |one: &Message| {
                 one.sql()
                     .is_some_and(|sql| sql.ends_with("all") || sql.contains("deallocate all"))
             };
             let names = match message {
-                Message::Bind {
-                    statement: name, ..
-                }
-                | Message::Parse { name, .. }
-                | Message::Describe { kind: b'S', name } => !name.is_empty(),
+                Message::Parse { name, .. } => !name.is_empty(),
+                Message::Bind { .. } | Message::Describe { kind: b'S', .. } => true,
                 _ => false,
             };
             names && context.before.iter().any(forgets)
