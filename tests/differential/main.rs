@@ -214,7 +214,7 @@ fn the_pooler_answers_as_postgresql_does() {
         "DIFFERENTIAL_FIRST={} DIFFERENTIAL_SEEDS={}",
         run.first, run.count
     );
-    let threads = number("DIFFERENTIAL_THREADS").unwrap_or(4) as usize;
+    let threads = number("DIFFERENTIAL_THREADS").unwrap_or(8) as usize;
     let is_over = AtomicBool::new(false);
     let start = Instant::now();
     std::thread::scope(|scope| {
