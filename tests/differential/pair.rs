@@ -154,8 +154,11 @@ impl<'a> Pair<'a> {
     pub(crate) fn run(&mut self, script: &Script) -> Result<(), Difference> {
         let outcome = self.converse(script);
         if outcome.is_err() {
-            // PostgreSQL may have crashed.
-            *self = Self::new(self.number, self.ports, self.gaps);
+            // PostgreSQL may have crashed. The old sessions go first: they may hold locks.
+            self.reconnect();
+            self.keepers = [TWIN, crate::common::postgres::DATABASE]
+                .map(|database| login(self.ports.postgres, database));
+            self.renew_tables();
         } else if self.progress.mode == Mode::Ended {
             self.reconnect();
         }
