@@ -229,7 +229,10 @@ fn the_pooler_answers_as_postgresql_does() {
                 scope.spawn(move || run.work(thread))
             })
             .collect();
-        let outcomes: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
+        let outcomes: Vec<_> = workers
+            .into_iter()
+            .map(std::thread::ScopedJoinHandle::join)
+            .collect();
         is_over.store(true, Ordering::Relaxed);
         for outcome in outcomes {
             if let Err(panic) = outcome {

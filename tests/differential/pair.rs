@@ -247,7 +247,9 @@ impl<'a> Pair<'a> {
             }
         }
         let mut direct = Heard::default();
-        answers.into_iter().for_each(|answer| direct.add(answer));
+        for answer in answers {
+            direct.add(answer);
+        }
         self.compare(&direct, messages, what)?;
         if self.is_littered && self.progress.status == b'I' && self.progress.mode == Mode::Normal {
             self.sweep();
