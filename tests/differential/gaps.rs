@@ -170,15 +170,13 @@ pub(crate) const GAPS: &[Gap] = &[
         },
     },
     Gap {
-        name: "doubt-behind-function-call",
-        why: "a server on which the client before forgot all statements is still in doubt behind a \
-              message that names none; a name that is defined again is not refused then",
+        name: "doubt-not-settled",
+        why: "a server on which a client before forgot all statements stays in doubt until a message that \
+              names one finds it settled; until then a name that is defined again is not refused",
         shows: |context, message| {
-            let is_first_call = context
-                .before
-                .first()
-                .is_some_and(|one| !b"QPBDC".contains(&one.tag()));
-            is_first_call && matches!(message, Message::Parse { name, .. } if !name.is_empty())
+            let first = context.before.first().map_or(b'P', Message::tag);
+            let is_late = context.batches_before() > 0 || !b"QPBDC".contains(&first);
+            is_late && matches!(message, Message::Parse { name, .. } if !name.is_empty())
         },
     },
     Gap {
