@@ -14,7 +14,7 @@
 //!   25P02 where PostgreSQL may find something else wrong first.
 //! - Which message is unexpected in the midst of a COPY: the server may get the pooler's Parse before a Bind.
 //! - The last words before the connection is closed: severity, code and text count. PostgreSQL closes
-//!   without any over a length that cannot be; the pooler may say why.
+//!   without any over a length that cannot be; the pooler says why.
 //!
 //! Source: protocol-message-formats.html, protocol-error-fields.html.
 

@@ -18,12 +18,14 @@ use crate::texts;
 pub(crate) struct Context<'a> {
     /// Of PostgreSQL, at the start of the step.
     pub(crate) status: u8,
+    /// The step does not arrive in one piece.
+    pub(crate) is_cut: bool,
     /// All that is said before it in this step, without what is left out.
     pub(crate) before: &'a [Message],
 }
 
 impl Context<'_> {
-    /// How many answers of the step are still to come that end a batch.
+    /// How many batches and queries of the step come before it.
     fn batches_before(&self) -> usize {
         let ends = |one: &&Message| matches!(one.tag(), b'S' | b'Q' | b'F');
         self.before.iter().filter(ends).count()
@@ -52,7 +54,6 @@ impl Context<'_> {
 pub(crate) struct Gap {
     name: &'static str,
     /// Why: what would differ.
-    #[allow(dead_code, reason = "for who reads the table")]
     why: &'static str,
     shows: fn(&Context<'_>, &Message) -> bool,
 }
@@ -69,8 +70,9 @@ pub(crate) const GAPS: &[Gap] = &[
     },
     Gap {
         name: "use-behind-failed-batch",
-        why: "two batches in one write, the first defines a statement and fails before that, the \
-              second uses it: it runs if the server had the statement",
+        why: "two batches in one write, the first defines or closes a statement and fails before that, \
+              the second uses it: a definition counts if the server had the statement, and what was \
+              to be closed is unknown",
         shows: |context, message| {
             let name = match message {
                 Message::Bind { statement, .. } => statement,
@@ -79,15 +81,26 @@ pub(crate) const GAPS: &[Gap] = &[
                 | Message::Close { kind: b'S', name } => name,
                 _ => return false,
             };
-            let defines =
-                |one: &Message| matches!(one, Message::Parse { name: other, .. } if other == name);
-            context.earlier_batches().iter().any(defines)
+            let changes = |one: &Message| match one {
+                Message::Parse { name: other, .. } | Message::Close { name: other, .. }
+                    if other == name =>
+                {
+                    true
+                }
+                _ => one.sql().is_some_and(|sql| sql.starts_with("deallocate")),
+            };
+            context.earlier_batches().iter().any(changes)
         },
     },
     Gap {
         name: "defined-twice",
         why: "a name that is defined twice in one write is not refused",
-        shows: |context, message| matches!(message, Message::Parse { name, .. } if !name.is_empty() && context.is_defined(name)),
+        shows: |context, message| {
+            let Message::Parse { name, .. } = message else {
+                return false;
+            };
+            !name.is_empty() && context.is_defined(name)
+        },
     },
     Gap {
         name: "several-with-deallocate",
@@ -150,15 +163,20 @@ pub(crate) const GAPS: &[Gap] = &[
         },
     },
     Gap {
-        name: "doubt-behind-function-call",
-        why: "a server on which the client before forgot all statements is still in doubt behind a \
-              message that names none; a name that is defined again is not refused then",
+        name: "deallocate-in-parts",
+        why: "a DEALLOCATE that does not arrive in one piece is not seen",
         shows: |context, message| {
-            let is_first_call = context
-                .before
-                .first()
-                .is_some_and(|one| !b"QPBDC".contains(&one.tag()));
-            is_first_call && matches!(message, Message::Parse { name, .. } if !name.is_empty())
+            context.is_cut && matches!(message, Message::Query(sql) if sql.contains("dealloc"))
+        },
+    },
+    Gap {
+        name: "doubt-not-settled",
+        why: "a server on which a client before forgot all statements stays in doubt until a message that \
+              names one finds it settled; until then a name that is defined again is not refused",
+        shows: |context, message| {
+            let first = context.before.first().map_or(b'P', Message::tag);
+            let is_late = context.batches_before() > 0 || !b"QPBDC".contains(&first);
+            is_late && matches!(message, Message::Parse { name, .. } if !name.is_empty())
         },
     },
     Gap {
@@ -203,18 +221,16 @@ pub(crate) const GAPS: &[Gap] = &[
     },
     Gap {
         name: "use-behind-forgetting-all",
-        why: "a name is still known behind DEALLOCATE ALL or DISCARD ALL in the same write",
+        why: "behind DEALLOCATE ALL or DISCARD ALL in the same write a name is still known, and \
+              the unnamed statement is not",
         shows: |context, message| {
             let forgets = |one: &Message| {
                 one.sql()
                     .is_some_and(|sql| sql.ends_with("all") || sql.contains("deallocate all"))
             };
             let names = match message {
-                Message::Bind {
-                    statement: name, ..
-                }
-                | Message::Parse { name, .. }
-                | Message::Describe { kind: b'S', name } => !name.is_empty(),
+                Message::Parse { name, .. } => !name.is_empty(),
+                Message::Bind { .. } | Message::Describe { kind: b'S', .. } => true,
                 _ => false,
             };
             names && context.before.iter().any(forgets)
@@ -224,10 +240,7 @@ pub(crate) const GAPS: &[Gap] = &[
         name: "end-behind-requests",
         why: "a message over which the connection is closed does so at once; requests before it that \
               are not answered stay so",
-        shows: |context, message| {
-            let ends = matches!(message, Message::Unknown(_) | Message::WrongLength { .. });
-            ends && !context.before.is_empty()
-        },
+        shows: |context, message| message.ends() && !context.before.is_empty(),
     },
 ];
 
@@ -243,6 +256,11 @@ impl Gaps {
             let is_known = *name == "all" || GAPS.iter().any(|gap| gap.name == *name);
             assert!(is_known, "DIFFERENTIAL_SHOW={name}: no such gap");
         }
+        for gap in GAPS {
+            if shown.contains(&gap.name) || shown.contains(&"all") {
+                println!("shown: {}: {}", gap.name, gap.why);
+            }
+        }
         let is_left_out = |gap: &&Gap| !shown.contains(&"all") && !shown.contains(&gap.name);
         Self(GAPS.iter().filter(is_left_out).collect())
     }
@@ -253,6 +271,7 @@ impl Gaps {
         for message in &step.messages {
             let context = Context {
                 status,
+                is_cut: !step.cuts.is_empty(),
                 before: &said,
             };
             let is_left_out = self.0.iter().any(|gap| (gap.shows)(&context, message));

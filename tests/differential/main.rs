@@ -14,7 +14,8 @@
 //!   others ────────────┘  more clients than servers
 //! ```
 //!
-//! `cargo test --test differential` says 2,000 scripts. Environment: `DIFFERENTIAL_SEEDS` (how many),
+//! `cargo test --test differential` says 2,000 scripts, or as many as 30 s allow. Environment:
+//! `DIFFERENTIAL_SEEDS` (how many, however long), `DIFFERENTIAL_SECONDS` (for how long at most),
 //! `DIFFERENTIAL_FIRST` (the first of them; random without it), `DIFFERENTIAL_THREADS`,
 //! `DIFFERENTIAL_SHOW` (known differences to be shown, see `gaps`), `DIFFERENTIAL_FAULTS` (kinds of
 //! difference after which it stops). Many:
@@ -54,13 +55,16 @@ mod texts;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::{Config, Doorman, Postgres};
 use gaps::Gaps;
 use pair::{Difference, Pair, Ports};
 use script::Script;
 
+/// How many scripts are said, and for how long, if nothing else is asked for.
+const COUNT: u64 = 2000;
+const SECONDS: u64 = 30;
 /// Clients that disturb.
 const OTHERS: usize = 3;
 
@@ -71,7 +75,9 @@ struct Run {
     first: u64,
     count: u64,
     next: AtomicU64,
+    said: AtomicU64,
     faults_max: usize,
+    end: Instant,
     /// How often each kind of difference was seen.
     faults: Mutex<BTreeMap<String, usize>>,
 }
@@ -136,14 +142,19 @@ impl Run {
     fn work(&self, thread: usize) {
         let mut pair = Pair::new(thread, self.ports, &self.gaps);
         loop {
-            let seed = self.first + self.next.fetch_add(1, Ordering::Relaxed);
-            if seed >= self.first + self.count
-                || self.faults.lock().unwrap().len() >= self.faults_max
-            {
+            let has_enough = self.faults.lock().unwrap().len() >= self.faults_max;
+            if has_enough || Instant::now() > self.end {
                 return;
             }
+            let turn = self.next.fetch_add(1, Ordering::Relaxed);
+            if turn >= self.count {
+                return;
+            }
+            let seed = self.first + turn;
             let shown = ShownOnPanic(seed, generator::script(seed));
-            if let Err(difference) = pair.run(&shown.1) {
+            let outcome = pair.run(&shown.1);
+            self.said.fetch_add(1, Ordering::Relaxed);
+            if let Err(difference) = outcome {
                 self.report(&mut pair, seed, &shown.1, &difference);
             }
         }
@@ -182,6 +193,8 @@ impl Run {
 #[test]
 fn the_pooler_answers_as_postgresql_does() {
     let doorman = prepare_databases();
+    let count = number("DIFFERENTIAL_SEEDS");
+    let seconds = count.map_or(SECONDS, |_| u64::from(u32::MAX));
     let run = Run {
         ports: Ports {
             postgres: Postgres::shared().port(),
@@ -189,16 +202,19 @@ fn the_pooler_answers_as_postgresql_does() {
         },
         gaps: Gaps::from_environment(),
         first: number("DIFFERENTIAL_FIRST").unwrap_or_else(|| u64::from(rand::random::<u32>())),
-        count: number("DIFFERENTIAL_SEEDS").unwrap_or(2000),
+        count: count.unwrap_or(COUNT),
         next: AtomicU64::new(0),
+        said: AtomicU64::new(0),
         faults_max: number("DIFFERENTIAL_FAULTS").unwrap_or(5) as usize,
+        end: Instant::now()
+            + Duration::from_secs(number("DIFFERENTIAL_SECONDS").unwrap_or(seconds)),
         faults: Mutex::new(BTreeMap::new()),
     };
     println!(
         "DIFFERENTIAL_FIRST={} DIFFERENTIAL_SEEDS={}",
         run.first, run.count
     );
-    let threads = number("DIFFERENTIAL_THREADS").unwrap_or(4) as usize;
+    let threads = number("DIFFERENTIAL_THREADS").unwrap_or(8) as usize;
     let is_over = AtomicBool::new(false);
     let start = Instant::now();
     std::thread::scope(|scope| {
@@ -213,7 +229,10 @@ fn the_pooler_answers_as_postgresql_does() {
                 scope.spawn(move || run.work(thread))
             })
             .collect();
-        let outcomes: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
+        let outcomes: Vec<_> = workers
+            .into_iter()
+            .map(std::thread::ScopedJoinHandle::join)
+            .collect();
         is_over.store(true, Ordering::Relaxed);
         for outcome in outcomes {
             if let Err(panic) = outcome {
@@ -221,10 +240,7 @@ fn the_pooler_answers_as_postgresql_does() {
             }
         }
     });
-    let said = run
-        .next
-        .load(Ordering::Relaxed)
-        .saturating_sub(threads as u64);
+    let said = run.said.load(Ordering::Relaxed);
     let seconds = start.elapsed().as_secs_f64();
     let faults = run.faults.into_inner().unwrap();
     println!(

@@ -154,8 +154,11 @@ impl<'a> Pair<'a> {
     pub(crate) fn run(&mut self, script: &Script) -> Result<(), Difference> {
         let outcome = self.converse(script);
         if outcome.is_err() {
-            // PostgreSQL may have crashed.
-            *self = Self::new(self.number, self.ports, self.gaps);
+            // PostgreSQL may have crashed. The old sessions go first: they may hold locks.
+            self.reconnect();
+            self.keepers = [TWIN, crate::common::postgres::DATABASE]
+                .map(|database| login(self.ports.postgres, database));
+            self.renew_tables();
         } else if self.progress.mode == Mode::Ended {
             self.reconnect();
         }
@@ -244,7 +247,9 @@ impl<'a> Pair<'a> {
             }
         }
         let mut direct = Heard::default();
-        answers.into_iter().for_each(|answer| direct.add(answer));
+        for answer in answers {
+            direct.add(answer);
+        }
         self.compare(&direct, messages, what)?;
         if self.is_littered && self.progress.status == b'I' && self.progress.mode == Mode::Normal {
             self.sweep();
@@ -308,18 +313,19 @@ impl<'a> Pair<'a> {
         let has_wrong_length = messages
             .iter()
             .any(|message| matches!(message, Message::WrongLength { .. }));
-        let mut next = self.pooled.try_receive();
-        if let Ok(answer) = &next
-            && answer.tag == b'E'
-            && has_wrong_length
-        {
-            next = self.pooled.try_receive();
-        }
-        let got = match next {
-            Err(error) if client::is_close(&error) => return Ok(()),
-            Err(error) => error.to_string(),
-            Ok(answer) => essence(&answer),
+        let mut rest = Vec::new();
+        let end = loop {
+            match self.pooled.try_receive() {
+                Ok(answer) => rest.push(answer),
+                Err(error) => break error,
+            }
         };
+        let says_why = has_wrong_length && rest.first().is_some_and(is_fatal);
+        if client::is_close(&end) && (rest.is_empty() || says_why) {
+            return Ok(());
+        }
+        let rest: Vec<_> = rest.iter().map(essence).collect();
+        let got = format!("{rest:?}, then {end}");
         Err(other_difference("end", what, "closes", &got))
     }
 

@@ -75,16 +75,14 @@ impl Progress {
                 if is_simple { "ZG" } else { "CE" }
             }
             (Mode::CopyIn { .. }, _) => "",
-            (Mode::Ignoring, b'S') => "Z",
-            (Mode::Ignoring, _) => return Ok(()),
+            (Mode::Normal, b'F') | (Mode::Normal | Mode::Ignoring, b'S') => "Z",
             (Mode::Normal, b'Q') => "ZG",
-            (Mode::Normal, b'F' | b'S') => "Z",
             (Mode::Normal, b'P') => "1E",
             (Mode::Normal, b'B') => "2E",
             (Mode::Normal, b'D') => "TnE",
             (Mode::Normal, b'C') => "3E",
             (Mode::Normal, b'E') => "CIsGE",
-            (Mode::Normal, _) => return Ok(()),
+            (Mode::Normal | Mode::Ignoring, _) => return Ok(()),
         };
         let end = self.read_until(ends, from, answers)?;
         self.line.clear();

@@ -42,7 +42,6 @@ mod metrics;
 mod parameters;
 mod prepared;
 mod prepared_flow;
-mod prepared_random;
 mod programs;
 mod quarantine;
 mod rebalance;
