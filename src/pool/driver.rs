@@ -93,6 +93,8 @@ pub struct Pool {
     pub base: Base,
     /// Not configured any more: servers are closed after each use.
     retired: Cell<bool>,
+    /// Hash of the database's name on the server.
+    database: u64,
     /// Stands in the list of pools to be reviewed.
     pub(super) is_planned: Cell<bool>,
 }
@@ -125,6 +127,7 @@ impl Pool {
             home: permits::home(hash, host.count),
         };
         let part = Part::new(place, sizes, settings.habits, reloads);
+        let database = permits::hash(&settings.login.database, "");
         let pool = Rc::new(Self {
             key,
             settings,
@@ -133,6 +136,7 @@ impl Pool {
             part: RefCell::new(part),
             base: Base::default(),
             retired: Cell::new(false),
+            database,
             is_planned: Cell::new(false),
         });
         pool.host.introduce(&pool);
@@ -168,6 +172,16 @@ impl Pool {
     /// The shared form of a prepared statement.
     pub fn intern_statement(&self, definition: &[u8]) -> Rc<Statement> {
         self.host.statements.borrow_mut().intern(definition)
+    }
+
+    /// Counts what has changed in the objects of the database.
+    pub fn generation(&self) -> u32 {
+        self.host.changes().generation(self.database)
+    }
+
+    /// Objects of the database may have changed.
+    pub fn objects_changed(&self) {
+        self.host.changes().raise(self.database);
     }
 
     /// Asks for a server on behalf of the task behind `waker`.
@@ -233,6 +247,7 @@ impl Pool {
         if !self.settings.cleanup {
             server.leftovers = Leftovers::default();
         }
+        server.statements.trust.released(self.settings.cleanup);
         server.lease.give_back();
         if !server.is_settled() || server.lease.is_broken() {
             self.discard(server);
@@ -274,6 +289,10 @@ impl Pool {
 
     /// Closes a server that does not count any more.
     pub(super) fn close(&self, server: Box<ServerConnection>) {
+        if server.statements.trust.is_open() {
+            // It may be committed all the same.
+            self.objects_changed();
+        }
         self.host.free_number(server.number);
         server.lease.give_back();
         server.close();

@@ -18,6 +18,7 @@ pub mod client;
 pub mod console;
 pub mod directory;
 pub mod first_server;
+mod heal;
 pub mod login;
 mod parting;
 pub mod prepared;

@@ -34,6 +34,8 @@ pub type Definition = (Box<[u8]>, Box<[u8]>);
 struct Entry {
     statement: Rc<Statement>,
     used: u64,
+    /// The generation of the database when it was defined.
+    since: u32,
 }
 
 /// A change of the map that is not confirmed.
@@ -50,6 +52,9 @@ struct Record {
 pub(super) struct Prepared {
     named: HashMap<Box<[u8]>, Entry>,
     unnamed: Option<Rc<Statement>>,
+    unnamed_since: u32,
+    /// The generation of the database now.
+    pub(super) generation: u32,
     journal: VecDeque<Record>,
     clock: u64,
     salted: Option<(Rc<ParameterSet>, Key)>,
@@ -67,6 +72,14 @@ impl Prepared {
         let entry = self.named.get_mut(name)?;
         entry.used = self.clock;
         Some(&entry.statement)
+    }
+
+    /// The generation of the database when `name` was defined.
+    pub(super) fn since(&self, name: &[u8]) -> u32 {
+        match self.named.get(name) {
+            Some(entry) => entry.since,
+            None => self.unnamed_since,
+        }
     }
 
     /// True if the client has a statement of this name, and PostgreSQL has said so. The unnamed one
@@ -196,7 +209,9 @@ impl Prepared {
     }
 
     fn put(&mut self, name: &[u8], statement: Option<Rc<Statement>>) -> Option<Rc<Statement>> {
+        let since = self.generation;
         if name.is_empty() {
+            self.unnamed_since = since;
             return std::mem::replace(&mut self.unnamed, statement);
         }
         let Some(statement) = statement else {
@@ -204,7 +219,11 @@ impl Prepared {
         };
         self.clock += 1;
         let used = self.clock;
-        let entry = Entry { statement, used };
+        let entry = Entry {
+            statement,
+            used,
+            since,
+        };
         self.named
             .insert(name.into(), entry)
             .map(|entry| entry.statement)

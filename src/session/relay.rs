@@ -21,9 +21,11 @@ use crate::server::ServerConnection;
 use crate::server::parameters::{ParameterSet, is_report};
 use crate::server::reset::Leftovers;
 use crate::server::statements::Statements;
+use crate::server::statements::power::Power;
 use crate::server::sync::{Noted, Owner, Reply, Sync};
 
 use super::client::Session;
+use super::heal;
 use super::prepared::Prepared;
 use super::report::Failure;
 use super::rewrite::{self, Rewritten};
@@ -33,6 +35,9 @@ impl Session {
     /// Passes client messages to the server. False when the client is not to be served any more.
     pub(super) fn forward(&mut self, server: &mut ServerConnection, chunk: Chunk) -> bool {
         let manages = self.pool.settings.manages_statements();
+        if manages {
+            server.statements.trust.meet(self.pool.generation());
+        }
         let mut splice = Splice::default();
         let mut position = 0;
         let mut is_cut = false;
@@ -141,19 +146,27 @@ impl Session {
                         server.status = ready.status;
                     }
                     self.has_reset = false;
+                    self.note_ready(server);
                 }
                 (b'C', Some(body)) => {
                     let tag = body.strip_suffix(b"\0").unwrap_or(body);
+                    if server.statements.trust.completed(tag) {
+                        self.pool.objects_changed();
+                    }
                     self.has_reset |= note_completion(&mut server.leftovers, tag);
                     forget_statements(&mut server.statements, self.prepared.as_deref_mut(), tag);
                 }
                 (b'S', Some(body)) => {
                     note_parameter(&server.base, &self.pool, &mut server.applied, body);
+                    server.statements.trust.reported();
                     note_wanted(self, &server.base, body);
                 }
                 (b'E', Some(body)) => {
                     self.has_farewell |= is_fatal(body);
-                    rewrite::heal(&mut server.statements, &mut server.leftovers, body);
+                    heal::heal(&mut server.sync, &mut server.statements, Some(body));
+                }
+                (b'E', None) if part.is_last => {
+                    heal::heal(&mut server.sync, &mut server.statements, None);
                 }
                 _ => {}
             }
@@ -269,7 +282,9 @@ fn note_request(server: &mut ServerConnection, tag: u8, body: Option<&[u8]>, not
         (b'Q', Some(text)) => {
             server.has_unnamed &= !is_sure;
             server.leftovers.note_text(text);
+            server.statements.trust.runs(Power::of_query(text));
         }
+        (b'E', _) => server.statements.trust.executes(),
         (b'P', Some(text)) => {
             server.leftovers.note_text(text);
             if first == Some(&0) {
@@ -285,6 +300,7 @@ fn note_request(server: &mut ServerConnection, tag: u8, body: Option<&[u8]>, not
             server.leftovers.add(Leftovers::LOCKS);
             server.leftovers.add(Leftovers::SETTINGS);
             server.leftovers.add(Leftovers::STATEMENTS);
+            server.statements.trust.runs(Power::UNSEEN);
         }
         (b'S', _) => server.statements.sync_sent(),
         _ => {}

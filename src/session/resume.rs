@@ -205,6 +205,7 @@ impl Session {
         let place = (slot, record.connection, record.log_as);
         let prepared = pool.settings.manages_statements().then(|| {
             let mut prepared = Box::<Prepared>::default();
+            prepared.generation = pool.generation();
             for (name, definition) in &record.statements {
                 prepared.restore(name, pool.intern_statement(definition));
             }

@@ -27,13 +27,15 @@
 
 use shards::Chunk;
 
-use crate::protocol::backend::{ErrorFields, TransactionStatus};
+use crate::protocol::backend::TransactionStatus;
 use crate::protocol::framer::{BODY_BYTES_MAX, HEADER_BYTES};
 use crate::protocol::frontend::{Bind, Close, Parse, Target};
 use crate::protocol::{sqlstate, writer};
 use crate::server::ServerConnection;
 use crate::server::reset::Leftovers;
 use crate::server::statements::text::{self, EMPTY_DEFINITION, Effect, Key, Statement};
+use crate::server::statements::power::Power;
+use crate::server::statements::trust::Asker;
 use crate::server::statements::{Need, Statements};
 use crate::server::sync::{Noted, Owner};
 
@@ -195,7 +197,7 @@ impl Session {
             }
             return Noted::BY_NOBODY;
         }
-        if server.statements.is_doubtful() && server.sync.is_settled() {
+        if server.statements.awaits_answers() && server.sync.is_settled() {
             server.statements.settled();
         }
         match tag {
@@ -229,6 +231,7 @@ impl Session {
         let definition = message.body.get(parse.name.len() + 1..);
         let definition = definition.unwrap_or_default();
         let prepared = self.prepared.get_or_insert_default();
+        prepared.generation = server.statements.trust.generation();
         message.keep_before(splice, server);
         if prepared.is_taken(parse.name) && !server.statements.is_doubtful() {
             // PostgreSQL refuses it in its own words, behind what else it finds wrong.
@@ -252,10 +255,10 @@ impl Session {
             splice.skip(message.end());
             return;
         }
-        let key = statement.key ^ prepared.salt(&self.wanted);
+        let key = statement.key_with(prepared.salt(&self.wanted));
         let limit = self.pool.settings.statements_max;
         let named = (key, &*statement);
-        provide(server, splice.out(), named, Owner::Client, limit);
+        provide(server, splice.out(), named, Asker::Parse, limit);
         prepared.define(parse.name, statement, names_max);
         splice.skip(message.end());
     }
@@ -280,6 +283,8 @@ impl Session {
             _ => {}
         }
         server.leftovers.note_text(query);
+        let power = Power::of_command(query);
+        server.statements.trust.parses_unnamed(power);
         server.has_unnamed = true;
         server.sync.sent_noted(b'P', false, Owner::Client, noted);
     }
@@ -296,7 +301,7 @@ impl Session {
         };
         let found = self.prepared.as_mut().and_then(|prepared| {
             let statement = prepared.get(bind.statement).cloned()?;
-            let key = statement.key ^ prepared.salt(&self.wanted);
+            let key = statement.key_with(prepared.salt(&self.wanted));
             Some((prepared, statement, key))
         });
         let Some((prepared, statement, key)) = found else {
@@ -304,14 +309,16 @@ impl Session {
                 message.keep_before(splice, server);
                 message.rename_bind(splice, &bind, NOBODYS_NAME);
             }
+            server.statements.trust.binds(bind.portal, None);
             server.sync.sent(b'B', false, Owner::Client);
             return;
         };
         message.keep_before(splice, server);
         let limit = self.pool.settings.statements_max;
         let named = (key, &*statement);
-        if !hangs_on(prepared, &server.statements, bind.statement, key) {
-            provide(server, splice.out(), named, Owner::Pooler, limit);
+        if !hangs_on(prepared, &mut server.statements, bind.statement, key) {
+            let asker = Asker::Holder(prepared.since(bind.statement));
+            provide(server, splice.out(), named, asker, limit);
         }
         let mut noted = Noted::BY_NOBODY;
         if let Effect::Forgets(name) = &statement.effect
@@ -322,7 +329,10 @@ impl Session {
             noted = Noted::BY_CLIENT;
         }
         message.rename_bind(splice, &bind, &text::name(key));
-        server.sync.sent_noted(b'B', false, Owner::Client, noted);
+        let wanted = server.statements.last_wanted();
+        server.sync.sent_about(b'B', noted, wanted);
+        let power = Some(statement.power);
+        server.statements.trust.binds(bind.portal, power);
         server.leftovers.add(statement.leftovers);
         if statement.effect == Effect::ForgetsAll {
             server.statements.doubt();
@@ -348,7 +358,7 @@ impl Session {
         };
         let found = self.prepared.as_mut().and_then(|prepared| {
             let statement = prepared.get(name).cloned()?;
-            let key = statement.key ^ prepared.salt(&self.wanted);
+            let key = statement.key_with(prepared.salt(&self.wanted));
             Some((prepared, statement, key))
         });
         let is_ours = name.starts_with(text::PREFIX);
@@ -357,12 +367,14 @@ impl Session {
                 message.keep_before(splice, server);
                 let limit = self.pool.settings.statements_max;
                 let named = (key, &*statement);
-                if !hangs_on(prepared, &server.statements, name, key) {
-                    provide(server, splice.out(), named, Owner::Pooler, limit);
+                if !hangs_on(prepared, &mut server.statements, name, key) {
+                    let asker = Asker::Holder(prepared.since(name));
+                    provide(server, splice.out(), named, asker, limit);
                 }
                 writer::describe(splice.out(), Target::Statement, &text::name(key));
                 splice.skip(message.end());
-                server.sync.sent(b'D', true, Owner::Client);
+                let wanted = server.statements.last_wanted();
+                server.sync.sent_about(b'D', Noted::BY_NOBODY, wanted);
             }
             (b'D', None) => {
                 if is_ours {
@@ -469,20 +481,21 @@ impl Message<'_> {
 }
 
 /// True if the client's own Parse, sent and not answered, decides whether there is such a statement.
-fn hangs_on(prepared: &Prepared, statements: &Statements, name: &[u8], key: Key) -> bool {
+fn hangs_on(prepared: &Prepared, statements: &mut Statements, name: &[u8], key: Key) -> bool {
     prepared.is_pending(name) && statements.is_pending(key)
 }
 
-/// Makes the server have a statement when it reads the next message. `asker` wants the reply.
+/// Makes the server have a statement when it reads the next message. A client that parses wants the
+/// reply.
 fn provide(
     server: &mut ServerConnection,
     out: &mut Vec<u8>,
     (key, statement): (Key, &Statement),
-    asker: Owner,
+    asker: Asker,
     limit: usize,
 ) {
-    let need = server.statements.want(key);
-    let is_clients = asker == Owner::Client;
+    let need = server.statements.want(key, asker);
+    let is_clients = asker == Asker::Parse;
     if need == Need::Nothing {
         if is_clients {
             server.sync.promised(b'P', Noted::BY_CLIENT);
@@ -493,12 +506,12 @@ fn provide(
         close(server, out, key);
     }
     write_parse(out, &text::name(key), &statement.definition);
-    let noted = if is_clients {
-        Noted::BY_BOTH
+    let (owner, noted) = if is_clients {
+        (Owner::Client, Noted::BY_BOTH)
     } else {
-        Noted::BY_SERVER
+        (Owner::Pooler, Noted::BY_SERVER)
     };
-    server.sync.sent_noted(b'P', false, asker, noted);
+    server.sync.sent_noted(b'P', false, owner, noted);
     while let Some(old) = server.statements.evict(limit) {
         close(server, out, old);
     }
@@ -527,29 +540,4 @@ fn write_parse(out: &mut Vec<u8>, name: &[u8], definition: &[u8]) {
     out.extend_from_slice(name);
     out.push(0);
     out.extend_from_slice(definition);
-}
-
-/// Learns from an error what the server has and what it has not.
-pub(super) fn heal(statements: &mut Statements, leftovers: &mut Leftovers, body: &[u8]) {
-    let Ok(fields) = ErrorFields::decode(body) else {
-        return;
-    };
-    let key = || fields.message().and_then(text::named_in);
-    match fields.sqlstate() {
-        Some(b"26000") => {
-            if let Some(key) = key() {
-                statements.correct(key, false);
-            }
-        }
-        Some(b"42P05") => {
-            if let Some(key) = key() {
-                statements.correct(key, true);
-            }
-        }
-        // A table has changed under the plan: only a new statement will do.
-        Some(b"0A000") if fields.field(b'R') == Some(b"RevalidateCachedQuery") => {
-            leftovers.add(Leftovers::STATEMENTS);
-        }
-        _ => {}
-    }
 }

@@ -14,6 +14,7 @@
 //! Source: PostgreSQL documentation, `sql-deallocate.html`, `sql-discard.html`,
 //! `sql-syntax-lexical.html` (identifiers).
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::rc::{Rc, Weak};
@@ -22,6 +23,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::server::parameters::ParameterSet;
 use crate::server::reset::Leftovers;
+
+use super::power::Power;
 
 /// What the names that the pooler gives begin with.
 pub const PREFIX: &[u8] = b"PGD_";
@@ -56,6 +59,10 @@ pub struct Statement {
     pub leftovers: Leftovers,
     /// What running it does to other statements.
     pub effect: Effect,
+    /// What running it may do to the meaning of others.
+    pub power: Power,
+    /// The salt that was asked for last, and the key with it.
+    salted: Cell<(Key, Key)>,
 }
 
 impl Statement {
@@ -64,12 +71,29 @@ impl Statement {
         let text = text.unwrap_or_default();
         let mut leftovers = Leftovers::default();
         leftovers.note_text(text);
+        let key = digest(&[definition]);
         Self {
             definition: definition.into(),
-            key: digest(&[definition]),
+            key,
             leftovers,
             effect: Effect::of(text),
+            power: Power::of_command(text),
+            salted: Cell::new((0, key)),
         }
+    }
+
+    /// The key for sessions whose settings have this [`salt`].
+    pub fn key_with(&self, salt: Key) -> Key {
+        let (known, key) = self.salted.get();
+        if known == salt {
+            return key;
+        }
+        let key = match salt {
+            0 => self.key,
+            _ => digest(&[&self.key.to_be_bytes(), &salt.to_be_bytes()]),
+        };
+        self.salted.set((salt, key));
+        key
     }
 }
 
@@ -292,6 +316,16 @@ mod tests {
         let utc = salt(&settings);
         settings.set("TimeZone", "Asia/Tokyo");
         assert!(utc != 0 && salt(&settings) != utc);
+    }
+
+    #[test]
+    fn a_key_with_a_salt_is_a_digest_of_both() {
+        let statement = Statement::new(b"select 1\0\0\0");
+        let plain = statement.key_with(0);
+        let salted = [1, 2, 1].map(|salt| statement.key_with(salt));
+        assert_eq!((plain, salted[0]), (statement.key, salted[2]));
+        assert!(salted[0] != salted[1] && salted[0] ^ 1 != salted[1] ^ 2);
+        assert_eq!(statement.key_with(0), plain);
     }
 
     #[test]

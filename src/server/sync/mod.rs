@@ -156,7 +156,12 @@ struct Owed {
     noted: Noted,
     /// An error has been reported, and the reply that ends the request is still to come.
     has_failed: bool,
+    /// The prepared statement that it uses; `NOTHING` if it uses none of the pooler's.
+    about: u32,
 }
+
+/// No prepared statement.
+const NOTHING: u32 = u32::MAX;
 
 /// Requests sent to one server and not yet answered.
 #[derive(Debug, Default)]
@@ -176,6 +181,8 @@ pub struct Sync {
     /// Promised requests in the queue.
     promised_count: usize,
     outcomes: Option<Outcomes>,
+    /// The prepared statement that the request which failed last has used.
+    blamed: Option<u32>,
 }
 
 impl Sync {
@@ -257,6 +264,7 @@ impl Sync {
             owner: Owner::Client,
             noted,
             has_failed: false,
+            about: NOTHING,
         });
     }
 
@@ -310,7 +318,22 @@ impl Sync {
             owner,
             noted,
             has_failed: false,
+            about: NOTHING,
         });
+    }
+
+    /// As [`Sync::sent_noted`], for a Bind or the Describe of a statement of the client's that uses the
+    /// statement that its server calls `about`.
+    pub fn sent_about(&mut self, tag: u8, noted: Noted, about: u32) {
+        self.sent_noted(tag, tag == b'D', Owner::Client, noted);
+        if let Some(owed) = self.owed.back_mut() {
+            owed.about = about;
+        }
+    }
+
+    /// The statement used by the request that an error was about.
+    pub const fn take_blamed(&mut self) -> Option<u32> {
+        self.blamed.take()
     }
 
     fn copy_ended(&mut self, owner: Owner) {
@@ -322,6 +345,7 @@ impl Sync {
                 owner,
                 noted: Noted::BY_NOBODY,
                 has_failed: false,
+            about: NOTHING,
             });
         }
     }
@@ -470,6 +494,8 @@ impl Sync {
             if self.doubted > 0 && self.promised_count > 0 {
                 return Reply::OutOfStep;
             }
+            let about = self.owed.front().map(|owed| owed.about);
+            self.blamed = about.filter(|about| *about != NOTHING);
             let is_to_blame = self.owed.front().is_some_and(|owed| owed.noted.by_client);
             while let Some(owed) = self.owed.front() {
                 if owed.request == Request::Sync {
