@@ -22,6 +22,7 @@ use crate::server::connection::{self, Login, ServerConnection, Socket};
 use crate::server::parameters::ParameterSet;
 use crate::server::reset::Leftovers;
 use crate::server::statements::Statements;
+use crate::server::statements::baits::Baits;
 use crate::server::statements::text::Statement;
 use crate::server::sync::Sync;
 use crate::server::{Lease, ServerError};
@@ -248,6 +249,7 @@ impl Pool {
             server.leftovers = Leftovers::default();
         }
         server.statements.trust.released(self.settings.cleanup);
+        server.baits.released();
         server.lease.give_back();
         if !server.is_settled() || server.lease.is_broken() {
             self.discard(server);
@@ -435,6 +437,7 @@ async fn open_one(pool: Rc<Pool>) {
                 leftovers: Leftovers::default(),
                 has_unnamed: false,
                 statements: Statements::default(),
+                baits: Baits::default(),
                 base: pool.intern(greeting.parameters),
                 applied: pool.intern(ParameterSet::default()),
                 lease,

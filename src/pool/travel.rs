@@ -19,6 +19,7 @@ use crate::server::detach::Travelling;
 use crate::server::lease::CancelTarget;
 use crate::server::parameters::ParameterSet;
 use crate::server::reset::Leftovers;
+use crate::server::statements::baits::Baits;
 use crate::server::sync::Sync;
 use crate::server::{Lease, ServerConnection};
 
@@ -186,6 +187,7 @@ impl Pool {
             leftovers: Leftovers::default(),
             has_unnamed: travelling.has_unnamed,
             statements: travelling.statements,
+            baits: Baits::default(),
             base,
             applied: self.intern(travelling.applied),
             lease,

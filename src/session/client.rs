@@ -215,7 +215,8 @@ impl Session {
             if chunk.len() < message_bytes {
                 return self.hold(chunk, message_bytes, context);
             }
-            match self.handle_locally(tag) {
+            let body = chunk.get(HEADER_BYTES..message_bytes);
+            match self.handle_locally(tag, body.unwrap_or_default()) {
                 Local::Handled => {
                     self.claim = None;
                     chunk.advance(message_bytes);
@@ -232,8 +233,11 @@ impl Session {
         }
     }
 
-    fn handle_locally(&mut self, tag: u8) -> Local {
+    fn handle_locally(&mut self, tag: u8, body: &[u8]) -> Local {
         match tag {
+            b'Q' if matches!(body.first(), Some(b'd' | b'D')) && self.answers_itself(body) => {
+                Local::Handled
+            }
             b'X' => Local::Leave,
             // The end of a pipeline that has nothing in it.
             b'S' => {

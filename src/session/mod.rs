@@ -19,6 +19,7 @@ pub mod console;
 pub mod directory;
 pub mod first_server;
 mod heal;
+mod local;
 pub mod login;
 mod parting;
 pub mod prepared;

@@ -142,6 +142,11 @@ impl Prepared {
         });
     }
 
+    /// Forgets a statement while nothing is on its way. False if there is none.
+    pub(super) fn forget(&mut self, name: &[u8]) -> bool {
+        self.put(name, None).is_some()
+    }
+
     /// A simple query is sent: PostgreSQL forgets the unnamed statement over it.
     pub(super) fn forget_unnamed(&mut self) {
         self.unnamed = None;

@@ -136,7 +136,9 @@ impl Session {
                     server.statements.apply(outcomes.server);
                     let prepared = self.prepared.as_deref_mut();
                     let leaves_bait = prepared.is_some_and(|prepared| prepared.apply(outcomes));
-                    server.leftovers.add_if(leaves_bait, Leftovers::STATEMENTS);
+                    if leaves_bait {
+                        server.baits.leave();
+                    }
                 }
             }
             // Only the last part of a message has a body.

@@ -33,8 +33,8 @@ use crate::protocol::frontend::{Bind, Close, Parse, Target};
 use crate::protocol::{sqlstate, writer};
 use crate::server::ServerConnection;
 use crate::server::reset::Leftovers;
-use crate::server::statements::text::{self, EMPTY_DEFINITION, Effect, Key, Statement};
 use crate::server::statements::power::Power;
+use crate::server::statements::text::{self, EMPTY_DEFINITION, Effect, Key, Statement};
 use crate::server::statements::trust::Asker;
 use crate::server::statements::{Need, Statements};
 use crate::server::sync::{Noted, Owner};
@@ -236,7 +236,7 @@ impl Session {
         if prepared.is_taken(parse.name) && !server.statements.is_doubtful() {
             // PostgreSQL refuses it in its own words, behind what else it finds wrong.
             lay_bait(server, splice, parse.name);
-            server.leftovers.add(Leftovers::STATEMENTS);
+            server.baits.leave();
             server.sync.sent(b'P', false, Owner::Client);
             return;
         }
@@ -395,7 +395,9 @@ impl Session {
                     Noted::BY_NOBODY
                 };
                 // A bait of this name, or a statement of PREPARE, must go.
-                let may_be_there = !is_known || server.leftovers.contains(Leftovers::STATEMENTS);
+                let may_be_there = !is_known
+                    || server.baits.is_left()
+                    || server.leftovers.contains(Leftovers::STATEMENTS);
                 if may_be_there && !is_ours {
                     server.sync.sent_noted(b'C', false, Owner::Client, noted);
                     return;
@@ -526,6 +528,7 @@ fn close(server: &mut ServerConnection, out: &mut Vec<u8>, key: Key) {
 
 /// Makes an empty statement of the client's name, in place of an earlier one.
 fn lay_bait(server: &mut ServerConnection, splice: &mut Splice, name: &[u8]) {
+    server.baits.lay(name);
     writer::close(splice.out(), Target::Statement, name);
     server.sync.sent(b'C', false, Owner::Pooler);
     write_parse(splice.out(), name, EMPTY_DEFINITION);

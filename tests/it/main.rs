@@ -40,6 +40,7 @@ mod metrics;
 mod parameters;
 mod prepared;
 mod prepared_random;
+mod prepared_trust;
 mod programs;
 mod quarantine;
 mod rebalance;

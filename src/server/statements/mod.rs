@@ -25,6 +25,7 @@
 //!
 //! Source: PostgreSQL documentation, `protocol-flow.html`, "Extended Query".
 
+pub mod baits;
 pub mod power;
 pub mod text;
 pub mod trust;

@@ -77,16 +77,27 @@ impl Power {
     pub fn of_query(text: &[u8]) -> Self {
         let text = text.strip_suffix(b"\0").unwrap_or(text);
         let mut power = Self::of_command(text);
+        let mut start = 0;
+        let mut is_certain = true;
         for at in memchr::memchr_iter(b';', text) {
-            let mut piece = of_piece(text.get(at + 1..).unwrap_or_default());
-            if piece.has(Self::CREATES_TEMPORARY) {
-                // It may be a part of a literal: its tag is taken for that of another object.
-                piece = Self::CREATES.and(Self::HIDES);
+            let (piece, rest) = text.split_at(at);
+            is_certain &= !may_hide_a_semicolon(piece.get(start..).unwrap_or_default());
+            start = at;
+            let mut next = of_piece(rest.get(1..).unwrap_or_default());
+            if next.has(Self::CREATES_TEMPORARY) && (!is_certain || power.has(next)) {
+                // Perhaps a part of a literal: its tag is taken for that of a lasting object.
+                next = Self::CREATES.and(Self::HIDES);
             }
-            power = power.and(piece);
+            power = power.and(next);
         }
         power
     }
+}
+
+/// True if a semicolon behind `text` may be a part of a literal, a name or a comment.
+fn may_hide_a_semicolon(text: &[u8]) -> bool {
+    let is_quote = |byte: &u8| matches!(byte, b'\'' | b'"' | b'$' | b'-' | b'*');
+    text.iter().any(is_quote)
 }
 
 /// True if a command with this tag has changed objects.
@@ -463,7 +474,8 @@ mod tests {
         }
         assert!(query("create table t as select 1").has(Power::CREATES));
         assert!(query("create temp table t as select 1").has(Power::CREATES_TEMPORARY));
-        let second = query("select 1; create temp table t as select 1");
+        assert!(query("begin; create temp table t ()").has(Power::CREATES_TEMPORARY));
+        let second = query("select '1; create temp table t as select 1'");
         assert!(second.has(Power::CREATES) && !second.has(Power::CREATES_TEMPORARY));
         assert_eq!(Power::of_command(b"select ';drop table t'"), Power::NONE);
     }

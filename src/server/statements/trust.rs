@@ -154,8 +154,7 @@ impl Trust {
 
     /// A query of this power is sent.
     pub const fn runs(&mut self, power: Power) {
-        let is_at_stake =
-            self.is_unanswered || self.is_shaped || self.is_hidden || self.is_bent;
+        let is_at_stake = self.is_unanswered || self.is_shaped || self.is_hidden || self.is_bent;
         let only_ends = Power::ENDS.has(power);
         if power.is_none() || (only_ends && !is_at_stake) {
             return;
@@ -414,7 +413,10 @@ mod tests {
             }
             trust.ready(true, true)
         };
-        let (temp, lasting) = ("create temp table a as select 1", "create table b as select 1");
+        let (temp, lasting) = (
+            "create temp table a as select 1",
+            "create table b as select 1",
+        );
         assert!(!tags(&[temp], &["SELECT 1"]));
         assert!(!tags(&["select 1"], &["SELECT 1"]));
         assert!(tags(&[lasting], &["SELECT 1"]));

@@ -345,7 +345,7 @@ impl Sync {
                 owner,
                 noted: Noted::BY_NOBODY,
                 has_failed: false,
-            about: NOTHING,
+                about: NOTHING,
             });
         }
     }
