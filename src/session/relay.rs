@@ -15,14 +15,15 @@ use std::rc::Rc;
 use shards::{Chunk, Stream};
 
 use crate::pool::cleaner::note_parameter;
-use crate::protocol::backend::{ErrorFields, ParameterStatus, ReadyForQuery};
+use crate::protocol::backend::{ErrorFields, ParameterStatus, ReadyForQuery, TransactionStatus};
 use crate::protocol::{sqlstate, writer};
 use crate::server::ServerConnection;
 use crate::server::parameters::{ParameterSet, is_report};
 use crate::server::reset::Leftovers;
 use crate::server::statements::Statements;
+use crate::server::statements::baits::Baits;
 use crate::server::statements::power::Power;
-use crate::server::sync::{Noted, Owner, Reply, Sync};
+use crate::server::sync::{Noted, Outcomes, Owner, Reply, Sync};
 
 use super::client::Session;
 use super::heal;
@@ -133,12 +134,7 @@ impl Session {
                     &mut self.client,
                 );
                 if let Some(outcomes) = server.sync.take_outcomes() {
-                    server.statements.apply(outcomes.server);
-                    let prepared = self.prepared.as_deref_mut();
-                    let leaves_bait = prepared.is_some_and(|prepared| prepared.apply(outcomes));
-                    if leaves_bait {
-                        server.baits.leave();
-                    }
+                    self.apply_outcomes(&mut server.statements, &mut server.baits, outcomes);
                 }
             }
             // Only the last part of a message has a body.
@@ -151,24 +147,16 @@ impl Session {
                     self.note_ready(server);
                 }
                 (b'C', Some(body)) => {
-                    let tag = body.strip_suffix(b"\0").unwrap_or(body);
-                    if server.statements.trust.completed(tag) {
-                        self.pool.objects_changed();
-                    }
-                    self.has_reset |= note_completion(&mut server.leftovers, tag);
-                    forget_statements(&mut server.statements, self.prepared.as_deref_mut(), tag);
+                    self.note_completion(&mut server.leftovers, &mut server.statements, body);
                 }
                 (b'S', Some(body)) => {
                     note_parameter(&server.base, &self.pool, &mut server.applied, body);
                     server.statements.trust.reported();
                     note_wanted(self, &server.base, body);
                 }
-                (b'E', Some(body)) => {
-                    self.has_farewell |= is_fatal(body);
-                    heal::heal(&mut server.sync, &mut server.statements, Some(body));
-                }
-                (b'E', None) if part.is_last => {
-                    heal::heal(&mut server.sync, &mut server.statements, None);
+                (b'E', body) if part.is_last => {
+                    self.has_farewell |= body.is_some_and(is_fatal);
+                    heal::heal(&mut server.sync, &mut server.statements, body);
                 }
                 _ => {}
             }
@@ -179,6 +167,36 @@ impl Session {
             self.report_out_of_step(server);
         }
         in_step
+    }
+
+    fn apply_outcomes(
+        &mut self,
+        statements: &mut Statements,
+        baits: &mut Baits,
+        outcomes: Outcomes,
+    ) {
+        statements.apply(outcomes.server);
+        let prepared = self.prepared.as_deref_mut();
+        if prepared.is_some_and(|prepared| prepared.apply(outcomes)) {
+            baits.leave();
+        }
+    }
+
+    /// Notes that a command has been completed.
+    fn note_completion(
+        &mut self,
+        leftovers: &mut Leftovers,
+        statements: &mut Statements,
+        body: &[u8],
+    ) {
+        let tag = body.strip_suffix(b"\0").unwrap_or(body);
+        if statements.trust.completed(tag) {
+            self.pool.objects_changed();
+        }
+        leftovers.note_tag(tag);
+        // It may have reset parameters to their defaults.
+        self.has_reset |= matches!(tag, b"RESET" | b"DISCARD ALL");
+        forget_statements(statements, self.prepared.as_deref_mut(), tag);
     }
 
     fn report_out_of_step(&mut self, server: &ServerConnection) {
@@ -283,8 +301,10 @@ fn note_request(server: &mut ServerConnection, tag: u8, body: Option<&[u8]>, not
     match (tag, body) {
         (b'Q', Some(text)) => {
             server.has_unnamed &= !is_sure;
-            server.leftovers.note_text(text);
-            server.statements.trust.runs(Power::of_query(text));
+            let leftovers = Leftovers::of_text(text);
+            server.leftovers.add(leftovers);
+            let power = Power::of_query(text, leftovers);
+            server.statements.trust.runs(power);
         }
         (b'E', _) => server.statements.trust.executes(),
         (b'P', Some(text)) => {
@@ -304,7 +324,11 @@ fn note_request(server: &mut ServerConnection, tag: u8, body: Option<&[u8]>, not
             server.leftovers.add(Leftovers::STATEMENTS);
             server.statements.trust.runs(Power::UNSEEN);
         }
-        (b'S', _) => server.statements.sync_sent(),
+        (b'S', _) => {
+            server.statements.sync_sent();
+            let is_end = server.status == TransactionStatus::Idle;
+            server.statements.trust.syncs(is_end);
+        }
         _ => {}
     }
 }
@@ -347,12 +371,6 @@ fn deliver_promised(sync: &mut Sync, client: &mut Stream) {
 /// A message without a body.
 const fn bare(tag: u8) -> [u8; 5] {
     [tag, 0, 0, 0, 4]
-}
-
-/// Notes a command tag; true if it may have reset parameters to their defaults.
-fn note_completion(leftovers: &mut Leftovers, tag: &[u8]) -> bool {
-    leftovers.note_tag(tag);
-    matches!(tag, b"RESET" | b"DISCARD ALL")
 }
 
 /// Follows a parameter that the client has changed.

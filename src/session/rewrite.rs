@@ -282,8 +282,9 @@ impl Session {
             }
             _ => {}
         }
-        server.leftovers.note_text(query);
-        let power = Power::of_command(query);
+        let leftovers = Leftovers::of_text(query);
+        server.leftovers.add(leftovers);
+        let power = Power::of_command(query, leftovers);
         server.statements.trust.parses_unnamed(power);
         server.has_unnamed = true;
         server.sync.sent_noted(b'P', false, Owner::Client, noted);

@@ -18,6 +18,7 @@ everywhere!(
     setting_on_its_way_reads_literals,
     setting_of_the_same_batch_reads_literals,
     setting_that_ends_with_its_transaction_in_one_write,
+    setting_of_a_batch_that_fails_is_taken_back,
     tenants_by_search_path_do_not_mix,
     parameter_types_follow_a_changed_table,
     table_changed_in_the_same_write_is_seen,
@@ -171,6 +172,25 @@ fn setting_that_ends_with_its_transaction_in_one_write(target: &Target) {
             client.execute("commit");
             assert_eq!(fresh(client, &sql), "0", "{end}");
         }
+    }
+}
+
+fn setting_of_a_batch_that_fails_is_taken_back(target: &Target) {
+    let (mut one, mut two) = (target.connect(), target.connect());
+    for round in 0..2 {
+        let sql = format!("{MOMENT}, 'failing batch {round}'");
+        two.send_all(&[
+            unnamed("set timezone = 'Asia/Tokyo'", &[]),
+            unnamed(&sql, &[]),
+            unnamed("select 1/0", &[]),
+            sync(),
+            unnamed(&sql, &[]),
+            sync(),
+        ]);
+        assert_eq!(two.reply().sqlstate(), "22012");
+        assert_eq!(two.reply().value(), "0", "round {round}");
+        assert_eq!(fresh(&mut one, &sql), "0");
+        assert_eq!(fresh(&mut two, &sql), "0");
     }
 }
 

@@ -69,15 +69,14 @@ impl Statement {
     fn new(definition: &[u8]) -> Self {
         let text = memchr::memchr(0, definition).and_then(|end| definition.get(..end));
         let text = text.unwrap_or_default();
-        let mut leftovers = Leftovers::default();
-        leftovers.note_text(text);
+        let leftovers = Leftovers::of_text(text);
         let key = digest(&[definition]);
         Self {
             definition: definition.into(),
             key,
             leftovers,
             effect: Effect::of(text),
-            power: Power::of_command(text),
+            power: Power::of_command(text, leftovers),
             salted: Cell::new((0, key)),
         }
     }

@@ -189,6 +189,13 @@ impl Trust {
         self.runs(self.unnamed_portal.and(self.named_portals));
     }
 
+    /// A Sync is sent; `is_end` if it may end a transaction of its own.
+    pub const fn syncs(&mut self, is_end: bool) {
+        if is_end {
+            self.runs(Power::ENDS);
+        }
+    }
+
     /// A reported setting has changed.
     pub const fn reported(&mut self) {
         self.is_bent = true;
@@ -299,9 +306,11 @@ impl Trust {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::reset::Leftovers;
 
     fn query(trust: &mut Trust, text: &str) {
-        trust.runs(Power::of_query(text.as_bytes()));
+        let text = text.as_bytes();
+        trust.runs(Power::of_query(text, Leftovers::of_text(text)));
     }
 
     /// Sent and answered, with this tag, in a transaction.
@@ -323,6 +332,20 @@ mod tests {
         }
         trust.released(true);
         assert!(trust.holds(common, Asker::Parse) && !trust.is_open());
+    }
+
+    #[test]
+    fn a_sync_outside_a_transaction_is_the_end_of_one() {
+        let mut trust = Trust::default();
+        let common = trust.world();
+        trust.syncs(true);
+        assert_eq!(trust.world(), common, "nothing is at stake");
+        trust.runs(Power::BENDS);
+        let set = trust.world();
+        trust.syncs(false);
+        assert_eq!(trust.world(), set);
+        trust.syncs(true);
+        assert_ne!(trust.world(), set, "it may have failed and be taken back");
     }
 
     #[test]
