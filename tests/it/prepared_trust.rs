@@ -329,7 +329,6 @@ fn changed_result_is_healed_within_the_transaction(target: &Target) {
     client.execute(&format!("drop table {table}"));
 }
 
-/// A client relies on the description that it has got.
 fn named_statement_keeps_its_result(target: &Target) {
     let table = unique("kept");
     let mut client = target.connect();
@@ -469,7 +468,6 @@ fn change_that_nobody_saw_costs_one_error(shards: usize) {
     owner.execute(&format!("drop table {table}"));
 }
 
-/// When the statement of the pooler's was parsed on the server that `client` gets.
 fn parsed_at(client: &mut Client, text: &str) -> String {
     client.value(&format!(
         "select prepare_time from pg_prepared_statements where statement = '{text}'"
@@ -509,12 +507,10 @@ fn ordinary_transactions_keep_statements(shards: usize) {
     client.execute(&format!("drop table {table}"));
 }
 
-/// How many statements the server that `client` gets has.
 fn count_on_server(client: &mut Client) -> String {
     client.value("select count(*) from pg_prepared_statements")
 }
 
-/// Defines many statements that everybody uses.
 fn fill(client: &mut Client) {
     let parses: Vec<_> = (0..20)
         .map(|number| parse(&format!("f{number}"), &format!("select {number}")))
