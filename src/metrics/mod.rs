@@ -6,10 +6,11 @@
 //! A new number is a field of [`ShardMetrics`] and a row in `descriptors`; `/metrics` and the console
 //! show it without further work, and a test wants it in `docs/metrics.md` and `docs/admin.md`.
 //!
-//! This is the only memory that shards share. Each number has a single writer, the shard that the
+//! This is the only memory that shards share, with the rare [`Changes`]. Each number has a single writer, the shard that the
 //! block belongs to, so adding is a load and a store, no read-modify-write, and a block has its cache
 //! lines to itself. What others read may be a moment old.
 
+mod changes;
 pub mod descriptors;
 pub mod exposition;
 pub mod snapshot;
@@ -17,6 +18,8 @@ pub mod statements;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use changes::Changes;
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -152,22 +155,36 @@ impl ShardMetrics {
 
 /// The numbers of all shards.
 #[derive(Clone, Debug)]
-pub struct Fleet(Arc<[ShardMetrics]>);
+pub struct Fleet(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    shards: Box<[ShardMetrics]>,
+    changes: Changes,
+}
 
 impl Fleet {
     /// Zeroes for `count` shards.
     pub fn new(count: usize) -> Self {
-        Self((0..count).map(|_| ShardMetrics::default()).collect())
+        Self(Arc::new(Shared {
+            shards: (0..count).map(|_| ShardMetrics::default()).collect(),
+            changes: Changes::default(),
+        }))
     }
 
     /// The numbers of shard `index`.
     pub fn shard(&self, index: usize) -> &ShardMetrics {
-        &self.0[index]
+        &self.0.shards[index]
     }
 
     /// The numbers of all shards in their order.
     pub fn shards(&self) -> &[ShardMetrics] {
-        &self.0
+        &self.0.shards
+    }
+
+    /// How often objects of databases have changed.
+    pub fn changes(&self) -> &Changes {
+        &self.0.changes
     }
 }
 

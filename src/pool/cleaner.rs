@@ -23,12 +23,17 @@ pub(super) async fn clean(pool: Rc<Pool>, mut server: Box<ServerConnection>) {
     let in_transaction = server.status != TransactionStatus::Idle;
     let resets_settings = server.leftovers.contains(Leftovers::SETTINGS)
         || server.leftovers.contains(Leftovers::EVERYTHING);
+    let has_forgotten_all = server.baits.are_too_many();
+    server
+        .leftovers
+        .add_if(has_forgotten_all, Leftovers::STATEMENTS);
     let statements = server.leftovers.statements(in_transaction);
     let text = statements.join("; ");
     tracing::debug!(pid = server.pid(), statements = %text, "server cleaned");
     for statement in &statements {
         server.send_own_query(statement);
     }
+    server.send_closes_of_baits();
     if !settle(&pool, &mut server).await {
         tracing::warn!(pid = server.pid(), statements = %text, "cleaning failed, server closed");
         pool.discard(server);

@@ -98,6 +98,8 @@ pub struct Pool {
     pub base: Base,
     /// Not configured any more: servers are closed after each use.
     retired: Cell<bool>,
+    /// Hash of the database's name on the server.
+    database: u64,
     /// Stands in the list of pools to be reviewed.
     pub(super) is_planned: Cell<bool>,
 }
@@ -130,6 +132,7 @@ impl Pool {
             home: permits::home(hash, host.count),
         };
         let part = Part::new(place, sizes, settings.habits, reloads);
+        let database = permits::hash(&settings.login.database, "");
         let pool = Rc::new(Self {
             label: format!("{}@{}", key.user, key.database).into(),
             key,
@@ -139,6 +142,7 @@ impl Pool {
             part: RefCell::new(part),
             base: Base::default(),
             retired: Cell::new(false),
+            database,
             is_planned: Cell::new(false),
         });
         pool.host.introduce(&pool);
@@ -192,6 +196,16 @@ impl Pool {
         let part = self.part.borrow();
         let servers = part.state().idle_servers();
         servers.filter(|server| server.statements.has(key)).count()
+    }
+
+    /// Counts what has changed in the objects of the database.
+    pub fn generation(&self) -> u32 {
+        self.host.changes().generation(self.database)
+    }
+
+    /// Objects of the database may have changed.
+    pub fn objects_changed(&self) {
+        self.host.changes().raise(self.database);
     }
 
     /// Asks for a server on behalf of the task behind `waker`.
@@ -257,6 +271,8 @@ impl Pool {
         if !self.settings.cleanup {
             server.leftovers = Leftovers::default();
         }
+        server.statements.trust.released(self.settings.cleanup);
+        server.baits.released();
         server.lease.give_back();
         if !server.is_settled() || server.lease.is_broken() {
             self.discard(server);
@@ -298,6 +314,10 @@ impl Pool {
 
     /// Closes a server that does not count any more.
     pub(super) fn close(&self, server: Box<ServerConnection>) {
+        if server.statements.trust.is_open() {
+            // It may be committed all the same.
+            self.objects_changed();
+        }
         self.host.free_number(server.number);
         server.lease.give_back();
         server.close();

@@ -12,7 +12,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 
-use crate::metrics::{Droppable, Fleet, ShardMetrics};
+use crate::metrics::{Changes, Droppable, Fleet, ShardMetrics};
 use crate::server::Errands;
 use crate::server::parameters::Interner;
 use crate::server::statements;
@@ -87,6 +87,11 @@ impl Host {
     /// The numbers that this shard counts.
     pub fn metrics(&self) -> &ShardMetrics {
         self.fleet.shard(self.here)
+    }
+
+    /// How often objects of databases have changed.
+    pub fn changes(&self) -> &Changes {
+        self.fleet.changes()
     }
 
     /// How many configurations this shard has had before the present one.

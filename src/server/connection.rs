@@ -17,6 +17,7 @@ use shards::{Chunk, Stream, connect_tcp, connect_unix};
 use crate::config::{Endpoint, Secret};
 use crate::protocol::backend::TransactionStatus;
 use crate::protocol::framer::{BODY_BYTES_MAX, Framer, Interest};
+use crate::protocol::frontend::Target;
 use crate::protocol::writer;
 
 use super::baits::Baits;
@@ -77,12 +78,12 @@ pub struct ServerConnection {
     pub status: TransactionStatus,
     /// What clients left behind.
     pub leftovers: Leftovers,
-    /// Empty statements of clients' names on their way.
-    pub baits: Baits,
     /// The session has an unnamed statement of some client.
     pub has_unnamed: bool,
     /// The prepared statements that it has under names of the pooler's.
     pub statements: Statements,
+    /// Empty statements that it may have under names of a client's.
+    pub baits: Baits,
     /// The parameters that the server reported at login: its defaults.
     pub base: Rc<ParameterSet>,
     /// The settings that were made beyond the defaults.
@@ -111,6 +112,20 @@ impl ServerConnection {
         self.stream.send(out);
     }
 
+    /// Closes the baits that may be left; no client sees the reply.
+    pub fn send_closes_of_baits(&mut self) {
+        let mut out = Vec::new();
+        for name in self.baits.take() {
+            writer::close(&mut out, Target::Statement, &name);
+            self.sync.sent(b'C', false, Owner::Pooler);
+        }
+        if !out.is_empty() {
+            writer::sync(&mut out);
+            self.sync.sent(b'S', false, Owner::Pooler);
+            self.stream.send(out);
+        }
+    }
+
     /// True if nothing is owed in either direction.
     pub fn is_settled(&self) -> bool {
         self.sync.is_settled() && self.framer.is_at_boundary() && !self.stream.has_ended()
@@ -118,7 +133,10 @@ impl ServerConnection {
 
     /// True if the next client may use it as it is.
     pub fn is_clean(&self) -> bool {
-        self.is_settled() && self.status == TransactionStatus::Idle && self.leftovers.is_empty()
+        self.is_settled()
+            && self.status == TransactionStatus::Idle
+            && self.leftovers.is_empty()
+            && !self.baits.may_be_there()
     }
 
     /// True if its time is over.

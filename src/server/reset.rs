@@ -70,6 +70,14 @@ impl Leftovers {
         }
     }
 
+    /// What a query may leave behind without a tag that tells.
+    #[must_use]
+    pub fn of_text(text: &[u8]) -> Self {
+        let mut leftovers = Self::default();
+        leftovers.note_text(text);
+        leftovers
+    }
+
     /// Marks what a query may leave behind without a tag that tells.
     pub fn note_text(&mut self, text: &[u8]) {
         for at in memchr2_iter(b'm', b'M', text) {

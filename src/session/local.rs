@@ -24,6 +24,7 @@
 
 use crate::config::General;
 use crate::protocol::backend::TransactionStatus;
+use crate::protocol::framer::HEADER_BYTES;
 use crate::protocol::{FrontendTag, sqlstate, writer};
 use crate::server::ServerConnection;
 
@@ -84,6 +85,11 @@ impl Session {
         }
         match tag {
             b'X' => Local::Leave,
+            b'Q' if matches!(message.get(HEADER_BYTES), Some(b'd' | b'D'))
+                && self.answers_itself(&message[HEADER_BYTES..]) =>
+            {
+                Local::Handled
+            }
             // The end of a pipeline that has nothing in it.
             b'S' => {
                 self.answer(tag, |_| ());

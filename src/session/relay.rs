@@ -22,19 +22,24 @@ use crate::server::baits::Baits;
 use crate::server::parameters::{ParameterSet, is_report};
 use crate::server::reset::Leftovers;
 use crate::server::statements::Statements;
+use crate::server::statements::power::Power;
 use crate::server::sync::{Noted, Owner, Reply, Sync};
 
 use super::client::Session;
+use super::heal;
 use super::held::names_statement;
 use super::prepared::Prepared;
 use super::report::Failure;
-use super::rewrite::{self, Rewritten};
+use super::rewrite::Rewritten;
 use super::splice::Splice;
 
 impl Session {
     /// Passes client messages to the server. False when the client is not to be served any more.
     pub(super) fn forward(&mut self, server: &mut ServerConnection, chunk: Chunk) -> bool {
         let manages = self.pool.settings.manages_statements();
+        if manages {
+            server.statements.trust.meet(self.pool.generation());
+        }
         let mut splice = Splice::of(&chunk);
         let mut position = 0;
         let mut is_cut = false;
@@ -136,21 +141,21 @@ impl Session {
                         server.status = ready.status;
                     }
                     self.has_reset = false;
-                    self.settle_baits(server);
+                    self.note_ready(server);
                 }
                 (b'C', Some(body)) => {
-                    let tag = body.strip_suffix(b"\0").unwrap_or(body);
-                    self.has_reset |= note_completion(&mut server.leftovers, tag);
                     let lists = (&mut server.statements, &mut server.baits);
-                    forget_statements(lists, self.prepared.as_deref_mut(), tag);
+                    self.note_completion(&mut server.leftovers, lists, body);
                 }
                 (b'S', Some(body)) => {
                     note_parameter(&server.base, &self.pool, &mut server.applied, body);
+                    server.statements.trust.reported();
                     note_wanted(self, &server.base, body, (&mut splice, &chunk, end));
                 }
-                (b'E', Some(body)) => {
-                    self.has_farewell |= is_fatal(body);
-                    rewrite::heal(&mut server.statements, &mut server.leftovers, body);
+                (b'E', body) if part.is_last => {
+                    self.has_farewell |= body.is_some_and(is_fatal);
+                    let leftovers = &mut server.leftovers;
+                    heal::heal(&mut server.sync, &mut server.statements, leftovers, body);
                 }
                 _ => {}
             }
@@ -163,18 +168,21 @@ impl Session {
         in_step
     }
 
-    /// Behind a `ReadyForQuery`: when everything has been answered, baits must be gone.
-    fn settle_baits(&mut self, server: &mut ServerConnection) {
-        if !server.sync.is_settled() {
-            return;
+    /// Notes that a command has been completed.
+    fn note_completion(
+        &mut self,
+        leftovers: &mut Leftovers,
+        (statements, baits): (&mut Statements, &mut Baits),
+        body: &[u8],
+    ) {
+        let tag = body.strip_suffix(b"\0").unwrap_or(body);
+        if statements.trust.completed(tag) {
+            self.pool.objects_changed();
         }
-        let is_odd = server.baits.take_odd() && self.pool.settings.manages_statements();
-        server.leftovers.add_if(is_odd, Leftovers::STATEMENTS);
-        if let Some(prepared) = &mut self.prepared
-            && server.status == TransactionStatus::Idle
-        {
-            prepared.portals_closed();
-        }
+        leftovers.note_tag(tag);
+        // It may have reset parameters to their defaults.
+        self.has_reset |= matches!(tag, b"RESET" | b"DISCARD ALL");
+        forget_statements((statements, baits), self.prepared.as_deref_mut(), tag);
     }
 
     fn report_out_of_step(&mut self, server: &ServerConnection) {
@@ -279,8 +287,12 @@ fn note_request(server: &mut ServerConnection, tag: u8, body: Option<&[u8]>, not
     match (tag, body) {
         (b'Q', Some(text)) => {
             server.has_unnamed &= !is_sure;
-            server.leftovers.note_text(text);
+            let leftovers = Leftovers::of_text(text);
+            server.leftovers.add(leftovers);
+            let power = Power::of_query(text, leftovers);
+            server.statements.trust.runs(power);
         }
+        (b'E', _) => server.statements.trust.executes(),
         (b'P', Some(text)) => {
             server.leftovers.note_text(text);
             if first == Some(&0) {
@@ -296,8 +308,13 @@ fn note_request(server: &mut ServerConnection, tag: u8, body: Option<&[u8]>, not
             server.leftovers.add(Leftovers::LOCKS);
             server.leftovers.add(Leftovers::SETTINGS);
             server.leftovers.add(Leftovers::STATEMENTS);
+            server.statements.trust.runs(Power::UNSEEN);
         }
-        (b'S', _) => server.statements.sync_sent(),
+        (b'S', _) => {
+            server.statements.sync_sent();
+            let is_end = server.status == TransactionStatus::Idle;
+            server.statements.trust.syncs(is_end);
+        }
         _ => {}
     }
 }
@@ -378,12 +395,6 @@ fn note_long_parse(leftovers: &mut Leftovers, text: Option<&[u8]>) {
 /// A message without a body.
 const fn bare(tag: u8) -> [u8; 5] {
     [tag, 0, 0, 0, 4]
-}
-
-/// Notes a command tag; true if it may have reset parameters to their defaults.
-fn note_completion(leftovers: &mut Leftovers, tag: &[u8]) -> bool {
-    leftovers.note_tag(tag);
-    matches!(tag, b"RESET" | b"DISCARD ALL")
 }
 
 /// Follows a parameter that the client has changed. Tells it, at a place in a chunk, if the value is to

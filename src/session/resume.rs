@@ -210,6 +210,7 @@ impl Session {
         let place = (slot, record.connection, record.log_as);
         let prepared = pool.settings.manages_statements().then(|| {
             let mut prepared = Box::<Prepared>::default();
+            prepared.generation = pool.generation();
             for one in &record.statements {
                 prepared.restore(&one.name, pool.adopt_statement(&one.text, one.key));
             }

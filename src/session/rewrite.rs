@@ -25,13 +25,15 @@
 use shards::Chunk;
 
 use crate::pool::Pool;
-use crate::protocol::backend::{ErrorFields, TransactionStatus};
+use crate::protocol::backend::TransactionStatus;
 use crate::protocol::framer::HEADER_BYTES;
 use crate::protocol::frontend::{Bind, Close, Execute, Parse, Target};
 use crate::protocol::writer;
 use crate::server::ServerConnection;
 use crate::server::reset::Leftovers;
+use crate::server::statements::power::Power;
 use crate::server::statements::text::{self, EMPTY_DEFINITION, Effect, Key, Statement};
+use crate::server::statements::trust::Asker;
 use crate::server::statements::{Need, Statements};
 use crate::server::sync::{Noted, Owner};
 
@@ -115,7 +117,7 @@ impl Session {
             }
             return Noted::BY_NOBODY;
         }
-        if server.statements.is_doubtful() && server.sync.is_settled() {
+        if server.statements.awaits_answers() && server.sync.is_settled() {
             server.statements.settled();
         }
         match tag {
@@ -155,6 +157,7 @@ impl Session {
         let definition = message.body.get(parse.name.len() + 1..);
         let definition = definition.unwrap_or_default();
         let prepared = self.prepared.get_or_insert_default();
+        prepared.generation = server.statements.trust.generation();
         message.keep_before(splice, server);
         if parse.name.is_empty() && server.has_unnamed {
             // What the server has by no name is not what the client means from now on.
@@ -166,7 +169,6 @@ impl Session {
         if prepared.is_taken(parse.name, segment) && !server.statements.is_doubtful() {
             // PostgreSQL refuses it in its own words, behind what else it finds wrong.
             lay_bait(server, splice, parse.name, Noted::BY_NOBODY);
-            server.leftovers.add(Leftovers::STATEMENTS);
             server.sync.sent(b'P', false, Owner::Client);
             return;
         }
@@ -190,9 +192,9 @@ impl Session {
             splice.skip(message.end());
             return;
         }
-        let key = statement.key ^ prepared.salt(&self.wanted);
+        let key = statement.key_with(prepared.salt(&self.wanted));
         let named = (key, &*statement);
-        provide(server, splice.out(), named, Owner::Client, &self.pool);
+        provide(server, splice.out(), named, Asker::Parse, &self.pool);
         prepared.define(parse.name, statement, segment, names_max);
         splice.skip(message.end());
     }
@@ -204,7 +206,10 @@ impl Session {
             prepared.undefine(b"", server.statements.segment(), false);
             noted = Noted::BY_CLIENT;
         }
-        server.leftovers.note_text(query);
+        let leftovers = Leftovers::of_text(query);
+        server.leftovers.add(leftovers);
+        let power = Power::of_command(query, leftovers);
+        server.statements.trust.parses_unnamed(power);
         server.has_unnamed = true;
         server.sync.sent_noted(b'P', false, Owner::Client, noted);
     }
@@ -224,7 +229,7 @@ impl Session {
         }
         let found = self.prepared.as_mut().and_then(|prepared| {
             let statement = prepared.get(bind.statement).cloned()?;
-            let key = statement.key ^ prepared.salt(&self.wanted);
+            let key = statement.key_with(prepared.salt(&self.wanted));
             Some((prepared, statement, key))
         });
         let Some((prepared, statement, key)) = found else {
@@ -232,13 +237,15 @@ impl Session {
                 message.keep_before(splice, server);
                 message.rename_bind(splice, &bind, NOBODYS_NAME);
             }
+            server.statements.trust.binds(bind.portal, None);
             server.sync.sent(b'B', false, Owner::Client);
             return;
         };
         message.keep_before(splice, server);
         let named = (key, &*statement);
-        if !hangs_on(prepared, &server.statements, bind.statement, key) {
-            provide(server, splice.out(), named, Owner::Pooler, &self.pool);
+        if !hangs_on(prepared, &mut server.statements, bind.statement, key) {
+            let asker = Asker::Holder(prepared.since(bind.statement));
+            provide(server, splice.out(), named, asker, &self.pool);
         }
         if let Effect::Forgets(name) = &statement.effect
             && prepared.is_taken(name, server.statements.segment())
@@ -248,7 +255,10 @@ impl Session {
         }
         statement.used(&self.pool.label, 1);
         message.rename_bind(splice, &bind, &text::name(key));
-        server.sync.sent(b'B', false, Owner::Client);
+        let wanted = server.statements.last_wanted();
+        server.sync.sent_about(b'B', Noted::BY_NOBODY, wanted);
+        let power = Some(statement.power);
+        server.statements.trust.binds(bind.portal, power);
         server.leftovers.add(statement.leftovers);
         if statement.effect == Effect::ForgetsAll {
             server.statements.doubt();
@@ -274,7 +284,7 @@ impl Session {
         };
         let found = self.prepared.as_mut().and_then(|prepared| {
             let statement = prepared.get(name).cloned()?;
-            let key = statement.key ^ prepared.salt(&self.wanted);
+            let key = statement.key_with(prepared.salt(&self.wanted));
             Some((prepared, statement, key))
         });
         let is_ours = name.starts_with(text::PREFIX);
@@ -282,12 +292,14 @@ impl Session {
             (b'D', Some((prepared, statement, key))) => {
                 message.keep_before(splice, server);
                 let named = (key, &*statement);
-                if !hangs_on(prepared, &server.statements, name, key) {
-                    provide(server, splice.out(), named, Owner::Pooler, &self.pool);
+                if !hangs_on(prepared, &mut server.statements, name, key) {
+                    let asker = Asker::Holder(prepared.since(name));
+                    provide(server, splice.out(), named, asker, &self.pool);
                 }
                 writer::describe(splice.out(), Target::Statement, &text::name(key));
                 splice.skip(message.end());
-                server.sync.sent(b'D', true, Owner::Client);
+                let wanted = server.statements.last_wanted();
+                server.sync.sent_about(b'D', Noted::BY_NOBODY, wanted);
             }
             (b'D', None) => {
                 if is_ours {
@@ -416,20 +428,21 @@ impl Message<'_> {
 }
 
 /// True if the client's own Parse, sent and not answered, decides whether there is such a statement.
-fn hangs_on(prepared: &Prepared, statements: &Statements, name: &[u8], key: Key) -> bool {
+fn hangs_on(prepared: &Prepared, statements: &mut Statements, name: &[u8], key: Key) -> bool {
     prepared.is_pending(name) && statements.is_pending(key)
 }
 
-/// Makes the server have a statement when it reads the next message. `asker` wants the reply.
+/// Makes the server have a statement when it reads the next message. A client that parses wants the
+/// reply.
 fn provide(
     server: &mut ServerConnection,
     out: &mut Vec<u8>,
     (key, statement): (Key, &Statement),
-    asker: Owner,
+    asker: Asker,
     pool: &Pool,
 ) {
-    let need = server.statements.want(key);
-    let is_clients = asker == Owner::Client;
+    let need = server.statements.want(key, asker);
+    let is_clients = asker == Asker::Parse;
     let metrics = pool.metrics();
     if need == Need::Nothing {
         if is_clients {
@@ -442,13 +455,13 @@ fn provide(
         close(server, out, key);
     }
     write_parse(out, &text::name(key), &statement.definition);
-    let (noted, counter) = if is_clients {
-        (Noted::BY_BOTH, &metrics.parses_sent)
+    let (owner, noted, counter) = if is_clients {
+        (Owner::Client, Noted::BY_BOTH, &metrics.parses_sent)
     } else {
-        (Noted::BY_SERVER, &metrics.parses_repeated)
+        (Owner::Pooler, Noted::BY_SERVER, &metrics.parses_repeated)
     };
     counter.add(1);
-    server.sync.sent_noted(b'P', false, asker, noted);
+    server.sync.sent_noted(b'P', false, owner, noted);
     while let Some(old) = server.statements.evict(pool.settings.statements_max) {
         metrics.statements_evicted.add(1);
         close(server, out, old);
@@ -465,11 +478,11 @@ fn close(server: &mut ServerConnection, out: &mut Vec<u8>, key: Key) {
 /// Makes an empty statement of the client's name, in place of an earlier one. `noted` is who has a
 /// record of it.
 fn lay_bait(server: &mut ServerConnection, splice: &mut Splice, name: &[u8], noted: Noted) {
+    server.baits.lay(name);
     writer::close(splice.out(), Target::Statement, name);
     server.sync.sent(b'C', false, Owner::Pooler);
     write_parse(splice.out(), name, EMPTY_DEFINITION);
     server.sync.sent_noted(b'P', false, Owner::Pooler, noted);
-    server.baits.laid();
 }
 
 fn write_parse(out: &mut Vec<u8>, name: &[u8], definition: &[u8]) {
@@ -480,31 +493,4 @@ fn write_parse(out: &mut Vec<u8>, name: &[u8], definition: &[u8]) {
     out.extend_from_slice(name);
     out.push(0);
     out.extend_from_slice(definition);
-}
-
-/// Learns from an error what the server has and what it has not.
-pub(super) fn heal(statements: &mut Statements, leftovers: &mut Leftovers, body: &[u8]) {
-    let Ok(fields) = ErrorFields::decode(body) else {
-        return;
-    };
-    let key = || fields.message().and_then(text::named_in);
-    match fields.sqlstate() {
-        Some(b"26000") => {
-            if let Some(key) = key() {
-                statements.correct(key, false);
-                // It has gone unseen, as in a DO block; so may others have.
-                leftovers.add(Leftovers::STATEMENTS);
-            }
-        }
-        Some(b"42P05") => {
-            if let Some(key) = key() {
-                statements.correct(key, true);
-            }
-        }
-        // A table has changed under the plan: only a new statement will do.
-        Some(b"0A000") if fields.field(b'R') == Some(b"RevalidateCachedQuery") => {
-            leftovers.add(Leftovers::STATEMENTS);
-        }
-        _ => {}
-    }
 }

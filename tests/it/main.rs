@@ -42,6 +42,7 @@ mod metrics;
 mod parameters;
 mod prepared;
 mod prepared_flow;
+mod prepared_trust;
 mod programs;
 mod quarantine;
 mod rebalance;

@@ -13,6 +13,7 @@
 //!                                      is skipped as well: as good as confirmed
 //!   sent before the last Sync          nobody knows: closed and made again, which works either way
 //!   not on the list                    to be made
+//!   there, but of another world        closed and made again (`trust`)
 //! ```
 //!
 //! Closing one that does not exist is no error, so "closed and made again" is always right.
@@ -24,12 +25,15 @@
 //!
 //! Source: PostgreSQL documentation, `protocol-flow.html`, "Extended Query".
 
+pub mod power;
 pub mod text;
+pub mod trust;
 
 use std::collections::VecDeque;
 
 use super::sync::Tally;
 use text::{ByHash, Key};
+use trust::{Asker, Trust, World};
 
 /// No slot.
 const NONE: u32 = u32::MAX;
@@ -48,7 +52,7 @@ pub enum Need {
 
 #[derive(Clone, Copy, Debug)]
 enum Record {
-    Made(Key),
+    Made(Key, World),
     Closed(Key),
 }
 
@@ -57,6 +61,10 @@ struct Slot {
     key: Key,
     /// It is there, as far as replies have told.
     exists: bool,
+    /// Where it was parsed, as far as replies have told.
+    world: World,
+    /// Where it will have been parsed if nothing fails.
+    world_expected: World,
     /// It will be there if nothing fails; then it stands in the list.
     is_expected: bool,
     /// Records of the journal that are about it.
@@ -81,6 +89,10 @@ pub struct Statements {
     segment: u32,
     /// A command that may forget everything is on its way.
     is_doubtful: bool,
+    /// The slot of the last that was wanted.
+    wanted: u32,
+    /// What the statements mean now.
+    pub trust: Trust,
 }
 
 impl Default for Statements {
@@ -95,6 +107,8 @@ impl Default for Statements {
             journal: VecDeque::new(),
             segment: 0,
             is_doubtful: false,
+            wanted: NONE,
+            trust: Trust::default(),
         }
     }
 }
@@ -111,20 +125,25 @@ impl Statements {
         at.is_some_and(|at| self.slots[*at as usize].exists)
     }
 
-    /// Says what must be sent so that the next message can use `key`, and notes it as sent, with one
-    /// record for each message.
-    pub fn want(&mut self, key: Key) -> Need {
+    /// Says what must be sent so that the next message, for the sake of `asker`, can use `key`, and notes
+    /// it as sent, with one record for each message.
+    pub fn want(&mut self, key: Key, asker: Asker) -> Need {
         let Some(&at) = self.index.get(&key) else {
             let at = self.add(key);
+            self.wanted = at;
             self.made(at);
             return Need::Parse;
         };
-        let slot = self.slots[at as usize];
+        self.wanted = at;
+        let slot = &self.slots[at as usize];
         let is_known = if slot.pending == 0 {
-            slot.exists && !self.is_doubtful
+            slot.exists && !self.is_doubtful && self.trust.holds(slot.world, asker)
         } else {
-            slot.is_expected && slot.segment == self.segment
+            slot.is_expected
+                && slot.segment == self.segment
+                && self.trust.holds(slot.world_expected, asker)
         };
+        let is_expected = slot.is_expected;
         if is_known {
             if self.newest != at {
                 self.unlink(at);
@@ -132,7 +151,7 @@ impl Statements {
             }
             return Need::Nothing;
         }
-        if slot.is_expected {
+        if is_expected {
             self.unexpect(at);
         }
         self.slots[at as usize].pending += 1;
@@ -141,15 +160,34 @@ impl Statements {
         Need::CloseAndParse
     }
 
-    /// True if `key` has been made by a message whose outcome is not known.
-    pub fn is_pending(&self, key: Key) -> bool {
-        self.index.get(&key).is_some_and(|at| {
-            let slot = &self.slots[*at as usize];
-            slot.pending > 0 && slot.is_expected
-        })
+    /// Names the statement that was wanted last to [`Statements::distrust`], until it is closed.
+    pub const fn last_wanted(&self) -> u32 {
+        self.wanted
     }
 
-    /// A statement to be closed because there are more than `limit`; it is noted as sent.
+    /// A message that uses this statement has failed: it is closed and made again before the next.
+    pub fn distrust(&mut self, wanted: u32) {
+        if let Some(slot) = self.slots.get_mut(wanted as usize) {
+            slot.world = World::NOWHERE;
+            slot.world_expected = World::NOWHERE;
+        }
+    }
+
+    /// True if `key` has been made by a message whose outcome is not known.
+    pub fn is_pending(&mut self, key: Key) -> bool {
+        let Some(&at) = self.index.get(&key) else {
+            return false;
+        };
+        let slot = &self.slots[at as usize];
+        let is_pending = slot.pending > 0 && slot.is_expected;
+        if is_pending {
+            self.wanted = at;
+        }
+        is_pending
+    }
+
+    /// A statement to be closed because there are more than `limit`; it is noted as sent. Portals made
+    /// of it stay: they hold its plan, and PostgreSQL closes them with their transaction.
     pub fn evict(&mut self, limit: usize) -> Option<Key> {
         if self.expected_count <= limit || self.oldest == self.newest {
             return None;
@@ -183,9 +221,15 @@ impl Statements {
         self.is_doubtful
     }
 
+    /// True if [`Statements::settled`] has something to do.
+    pub const fn awaits_answers(&self) -> bool {
+        self.is_doubtful || self.trust.is_unanswered()
+    }
+
     /// Everything sent has been answered: there is nothing to doubt.
     pub const fn settled(&mut self) {
         self.is_doubtful = false;
+        self.trust.answered();
     }
 
     /// The outcome of the messages at the front of the journal.
@@ -195,9 +239,9 @@ impl Statements {
                 debug_assert!(false, "more outcomes than records");
                 return;
             };
-            let (key, exists) = match record {
-                Record::Made(key) => (key, true),
-                Record::Closed(key) => (key, false),
+            let (key, made_in) = match record {
+                Record::Made(key, world) => (key, Some(world)),
+                Record::Closed(key) => (key, None),
             };
             let Some(&at) = self.index.get(&key) else {
                 continue;
@@ -205,7 +249,8 @@ impl Statements {
             let slot = &mut self.slots[at as usize];
             slot.pending -= 1;
             if turn < tally.done {
-                slot.exists = exists;
+                slot.exists = made_in.is_some();
+                slot.world = made_in.unwrap_or(World::NOWHERE);
             }
             if slot.pending == 0 {
                 self.resolve(at);
@@ -224,11 +269,12 @@ impl Statements {
         }
     }
 
-    /// The server says that it has `key`, or that it has not.
+    /// The server says that it has `key`, which nobody knows the meaning of, or that it has not.
     pub fn correct(&mut self, key: Key, exists: bool) {
         match self.index.get(&key) {
             Some(&at) => {
                 self.slots[at as usize].exists = exists;
+                self.distrust(at);
                 if self.slots[at as usize].pending == 0 {
                     self.resolve(at);
                 }
@@ -246,6 +292,8 @@ impl Statements {
         let slot = Slot {
             key,
             exists: false,
+            world: World::NOWHERE,
+            world_expected: World::NOWHERE,
             is_expected: false,
             pending: 0,
             segment: self.segment,
@@ -265,11 +313,12 @@ impl Statements {
 
     fn made(&mut self, at: u32) {
         self.expect(at);
-        let segment = self.segment;
+        let (segment, world) = (self.segment, self.trust.world());
         let slot = &mut self.slots[at as usize];
         slot.pending += 1;
         slot.segment = segment;
-        self.journal.push_back(Record::Made(slot.key));
+        slot.world_expected = world;
+        self.journal.push_back(Record::Made(slot.key, world));
     }
 
     /// All records about a statement have been answered.

@@ -1,10 +1,11 @@
 //! The statements of a server, by cases and against a model.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
+use super::power::Power;
 use super::*;
 
 fn done(count: u32) -> Tally {
@@ -24,117 +25,172 @@ fn failed(count: u32) -> Tally {
 #[test]
 fn a_statement_is_made_once() {
     let mut statements = Statements::default();
-    assert_eq!(statements.want(1), Need::Parse);
+    assert_eq!(statements.want(1, Asker::Parse), Need::Parse);
     assert_eq!(
-        statements.want(1),
+        statements.want(1, Asker::Parse),
         Need::Nothing,
         "skipped together with its Parse, if at all"
     );
     statements.apply(done(1));
     statements.sync_sent();
-    assert_eq!(statements.want(1), Need::Nothing);
+    assert_eq!(statements.want(1, Asker::Parse), Need::Nothing);
 }
 
 #[test]
 fn a_failed_parse_leaves_nothing() {
     let mut statements = Statements::default();
-    assert_eq!(statements.want(1), Need::Parse);
+    assert_eq!(statements.want(1, Asker::Parse), Need::Parse);
     statements.sync_sent();
     statements.apply(failed(1));
     assert_eq!(statements.count(), 0);
-    assert_eq!(statements.want(1), Need::Parse);
+    assert_eq!(statements.want(1, Asker::Parse), Need::Parse);
 }
 
 #[test]
 fn behind_a_sync_an_unconfirmed_statement_is_made_anew() {
     let mut statements = Statements::default();
-    assert_eq!(statements.want(1), Need::Parse);
+    assert_eq!(statements.want(1, Asker::Parse), Need::Parse);
     statements.sync_sent();
-    assert_eq!(statements.want(1), Need::CloseAndParse);
-    assert_eq!(statements.want(1), Need::Nothing);
+    assert_eq!(statements.want(1, Asker::Parse), Need::CloseAndParse);
+    assert_eq!(statements.want(1, Asker::Parse), Need::Nothing);
     statements.apply(failed(1));
     statements.apply(done(2));
     statements.sync_sent();
-    assert_eq!(statements.want(1), Need::Nothing);
+    assert_eq!(statements.want(1, Asker::Parse), Need::Nothing);
 }
 
 #[test]
 fn the_least_used_statement_is_closed() {
     let mut statements = Statements::default();
     for key in [1, 2, 1, 3] {
-        let _ = statements.want(key);
+        let _ = statements.want(key, Asker::Parse);
     }
     assert_eq!(statements.evict(2), Some(2));
     assert_eq!(statements.evict(2), None);
     assert_eq!(
-        statements.want(2),
+        statements.want(2, Asker::Parse),
         Need::CloseAndParse,
         "its Close is on its way"
     );
     assert_eq!(statements.evict(2), Some(1));
     statements.apply(done(7));
     assert_eq!(statements.count(), 2);
-    assert_eq!(statements.want(1), Need::Parse);
+    assert_eq!(statements.want(1, Asker::Parse), Need::Parse);
 }
 
 #[test]
 fn a_close_that_was_skipped_has_closed_nothing() {
     let mut statements = Statements::default();
-    let _ = statements.want(1);
+    let _ = statements.want(1, Asker::Parse);
     statements.apply(done(1));
-    let _ = statements.want(2);
+    let _ = statements.want(2, Asker::Parse);
     assert_eq!(statements.evict(1), Some(1));
     statements.apply(failed(2));
-    assert_eq!(statements.want(1), Need::Nothing);
-    assert_eq!(statements.want(2), Need::Parse);
+    assert_eq!(statements.want(1, Asker::Parse), Need::Nothing);
+    assert_eq!(statements.want(2, Asker::Parse), Need::Parse);
 }
 
 #[test]
 fn while_a_command_may_forget_everything_nothing_is_certain() {
     let mut statements = Statements::default();
-    let _ = statements.want(1);
-    let _ = statements.want(2);
+    let _ = statements.want(1, Asker::Parse);
+    let _ = statements.want(2, Asker::Parse);
     statements.apply(done(2));
     statements.doubt();
-    assert_eq!(statements.want(1), Need::CloseAndParse);
-    assert_eq!(statements.want(1), Need::Nothing);
+    assert_eq!(statements.want(1, Asker::Parse), Need::CloseAndParse);
+    assert_eq!(statements.want(1, Asker::Parse), Need::Nothing);
     statements.forgotten();
     statements.apply(done(2));
     statements.settled();
-    assert_eq!(statements.want(1), Need::Nothing);
-    assert_eq!(statements.want(2), Need::Parse);
+    assert_eq!(statements.want(1, Asker::Parse), Need::Nothing);
+    assert_eq!(statements.want(2, Asker::Parse), Need::Parse);
 }
 
 #[test]
 fn the_server_is_believed() {
     let mut statements = Statements::default();
-    let _ = statements.want(1);
+    let _ = statements.want(1, Asker::Parse);
     statements.apply(done(1));
     statements.correct(1, false);
-    assert_eq!(statements.want(1), Need::Parse);
+    assert_eq!(statements.want(1, Asker::Parse), Need::Parse);
     statements.apply(failed(1));
     statements.correct(1, true);
-    assert_eq!(statements.want(1), Need::Nothing);
+    let need = statements.want(1, Asker::Holder(0));
+    assert_eq!(need, Need::CloseAndParse, "nobody knows what it says");
+    statements.apply(done(2));
+    assert_eq!(statements.want(1, Asker::Parse), Need::Nothing);
     statements.correct(9, false);
     assert_eq!(statements.count(), 1);
+}
+
+#[test]
+fn a_statement_is_of_the_world_in_which_it_was_parsed_last_with_success() {
+    let mut statements = Statements::default();
+    let _ = statements.want(1, Asker::Parse);
+    statements.apply(done(1));
+    statements.trust.runs(Power::DOUBT);
+    assert_eq!(statements.want(1, Asker::Parse), Need::CloseAndParse);
+    assert_eq!(statements.want(1, Asker::Parse), Need::Nothing);
+    statements.sync_sent();
+    statements.apply(failed(2));
+    assert!(!statements.trust.completed(b"ALTER TABLE"));
+    assert_eq!(
+        statements.want(1, Asker::Holder(0)),
+        Need::Nothing,
+        "it was defined before"
+    );
+    let need = statements.want(1, Asker::Parse);
+    assert_eq!(need, Need::CloseAndParse, "the second was skipped");
+    statements.apply(done(2));
+    assert_eq!(statements.want(1, Asker::Parse), Need::Nothing);
+}
+
+#[test]
+fn what_has_failed_is_made_again() {
+    let mut statements = Statements::default();
+    for key in [1, 2] {
+        let _ = statements.want(key, Asker::Parse);
+    }
+    statements.apply(done(2));
+    assert_eq!(statements.want(1, Asker::Parse), Need::Nothing);
+    let first = statements.last_wanted();
+    assert_eq!(statements.want(2, Asker::Parse), Need::Nothing);
+    statements.distrust(first);
+    statements.distrust(NONE);
+    assert_eq!(statements.want(2, Asker::Parse), Need::Nothing);
+    assert_eq!(statements.want(1, Asker::Holder(0)), Need::CloseAndParse);
+    statements.apply(done(2));
+    assert_eq!(statements.want(1, Asker::Parse), Need::Nothing);
 }
 
 /// PostgreSQL as far as statements go. A message and whether something unrelated fails there.
 #[derive(Default)]
 struct Server {
-    has: HashSet<Key>,
+    /// What each meant when it was parsed.
+    has: HashMap<Key, u32>,
+    /// What texts mean now.
+    meaning: u32,
     input: VecDeque<Message>,
     skips: bool,
-    /// Outcomes of messages with a record, not yet told.
-    tally: VecDeque<bool>,
+    /// What is not yet told.
+    tally: VecDeque<Told>,
+}
+
+enum Told {
+    /// The outcome of a message with a record.
+    Outcome(bool),
+    /// A command tag.
+    Altered,
 }
 
 #[derive(Clone, Copy)]
 enum Message {
     Parse(Key),
     Close(Key),
-    /// Must find its statement.
+    /// Must find its statement, as a Parse of now would make it.
     Bind(Key),
+    /// Changes what texts mean.
+    Alter,
     Fails,
     Sync,
     Forget,
@@ -150,22 +206,27 @@ impl Server {
             Message::Parse(key) => {
                 if runs {
                     assert!(
-                        self.has.insert(key),
+                        self.has.insert(key, self.meaning).is_none(),
                         "seed={seed}: {key} is parsed a second time"
                     );
                 }
-                self.tally.push_back(runs);
+                self.tally.push_back(Told::Outcome(runs));
             }
             Message::Close(key) => {
                 if runs {
                     self.has.remove(&key);
                 }
-                self.tally.push_back(runs);
+                self.tally.push_back(Told::Outcome(runs));
             }
             Message::Bind(key) => assert!(
-                !runs || self.has.contains(&key),
-                "seed={seed}: {key} is missing"
+                !runs || self.has.get(&key) == Some(&self.meaning),
+                "seed={seed}: {key} is missing or old"
             ),
+            Message::Alter if runs => {
+                self.meaning += 1;
+                self.tally.push_back(Told::Altered);
+            }
+            Message::Alter => {}
             Message::Fails => self.skips = true,
             Message::Sync => self.skips = false,
             Message::Forget => self.has.clear(),
@@ -174,7 +235,7 @@ impl Server {
 }
 
 fn use_one(statements: &mut Statements, server: &mut Server, key: Key, limit: usize) {
-    match statements.want(key) {
+    match statements.want(key, Asker::Parse) {
         Need::Nothing => {}
         Need::Parse => server.input.push_back(Message::Parse(key)),
         Need::CloseAndParse => {
@@ -192,8 +253,9 @@ fn use_one(statements: &mut Statements, server: &mut Server, key: Key, limit: us
 fn tell(statements: &mut Statements, server: &mut Server, count: usize) {
     for _ in 0..count.min(server.tally.len()) {
         match server.tally.pop_front() {
-            Some(true) => statements.apply(done(1)),
-            Some(false) => statements.apply(failed(1)),
+            Some(Told::Outcome(true)) => statements.apply(done(1)),
+            Some(Told::Outcome(false)) => statements.apply(failed(1)),
+            Some(Told::Altered) => assert!(!statements.trust.completed(b"ALTER TABLE")),
             None => {}
         }
     }
@@ -206,10 +268,15 @@ fn whatever_fails_statements_are_there_when_they_are_used_and_never_made_twice()
         let mut rng = StdRng::seed_from_u64(seed);
         let (mut statements, mut server) = (Statements::default(), Server::default());
         let limit = rng.random_range(1..6);
+        let mut generation = 0;
         for _ in 0..rng.random_range(1..200) {
             match rng.random_range(0..20) {
                 0..8 => use_one(&mut statements, &mut server, rng.random_range(0..8), limit),
                 8 => server.input.push_back(Message::Fails),
+                17 => {
+                    server.input.push_back(Message::Alter);
+                    statements.trust.runs(Power::DOUBT);
+                }
                 9..11 => {
                     server.input.push_back(Message::Sync);
                     statements.sync_sent();
@@ -234,6 +301,11 @@ fn whatever_fails_statements_are_there_when_they_are_used_and_never_made_twice()
             }
             if server.input.is_empty() && server.tally.is_empty() {
                 statements.settled();
+                if !server.skips && rng.random_bool(0.5) {
+                    let is_shaped = statements.trust.ready(true, true);
+                    generation += u32::from(is_shaped);
+                    statements.trust.meet(generation);
+                }
             }
         }
         while !server.input.is_empty() {
@@ -241,7 +313,7 @@ fn whatever_fails_statements_are_there_when_they_are_used_and_never_made_twice()
         }
         tell(&mut statements, &mut server, usize::MAX);
         let mut known: Vec<_> = statements.index.keys().copied().collect();
-        let mut has: Vec<_> = server.has.iter().copied().collect();
+        let mut has: Vec<_> = server.has.keys().copied().collect();
         known.sort_unstable();
         has.sort_unstable();
         assert_eq!(known, has, "seed={seed}");

@@ -27,6 +27,8 @@ use sha2::{Digest as _, Sha256};
 use crate::server::parameters::ParameterSet;
 use crate::server::reset::Leftovers;
 
+use super::power::Power;
+
 /// What the names that the pooler gives begin with.
 pub const PREFIX: &[u8] = b"PGD_";
 /// Bytes of a name that the pooler gives.
@@ -63,6 +65,10 @@ pub struct Statement {
     /// How often clients have run it, by pool.
     uses: RefCell<Vec<(Rc<str>, u64)>>,
     kept: Rc<Kept>,
+    /// What running it may do to the meaning of others.
+    pub power: Power,
+    /// The salt that was asked for last, and the key with it.
+    salted: Cell<(Key, Key)>,
 }
 
 /// What a statement takes beside its definition, in bytes: rounded up from what was measured.
@@ -155,17 +161,32 @@ impl Statement {
         kept.bytes.set(kept.bytes.get() + definition.len());
         let text = memchr::memchr(0, &definition).and_then(|end| definition.get(..end));
         let text = text.unwrap_or_default();
-        let mut leftovers = Leftovers::default();
-        leftovers.note_text(text);
-        let effect = Effect::of(text);
+        let leftovers = Leftovers::of_text(text);
+        let (effect, power) = (Effect::of(text), Power::of_command(text, leftovers));
         Self {
             definition,
             key,
             leftovers,
             effect,
+            power,
             uses: RefCell::default(),
             kept,
+            salted: Cell::new((0, key)),
         }
+    }
+
+    /// The key for sessions whose settings have this [`salt`].
+    pub fn key_with(&self, salt: Key) -> Key {
+        let (known, key) = self.salted.get();
+        if known == salt {
+            return key;
+        }
+        let key = match salt {
+            0 => self.key,
+            _ => digest(&[&self.key.to_be_bytes(), &salt.to_be_bytes()]),
+        };
+        self.salted.set((salt, key));
+        key
     }
 }
 
@@ -563,6 +584,16 @@ mod tests {
         let utc = salt(&settings);
         settings.set("TimeZone", "Asia/Tokyo");
         assert!(utc != 0 && salt(&settings) != utc);
+    }
+
+    #[test]
+    fn a_key_with_a_salt_is_a_digest_of_both() {
+        let statement = Interner::default().intern(b"select 1\0\0\0");
+        let plain = statement.key_with(0);
+        let salted = [1, 2, 1].map(|salt| statement.key_with(salt));
+        assert_eq!((plain, salted[0]), (statement.key, salted[2]));
+        assert!(salted[0] != salted[1] && salted[0] ^ 1 != salted[1] ^ 2);
+        assert_eq!(statement.key_with(0), plain);
     }
 
     #[test]

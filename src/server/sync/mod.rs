@@ -168,6 +168,8 @@ struct Owed {
     noted: Noted,
     /// An error has been reported, and the reply that ends the request is still to come.
     has_failed: bool,
+    /// The prepared statement that it uses; `NOTHING` if it uses none of the pooler's.
+    about: u32,
 }
 
 /// How many requests of some kinds are in the queue.
@@ -193,6 +195,8 @@ impl Counts {
         self.execution -= request.executes() as usize;
     }
 }
+/// No prepared statement.
+const NOTHING: u32 = u32::MAX;
 
 /// Requests sent to one server and not yet answered.
 #[derive(Debug, Default)]
@@ -213,6 +217,8 @@ pub struct Sync {
     server_unsynced: bool,
     counts: Counts,
     outcomes: Option<Outcomes>,
+    /// The prepared statement that the request which failed last has used.
+    blamed: Option<u32>,
 }
 
 impl Sync {
@@ -301,6 +307,7 @@ impl Sync {
             owner,
             noted,
             has_failed: false,
+            about: NOTHING,
         });
     }
 
@@ -360,6 +367,20 @@ impl Sync {
         self.unsynced = request.is_extended();
         self.server_unsynced = self.unsynced;
         self.push(request, owner, noted);
+    }
+
+    /// As [`Sync::sent_noted`], for a Bind or the Describe of a statement of the client's that uses the
+    /// statement that its server calls `about`.
+    pub fn sent_about(&mut self, tag: u8, noted: Noted, about: u32) {
+        self.sent_noted(tag, tag == b'D', Owner::Client, noted);
+        if let Some(owed) = self.owed.back_mut() {
+            owed.about = about;
+        }
+    }
+
+    /// The statement used by the request that an error was about.
+    pub const fn take_blamed(&mut self) -> Option<u32> {
+        self.blamed.take()
     }
 
     fn copy_ended(&mut self, owner: Owner) {
@@ -511,6 +532,8 @@ impl Sync {
             if self.doubted > 0 && self.counts.promised > 0 {
                 return Reply::OutOfStep;
             }
+            let about = self.owed.front().map(|owed| owed.about);
+            self.blamed = about.filter(|about| *about != NOTHING);
             let is_to_blame = self.owed.front().is_some_and(|owed| owed.noted.by_client);
             while let Some(owed) = self.owed.front() {
                 if owed.request == Request::Sync {

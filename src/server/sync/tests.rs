@@ -303,3 +303,22 @@ fn a_failed_query_is_to_blame_itself() {
     receive(&mut sync, "EZ");
     assert!(sync.take_outcomes().unwrap().is_first_to_blame);
 }
+
+#[test]
+fn an_error_tells_which_statement_was_used() {
+    let mut sync = Sync::default();
+    for (tag, about) in [(b'B', 7), (b'D', 8), (b'B', 9)] {
+        sync.sent_about(tag, Noted::BY_NOBODY, about);
+    }
+    sync.sent(b'S', false, Owner::Client);
+    assert_eq!(sync.received(b'2'), Reply::Of(Owner::Client));
+    assert_eq!(sync.take_blamed(), None);
+    assert_eq!(sync.received(b'E'), Reply::Of(Owner::Client));
+    assert_eq!(sync.take_blamed(), Some(8));
+    assert_eq!(sync.take_blamed(), None);
+    assert_eq!(sync.received(b'Z'), Reply::Of(Owner::Client));
+    sync.sent(b'P', false, Owner::Client);
+    sync.sent_about(b'B', Noted::BY_NOBODY, 7);
+    assert_eq!(sync.received(b'E'), Reply::Of(Owner::Client));
+    assert_eq!(sync.take_blamed(), None, "the Parse has failed");
+}

@@ -64,6 +64,8 @@ struct Entry {
     segment: u32,
     /// Accounts for the name.
     place: Option<Place>,
+    /// The generation of the database when it was defined.
+    since: u32,
 }
 
 /// A change of the map that is not confirmed.
@@ -99,6 +101,8 @@ struct Kept {
 pub(super) struct Prepared {
     named: HashMap<Rc<[u8]>, Entry>,
     unnamed: Entry,
+    /// The generation of the database now.
+    pub(super) generation: u32,
     journal: VecDeque<Record>,
     kept: Kept,
     /// The names that were used longest ago and when, as of some time: who was used since is not.
@@ -124,6 +128,11 @@ impl Prepared {
         self.kept.clock += 1;
         entry.used = self.kept.clock;
         entry.statement.as_ref()
+    }
+
+    /// The generation of the database when `name` was defined.
+    pub(super) fn since(&self, name: &[u8]) -> u32 {
+        self.named.get(name).unwrap_or(&self.unnamed).since
     }
 
     /// True if the client has a statement of this name when PostgreSQL reads the next message, or
@@ -189,6 +198,19 @@ impl Prepared {
     /// Notes a Close or DEALLOCATE that is sent, in `segment`.
     pub(super) fn undefine(&mut self, name: &[u8], segment: u32, is_bait: bool) {
         self.record(name, None, segment, is_bait);
+    }
+
+    /// Forgets a statement while nothing is on its way. False if there is none.
+    pub(super) fn forget(&mut self, name: &[u8]) -> bool {
+        let Some(entry) = self.named.get_mut(name) else {
+            return false;
+        };
+        if entry.pending > 0 || entry.statement.is_none() {
+            return false;
+        }
+        self.kept.set(entry, None);
+        self.named.remove(name);
+        true
     }
 
     /// A simple query is sent over which PostgreSQL forgets the unnamed statement; nobody will tell
@@ -311,10 +333,12 @@ impl Prepared {
         if name.is_empty() {
             self.unnamed.confirmed = Some(Rc::clone(&statement));
             self.unnamed.statement = Some(statement);
+            self.unnamed.since = self.generation;
             return;
         }
         let (_, entry) = entry_of(&mut self.named, name);
         entry.confirmed = Some(Rc::clone(&statement));
+        entry.since = self.generation;
         entry.place.get_or_insert_with(|| statement.place(name));
         self.kept.set(entry, Some(statement));
     }
@@ -331,11 +355,13 @@ impl Prepared {
         let name = if name.is_empty() {
             self.unnamed.statement.clone_from(&after);
             self.unnamed.pending += 1;
+            self.unnamed.since = self.generation;
             None
         } else {
             let (name, entry) = entry_of(&mut self.named, name);
             entry.pending += 1;
             entry.segment = segment;
+            entry.since = self.generation;
             if let Some(statement) = &after {
                 entry.place.get_or_insert_with(|| statement.place(&name));
             }
