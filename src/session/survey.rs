@@ -166,7 +166,7 @@ pub async fn take(shard: &Shard) -> Vec<StatementAccount> {
                     text: shorten(statement.query()),
                     uses,
                     // But for the one in hand.
-                    names: Rc::strong_count(statement) as u64 - 1,
+                    names: statement.holders() as u64,
                     idle_servers: idle_servers as u64,
                     shards: 1,
                 });

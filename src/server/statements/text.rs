@@ -64,6 +64,7 @@ pub struct Statement {
     pub effect: Effect,
     /// How often clients have run it, by pool.
     uses: RefCell<Vec<(Rc<str>, u64)>>,
+    holders: Cell<usize>,
     kept: Rc<Kept>,
     /// What running it may do to the meaning of others.
     pub power: Power,
@@ -108,6 +109,17 @@ impl Kept {
     }
 }
 
+/// A client has a statement, under a name or none. Ends when dropped.
+#[derive(Debug)]
+pub struct Hold(Rc<Statement>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let holders = &self.0.holders;
+        holders.set(holders.get() - 1);
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         let names_bytes = &self.kept.names_bytes;
@@ -137,6 +149,17 @@ impl Statement {
         names_bytes.set(names_bytes.get() + bytes);
         let kept = Rc::clone(&self.kept);
         Place { kept, bytes }
+    }
+
+    /// A client has it.
+    pub fn hold(self: &Rc<Self>) -> Hold {
+        self.holders.set(self.holders.get() + 1);
+        Hold(Rc::clone(self))
+    }
+
+    /// How often clients have it, under names or none.
+    pub fn holders(&self) -> usize {
+        self.holders.get()
     }
 
     /// Counts runs by clients of a pool; 0 if one of them only knows it now.
@@ -170,6 +193,7 @@ impl Statement {
             effect,
             power,
             uses: RefCell::default(),
+            holders: Cell::default(),
             kept,
             salted: Cell::new((0, key)),
         }
@@ -419,9 +443,11 @@ impl Interner {
         &self.kept
     }
 
-    /// All statements that somebody uses.
+    /// All statements that some client has.
     pub fn living(&self) -> impl Iterator<Item = Rc<Statement>> {
-        self.statements.values().flatten().filter_map(Weak::upgrade)
+        let all = self.statements.values().flatten();
+        all.filter_map(Weak::upgrade)
+            .filter(|one| one.holders() > 0)
     }
 
     /// The shared form of a statement.
@@ -465,8 +491,10 @@ impl Interner {
         statement
     }
 
-    /// Frees what is left of statements that nobody uses any more, if that is much.
+    /// Forgets statements that nobody has any more, and frees what is left of them if that is much. To be
+    /// called now and then.
     pub fn tidy(&mut self) {
+        self.recent.clear();
         if self.statements.len() > 2 * self.kept.count() + 64 {
             self.sweep();
             self.statements.shrink_to(2 * self.statements.len());
@@ -553,13 +581,17 @@ mod tests {
         assert_eq!(one.uses(), [(a, 0), (b, 3)]);
         assert_eq!(two.query(), b"select 22");
         assert_eq!((interner.kept().count(), interner.kept().bytes()), (2, 23));
-        assert_eq!(interner.living().count(), 2);
+        assert_eq!(interner.living().count(), 0);
+        let held = [one.hold(), two.hold(), two.hold()];
+        assert_eq!((two.holders(), interner.living().count()), (2, 2));
+        drop(held);
         let before = interner.kept().memory();
         let place = one.place(b"name");
         assert_eq!(interner.kept().memory(), before + PLACE_BYTES + 4);
         drop(place);
         assert_eq!(interner.kept().memory(), before);
         drop((one, two));
+        interner.recent.clear();
         assert_eq!((interner.kept().count(), interner.kept().memory()), (0, 0));
         let text = |number| format!("select {number}\0\0\0");
         let many = (0..200).map(|number| interner.intern(text(number).as_bytes()));

@@ -28,7 +28,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::server::parameters::ParameterSet;
-use crate::server::statements::text::{self, Key, Place, Statement};
+use crate::server::statements::text::{self, Hold, Key, Place, Statement};
 use crate::server::sync::Outcomes;
 
 /// Bytes of text that the names of one client keep. Applications have some thousands of statements of
@@ -55,6 +55,7 @@ pub struct Definition {
 struct Entry {
     /// For the next message.
     statement: Option<Rc<Statement>>,
+    hold: Option<Hold>,
     /// As far as PostgreSQL has answered.
     confirmed: Option<Rc<Statement>>,
     used: u64,
@@ -66,6 +67,13 @@ struct Entry {
     place: Option<Place>,
     /// The generation of the database when it was defined.
     since: u32,
+}
+
+impl Entry {
+    fn stand_for(&mut self, statement: Option<Rc<Statement>>) {
+        self.hold = statement.as_ref().map(Statement::hold);
+        self.statement = statement;
+    }
 }
 
 /// A change of the map that is not confirmed.
@@ -222,7 +230,7 @@ impl Prepared {
             }
         }
         self.unnamed.confirmed = None;
-        self.unnamed.statement = None;
+        self.unnamed.stand_for(None);
     }
 
     /// PostgreSQL has forgotten all named statements but those that are on their way.
@@ -257,7 +265,8 @@ impl Prepared {
                 }
                 self.unnamed.pending -= 1;
                 if self.unnamed.pending == 0 {
-                    self.unnamed.statement = self.unnamed.confirmed.clone();
+                    let confirmed = self.unnamed.confirmed.clone();
+                    self.unnamed.stand_for(confirmed);
                 }
                 continue;
             };
@@ -332,7 +341,7 @@ impl Prepared {
     pub(super) fn restore(&mut self, name: &[u8], statement: Rc<Statement>) {
         if name.is_empty() {
             self.unnamed.confirmed = Some(Rc::clone(&statement));
-            self.unnamed.statement = Some(statement);
+            self.unnamed.stand_for(Some(statement));
             self.unnamed.since = self.generation;
             return;
         }
@@ -353,7 +362,7 @@ impl Prepared {
 
     fn record(&mut self, name: &[u8], after: Option<Rc<Statement>>, segment: u32, is_bait: bool) {
         let name = if name.is_empty() {
-            self.unnamed.statement.clone_from(&after);
+            self.unnamed.stand_for(after.clone());
             self.unnamed.pending += 1;
             self.unnamed.since = self.generation;
             None
@@ -424,7 +433,7 @@ impl Kept {
             self.clock += 1;
             entry.used = self.clock;
         }
-        entry.statement = statement;
+        entry.stand_for(statement);
     }
 }
 

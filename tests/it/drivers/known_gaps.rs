@@ -48,32 +48,6 @@ fn a_statement_of_a_changed_table_has_another_result_on_a_server_new_to_it() {
     holder.execute(&format!("drop table {table}"));
 }
 
-/// PostgreSQL alone: `12DCZ`. A client that has just defined the statement, or that uses none
-/// with a name at all, is refused for what another client has prepared on that server before.
-/// Drivers that define a refused statement anew and try once more are refused by the next server.
-#[test]
-fn a_statement_that_is_new_to_a_client_is_refused_for_a_change_before() {
-    let doorman = pooler(1);
-    let mut one = doorman.connect();
-    let (table, sql) = table(&mut one);
-    for column in ["b", "c"] {
-        one.send_all(&[parse("", &sql), run("")]);
-        one.expect_tags("12DCZ");
-        one.execute(&format!("alter table {table} add {column} int"));
-        let mut two = doorman.connect();
-        if column == "b" {
-            two.send_all(&[parse("s", &sql), run("s")]);
-            two.expect_tags("1");
-        } else {
-            two.send_all(&[unnamed(&sql, &[]), sync()]);
-            two.expect_tags("1");
-        }
-        let reply = two.reply();
-        assert_eq!(reply.errors[0].sqlstate, "0A000", "{}", reply.tags);
-    }
-    one.execute(&format!("drop table {table}"));
-}
-
 /// PostgreSQL alone: 57014. A driver that asks for a cancel once, as for a time limit of its own,
 /// waits for the whole statement if the request came while the statement waited for a server.
 #[test]

@@ -137,7 +137,9 @@ fn npgsql_loads_its_types_at_connect() {
             client.send_all(&[load.map(each).concat(), sync()]);
             let reply = client.reply();
             assert!(reply.errors.is_empty(), "{:?}", reply.errors);
-            assert!(reply.rows.len() > types.rows.len());
+            // Other tests make types at the same time, so there may be fewer in all than just now.
+            let has = |name: &str| reply.rows.iter().any(|row| row.iter().flatten().any(|one| one == name));
+            assert!(has("int4") && has("record"));
             assert_eq!(reply.commands.len(), 4);
         }
     });
