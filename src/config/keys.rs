@@ -282,7 +282,7 @@ pub static KEYS: &[Key] = keys! {
     prepared_statements_cache_size: "integer" = "as general" or "8192", PoolRebuild,
         "Overrides the general key for this pool. 0 = prepared statements are not renamed.";
     prepare_unnamed: "bool" = "true", PoolRebuild,
-        "Keep unnamed statements on servers too, so that a query sent again and again is parsed once. `false` if clients often change tables that they read with `select *`.";
+        "Keep unnamed statements on servers too, so that a query sent again and again is parsed once (up to 16 KiB; longer ones pass as they are). `false` if clients often change tables that they read with `select *`.";
     users: "array of tables" = "[]", PoolRebuild,
         "The users of this pool. A table with numbers as keys is accepted as well.";
 

@@ -43,6 +43,7 @@ impl Session {
         let mut splice = Splice::of(&chunk);
         let mut position = 0;
         let mut is_cut = false;
+        let mut is_flushed = false;
         loop {
             let mut noted = Noted::BY_NOBODY;
             if manages && self.framer.is_at_boundary() {
@@ -78,9 +79,7 @@ impl Session {
                 } else if part.tag == b'P' && !part.is_first {
                     note_long_parse(&mut server.leftovers, part.body);
                 }
-                if manages && part.tag == b'H' && server.framer.is_at_boundary() {
-                    deliver_promised(server, &mut self.client, self.prepared.as_deref_mut());
-                }
+                is_flushed |= manages && part.tag == b'H';
                 // The next one that is cut claims for itself.
                 self.claim = None;
             }
@@ -96,6 +95,10 @@ impl Session {
             self.framer.free_collected();
         }
         splice.finish(chunk, position, &mut server.stream);
+        // Once for all of the chunk: replies may come early, and many small pieces are slow.
+        if is_flushed && server.framer.is_at_boundary() {
+            deliver_promised(server, &mut self.client, self.prepared.as_deref_mut());
+        }
         true
     }
 
