@@ -1,9 +1,9 @@
 //! Facts about the machine, without which figures mean little.
 //!
-//! Owns: CPU model, cores, memory, kernel, load, date, command line.
+//! Owns: CPU model, cores, memory, kernel, its scheduler's groups, load, date, command line.
 //! Does not own: versions of the targets (`target.rs`).
 //! Invariants: an unreadable fact is empty, never an error.
-//! Source: proc(5).
+//! Source: proc(5), sched(7).
 
 use std::env;
 use std::fs;
@@ -20,6 +20,8 @@ pub(crate) struct Machine {
     pub(crate) memory_mib: u64,
     pub(crate) kernel: String,
     pub(crate) distribution: String,
+    /// Whether the scheduler shares out the cores among sessions (`setsid(2)`) instead of processes.
+    pub(crate) has_autogroups: bool,
     /// Load averages at the start; another load than the measured one spoils throughput.
     pub(crate) load_average: String,
     /// RFC 3339, UTC.
@@ -31,7 +33,7 @@ impl Machine {
     /// The first lines of a report: when, with which command, on what.
     pub(crate) fn facts(&self) -> String {
         format!(
-            "{}, `{}`\n\n* {} × {}, {} MiB, Linux {}, {}; load average at the start {}\n",
+            "{}, `{}`\n\n* {} × {}, {} MiB, Linux {}, {}; autogroups {}; load average at the start {}\n",
             self.date,
             self.command_line,
             self.cpus,
@@ -39,8 +41,20 @@ impl Machine {
             self.memory_mib,
             self.kernel,
             self.distribution,
+            if self.has_autogroups { "on" } else { "off" },
             self.load_average,
         )
+    }
+
+    /// Says what about the machine spoils the measurements and could be changed.
+    pub(crate) fn warn(&self) {
+        if self.has_autogroups {
+            eprintln!(
+                "Note: kernel.sched_autogroup_enabled is 1. Each server process of PostgreSQL is a \
+                 session, and one that is ready to run may then wait for hundreds of milliseconds. \
+                 Latencies are better measured after: sysctl kernel.sched_autogroup_enabled=0"
+            );
+        }
     }
 
     /// Reads the facts.
@@ -62,6 +76,7 @@ impl Machine {
                 .unwrap_or_default()
                 .to_owned(),
             distribution: field(&file("/etc/os-release"), "PRETTY_NAME", '=').replace('"', ""),
+            has_autogroups: file("/proc/sys/kernel/sched_autogroup_enabled").trim() == "1",
             load_average: file("/proc/loadavg")
                 .split(' ')
                 .take(3)

@@ -103,6 +103,7 @@ fn run(options: &RunOptions) -> Result<()> {
         load,
     };
     let machine = Machine::read();
+    machine.warn();
     let directory = options.out.join(machine.date.replace(':', ""));
     let server = start_server(&options.target, load.script)?;
     eprintln!(
@@ -124,6 +125,7 @@ fn demo(options: &DemoOptions) -> Result<()> {
     let load = demo::load_settings(options.seconds, default_jobs());
     let demo = Demo::new(&catalogue, &options.pooler, options.target.shards, load)?;
     let machine = Machine::read();
+    machine.warn();
     let server = start_server(&options.target, load.script)?;
     let scenarios = demo.plan.execute(&server);
     let results = results(&demo.plan, machine, &server, "pgbouncer", scenarios);

@@ -195,6 +195,7 @@ pub(crate) fn run(options: &MeshOptions) -> Result<()> {
     let catalogue = crate::catalogue(&options.target)?;
     let pooler = catalogue.target(TARGET, 1)?.version_text;
     let machine = Machine::read();
+    machine.warn();
     let directory = options.out.join(machine.date.replace(':', ""));
     let seed = options.seed.unwrap_or_else(new_seed);
     let server = crate::start_server(&options.target, Script::SelectOnly)?;
