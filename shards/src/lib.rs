@@ -26,6 +26,7 @@
 //! 5. A stream leaves its shard only when the kernel holds nothing of it; unread bytes go along.
 //! 6. Lanes between shards are bounded, and nobody waits to send.
 
+pub mod background;
 mod connect;
 mod error;
 mod listener;

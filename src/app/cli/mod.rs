@@ -13,23 +13,58 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::builder::BoolishValueParser;
-use clap::{ArgAction, Parser, ValueEnum};
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use tracing::Level;
 
 use crate::config::{self, ConfigError};
 
+use super::advice::{self, Facts};
+use super::generate::GenerateArgs;
+use super::migrate::MigrateArgs;
+
 /// Exit code for a configuration that cannot be used.
 pub const EXIT_CONFIG: u8 = 78;
 
-/// PostgreSQL connection pooler.
+/// What `--help` says besides the options.
+const AFTER_HELP: &str = "\
+Start with:
+  pg_doorman generate --reference -o pg_doorman.toml   an example with every key, explained
+  pg_doorman migrate pgbouncer.ini -o pg_doorman.toml  from a configuration of PgBouncer
+  pg_doorman -t pg_doorman.toml                        checks the file and warns of what is doubtful
+  pg_doorman pg_doorman.toml                           runs
+
+Signals:
+  SIGHUP           reads the configuration again; clients stay
+  SIGTERM, SIGINT  stop at once
+
+Exit codes:
+  0   ended by a signal; the check or the command succeeded
+  1   a command (generate, migrate) could not read, ask or write something
+  2   an argument is wrong
+  71  the operating system refuses something; standard error tells what
+  78  the configuration cannot be used; standard error tells where and why";
+
+/// PostgreSQL connection pooler: many clients share few server connections
+///
+/// Reads one configuration file, listens for PostgreSQL clients and lends them server connections, for
+/// a transaction or for as long as they stay.
 #[derive(Clone, Debug, PartialEq, Eq, Parser)]
-#[command(name = "pg_doorman", version)]
+#[command(name = "pg_doorman", version, max_term_width = 100, after_long_help = AFTER_HELP)]
+#[command(after_help = "`pg_doorman --help` tells more, with examples, signals and exit codes.")]
+#[command(disable_help_subcommand = true)]
 pub struct Cli {
-    /// Configuration file, TOML, or YAML if it is called *.yaml or *.yml
+    /// What to do instead of running the pooler.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// Configuration file: TOML, or YAML if it is called *.yaml or *.yml
     #[arg(env = "CONFIG_FILE", default_value = "pg_doorman.toml")]
     pub config_file: PathBuf,
 
-    /// Log level: error, warn, info, debug, trace, or 1 to 5
+    /// How much is logged: error, warn, info, debug or trace, or 1 to 5
+    ///
+    /// RUST_LOG may name other levels for parts of the program, as in
+    /// RUST_LOG=pg_doorman::pool=debug.
     #[arg(
         short,
         long,
@@ -39,7 +74,7 @@ pub struct Cli {
     )]
     pub log_level: Level,
 
-    /// Form of the log lines
+    /// Form of the log lines, which go to standard output
     #[arg(
         short = 'F',
         long,
@@ -50,11 +85,14 @@ pub struct Cli {
     #[arg(value_enum, ignore_case = true)]
     pub log_format: LogFormat,
 
-    /// No colours in the log
+    /// No colours in the log; they are on by default even if it is a file
     #[arg(short, long, env = "NO_COLOR", action = ArgAction::SetTrue, value_parser = no_color)]
     pub no_color: bool,
 
-    /// Detach into the background
+    /// Run in the background; returns when clients can connect
+    ///
+    /// The process id is written to general.daemon_pid_file. Standard output is closed, and the log
+    /// with it.
     #[arg(short, long, env = "DAEMON", action = ArgAction::SetTrue)]
     #[arg(value_parser = BoolishValueParser::new())]
     pub daemon: bool,
@@ -63,9 +101,41 @@ pub struct Cli {
     #[arg(long, env = "INHERIT_FD", value_name = "FD")]
     pub inherit_fd: Option<RawFd>,
 
-    /// Check the configuration file and exit
+    /// Check the configuration file, tell what is wrong or doubtful, and end
     #[arg(short, long)]
     pub test_config: bool,
+}
+
+/// What to do instead of running the pooler.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Write a configuration for the databases and users of a running PostgreSQL, or an example
+    ///
+    /// Logs in to a PostgreSQL server, asks it for its databases and users, and writes a configuration
+    /// in which every user may use every database. The stored passwords of the users, as in pg_authid,
+    /// become those of the pooler, so clients keep theirs. Nothing on the server is changed.
+    #[command(after_help = "\
+Examples:
+  pg_doorman generate --reference -o pg_doorman.toml
+  PGPASSWORD=... pg_doorman generate --host db1 -u postgres -o pg_doorman.toml
+  pg_doorman generate --host /var/run/postgresql -f toml --no-comments")]
+    Generate(GenerateArgs),
+
+    /// Turn a configuration of PgBouncer into one of pg_doorman
+    ///
+    /// Reads pgbouncer.ini, the files it includes and its list of users, and writes a configuration for
+    /// pg_doorman with a comment for each value that tells where it comes from. What has no counterpart
+    /// or another meaning is told on standard error and at the head of the result. Nothing of PgBouncer
+    /// is changed.
+    #[command(after_help = "\
+Examples:
+  pg_doorman migrate /etc/pgbouncer/pgbouncer.ini -o pg_doorman.toml
+  pg_doorman migrate pgbouncer.ini -d shop -d billing -o pg_doorman.toml   # a `*` stands for these
+  pg_doorman -t pg_doorman.toml                                            # then check it
+
+Relative names of files in pgbouncer.ini start at the working directory, as they do for PgBouncer.
+The result holds passwords; a file is made readable by you only.")]
+    Migrate(MigrateArgs),
 }
 
 /// Form of the log lines.
@@ -91,7 +161,8 @@ fn no_color(value: &str) -> Result<bool, Infallible> {
 pub fn test_config(path: &Path) -> ExitCode {
     match config::load(path) {
         Ok(loaded) => {
-            for warning in &loaded.warnings {
+            let doubts = advice::warnings(&loaded.config, Facts::gather(path));
+            for warning in loaded.warnings.iter().chain(&doubts) {
                 eprintln!("warning: {warning}");
             }
             let path = path.display();
@@ -110,97 +181,4 @@ pub fn refuse_config(error: &ConfigError) -> ExitCode {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Environment variables are left out: other tests of this process may run at the same time.
-    fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {
-        use clap::{CommandFactory, FromArgMatches};
-        let command = Cli::command().mut_args(|argument| argument.env(None::<&str>));
-        let arguments = std::iter::once("pg_doorman").chain(arguments.iter().copied());
-        command
-            .try_get_matches_from(arguments)
-            .and_then(|found| Cli::from_arg_matches(&found))
-    }
-
-    #[test]
-    fn without_arguments_everything_has_its_default() {
-        let expected = Cli {
-            config_file: "pg_doorman.toml".into(),
-            log_level: Level::INFO,
-            log_format: LogFormat::Text,
-            no_color: false,
-            daemon: false,
-            inherit_fd: None,
-            test_config: false,
-        };
-        assert_eq!(parse(&[]).unwrap(), expected);
-    }
-
-    #[test]
-    fn short_and_long_arguments_are_understood() {
-        let expected = Cli {
-            config_file: "x.yaml".into(),
-            log_level: Level::TRACE,
-            log_format: LogFormat::Structured,
-            no_color: true,
-            daemon: true,
-            inherit_fd: Some(7),
-            test_config: true,
-        };
-        let short = [
-            "-l",
-            "tRace",
-            "-F",
-            "structured",
-            "-n",
-            "-d",
-            "-t",
-            "--inherit-fd",
-            "7",
-        ];
-        let long = [
-            "--log-level",
-            "5",
-            "--log-format",
-            "Structured",
-            "--no-color",
-            "--daemon",
-        ];
-        for arguments in [
-            &short[..],
-            &[&long[..], &["--test-config", "--inherit-fd=7"]].concat(),
-        ] {
-            let arguments = [arguments, &["x.yaml"]].concat();
-            assert_eq!(parse(&arguments).unwrap(), expected, "{arguments:?}");
-        }
-    }
-
-    #[test]
-    fn bad_arguments_exit_with_two_and_version_with_zero() {
-        for arguments in [
-            &["-l", "loud"][..],
-            &["-F", "xml"],
-            &["--config", "x"],
-            &["a", "b"],
-        ] {
-            assert_eq!(
-                parse(arguments).unwrap_err().exit_code(),
-                2,
-                "{arguments:?}"
-            );
-        }
-        let version = parse(&["-V"]).unwrap_err();
-        assert_eq!(version.exit_code(), 0);
-        let expected = format!("pg_doorman {}\n", env!("CARGO_PKG_VERSION"));
-        assert_eq!(version.to_string(), expected);
-    }
-
-    #[test]
-    fn every_value_of_no_color_is_accepted() {
-        for (value, expected) in [("1", true), ("true", true), ("x", true), ("0", true)] {
-            assert_eq!(no_color(value), Ok(expected), "{value}");
-        }
-        assert_eq!((no_color("false"), no_color("")), (Ok(false), Ok(false)));
-    }
-}
+mod tests;
