@@ -199,7 +199,7 @@ fn generate_writes_what_a_server_has() {
     for (user, password, expected) in [
         ("app", PASSWORD, "permission denied"),
         ("generate_super", "wrong", "password authentication failed"),
-        ("generate_super", "", "server_password"),
+        ("generate_super", "", "it wants a password"),
     ] {
         let arguments = [
             "generate",
@@ -271,8 +271,8 @@ fn a_migrated_configuration_serves_the_clients_of_the_old_one() {
 #[test]
 fn the_sample_of_pgbouncer_is_migrated() {
     let sample = Path::new("/etc/pgbouncer/pgbouncer.ini");
-    if !sample.exists() {
-        eprintln!("SKIPPED: pgbouncer IS NOT INSTALLED");
+    if std::fs::read(sample).is_err() {
+        eprintln!("SKIPPED: the sample of pgbouncer IS NOT INSTALLED OR NOT READABLE");
         return;
     }
     let place = Workplace::new();

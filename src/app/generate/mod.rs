@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 
 use crate::config::draft::{self, Detail, Draft, DraftPool, Entries, Language, write};
+use crate::server::ServerError;
 
 use super::result_file;
 use introspect::{Inventory, Target};
@@ -138,8 +139,14 @@ fn ask(args: &GenerateArgs) -> Result<Inventory, String> {
         database: &args.database,
     };
     introspect::inventory(&target).map_err(|error| {
+        let reason = match error {
+            ServerError::Authentication(_) if args.password.is_empty() => {
+                "it wants a password, which PGPASSWORD can hold".to_owned()
+            }
+            other => other.to_string(),
+        };
         format!(
-            "cannot ask {}:{} as {}: {error}",
+            "cannot ask {}:{} as {}: {reason}",
             args.host, args.port, args.user
         )
     })
