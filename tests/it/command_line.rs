@@ -196,10 +196,16 @@ fn generate_writes_what_a_server_has() {
         );
         assert!(!text.contains(PASSWORD), "{text}");
     }
+}
+
+#[test]
+fn generate_says_why_a_server_cannot_be_asked() {
+    let place = Workplace::new();
+    let port = Postgres::shared().port().to_string();
     for (user, password, expected) in [
         ("app", PASSWORD, "permission denied"),
-        ("generate_super", "wrong", "password authentication failed"),
-        ("generate_super", "", "it wants a password"),
+        ("app", "wrong", "password authentication failed"),
+        ("app", "", "it wants a password"),
     ] {
         let arguments = [
             "generate",

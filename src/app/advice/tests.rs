@@ -40,68 +40,71 @@ fn the_reference_file_is_sound_but_for_its_password() {
     assert!(found[0].starts_with("general.admin_password"), "{found:#?}");
 }
 
+/// Lines of `[general]` and how the sentence about them begins.
+const DOUBTFUL: &[(&str, &str)] = &[
+    (
+        "query_wait_timeout = 0",
+        "general.query_wait_timeout = 0: a client gets an error",
+    ),
+    (
+        "query_wait_timeout = '1s'",
+        "general.query_wait_timeout = 1s is shorter than",
+    ),
+    (
+        "connect_timeout = 0",
+        "general.connect_timeout = 0: no server connection",
+    ),
+    (
+        "client_login_timeout = 0",
+        "general.client_login_timeout = 0: a client that never",
+    ),
+    (
+        "max_connections = 0",
+        "general.max_connections = 0: every client",
+    ),
+    (
+        "max_connections = 3",
+        "pools.db, user u: pool_size = 4 is more than",
+    ),
+    (
+        "max_memory_usage = '1K'",
+        "general.max_memory_usage = 1024 bytes",
+    ),
+    (
+        "server_lifetime = '1s'",
+        "pools.db: server_lifetime = 1s: server connections",
+    ),
+    (
+        "idle_timeout = '10m'",
+        "pools.db: idle_timeout = 10m has no effect: server_lifetime = 5m",
+    ),
+    (
+        "tokio_event_interval = 5",
+        "general.tokio_event_interval has no effect",
+    ),
+    (
+        "shutdown_timeout = '1m'",
+        "general.shutdown_timeout has no effect yet",
+    ),
+    (
+        "verify_server_certificate = true",
+        "general.verify_server_certificate = true without",
+    ),
+    (
+        "tls_rate_limit_per_second = 100",
+        "general.tls_rate_limit_per_second = 100 has no",
+    ),
+    (
+        "pg_hba = 'host all all 0.0.0.0/0 trust'",
+        "general.pg_hba, line 1: trust from every",
+    ),
+    ("pg_hba = ''", "general.pg_hba has no rule: nobody"),
+    ("server_tls = true", "server_tls has no effect yet"),
+];
+
 #[test]
 fn each_doubtful_setting_is_named_with_its_consequence() {
-    for (general, expected) in [
-        (
-            "query_wait_timeout = 0",
-            "general.query_wait_timeout = 0: a client gets an error",
-        ),
-        (
-            "query_wait_timeout = '1s'",
-            "general.query_wait_timeout = 1s is shorter than",
-        ),
-        (
-            "connect_timeout = 0",
-            "general.connect_timeout = 0: no server connection",
-        ),
-        (
-            "client_login_timeout = 0",
-            "general.client_login_timeout = 0: a client that never",
-        ),
-        (
-            "max_connections = 0",
-            "general.max_connections = 0: every client",
-        ),
-        (
-            "max_connections = 3",
-            "pools.db, user u: pool_size = 4 is more than",
-        ),
-        (
-            "max_memory_usage = '1K'",
-            "general.max_memory_usage = 1024 bytes",
-        ),
-        (
-            "server_lifetime = '1s'",
-            "pools.db: server_lifetime = 1s: server connections",
-        ),
-        (
-            "idle_timeout = '10m'",
-            "pools.db: idle_timeout = 10m has no effect: server_lifetime = 5m",
-        ),
-        (
-            "tokio_event_interval = 5",
-            "general.tokio_event_interval has no effect",
-        ),
-        (
-            "shutdown_timeout = '1m'",
-            "general.shutdown_timeout has no effect yet",
-        ),
-        (
-            "verify_server_certificate = true",
-            "general.verify_server_certificate = true without",
-        ),
-        (
-            "tls_rate_limit_per_second = 100",
-            "general.tls_rate_limit_per_second = 100 has no",
-        ),
-        (
-            "pg_hba = 'host all all 0.0.0.0/0 trust'",
-            "general.pg_hba, line 1: trust from every",
-        ),
-        ("pg_hba = ''", "general.pg_hba has no rule: nobody"),
-        ("server_tls = true", "server_tls has no effect yet"),
-    ] {
+    for (general, expected) in DOUBTFUL {
         let found = of(&with(general, "", USER));
         assert!(
             found.iter().any(|sentence| sentence.starts_with(expected)),

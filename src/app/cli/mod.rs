@@ -63,8 +63,8 @@ pub struct Cli {
 
     /// How much is logged: error, warn, info, debug or trace, or 1 to 5
     ///
-    /// RUST_LOG may name other levels for parts of the program, as in
-    /// RUST_LOG=pg_doorman::pool=debug.
+    /// `RUST_LOG` may name other levels for parts of the program, as in
+    /// `RUST_LOG=pg_doorman::pool=debug`.
     #[arg(
         short,
         long,
@@ -91,7 +91,7 @@ pub struct Cli {
 
     /// Run in the background; returns when clients can connect
     ///
-    /// The process id is written to general.daemon_pid_file. Standard output is closed, and the log
+    /// The process id is written to `general.daemon_pid_file`. Standard output is closed, and the log
     /// with it.
     #[arg(short, long, env = "DAEMON", action = ArgAction::SetTrue)]
     #[arg(value_parser = BoolishValueParser::new())]
@@ -112,7 +112,7 @@ pub enum Command {
     /// Write a configuration for the databases and users of a running PostgreSQL, or an example
     ///
     /// Logs in to a PostgreSQL server, asks it for its databases and users, and writes a configuration
-    /// in which every user may use every database. The stored passwords of the users, as in pg_authid,
+    /// in which every user may use every database. The stored passwords of the users, as in `pg_authid`,
     /// become those of the pooler, so clients keep theirs. Nothing on the server is changed.
     #[command(after_help = "\
 Examples:
@@ -121,10 +121,10 @@ Examples:
   pg_doorman generate --host /var/run/postgresql -f toml --no-comments")]
     Generate(GenerateArgs),
 
-    /// Turn a configuration of PgBouncer into one of pg_doorman
+    /// Turn a configuration of PgBouncer into one for this program
     ///
     /// Reads pgbouncer.ini, the files it includes and its list of users, and writes a configuration for
-    /// pg_doorman with a comment for each value that tells where it comes from. What has no counterpart
+    /// this program with a comment for each value that tells where it comes from. What has no counterpart
     /// or another meaning is told on standard error and at the head of the result. Nothing of PgBouncer
     /// is changed.
     #[command(after_help = "\

@@ -69,7 +69,7 @@ pub struct GenerateArgs {
     #[arg(long)]
     pub ssl: bool,
 
-    /// pool_size of every user
+    /// `pool_size` of every user
     #[arg(long, default_value_t = 40, value_name = "COUNT")]
     pub pool_size: u32,
 
@@ -81,7 +81,7 @@ pub struct GenerateArgs {
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 
-    /// server_host to write, if it differs from --host
+    /// `server_host` to write, if it differs from --host
     #[arg(long, value_name = "HOST")]
     pub server_host: Option<String>,
 
@@ -124,7 +124,7 @@ pub fn run(args: &GenerateArgs) -> ExitCode {
             }
         }
     };
-    result_file::write(&text(args, inventory), args.output.as_deref(), "generate")
+    result_file::write(&text(args, &inventory), args.output.as_deref(), "generate")
 }
 
 fn ask(args: &GenerateArgs) -> Result<Inventory, String> {
@@ -160,7 +160,7 @@ fn example() -> Inventory {
     }
 }
 
-fn text(args: &GenerateArgs, inventory: Inventory) -> String {
+fn text(args: &GenerateArgs, inventory: &Inventory) -> String {
     let detail = match (args.no_comments, args.russian_comments) {
         (true, _) => Detail::Plain,
         (false, false) => Detail::Described(Language::English),
@@ -177,15 +177,14 @@ fn format_of(args: &GenerateArgs) -> draft::Format {
             .any(|known| extension.eq_ignore_ascii_case(known))
     };
     match (args.format, &args.output) {
-        (Some(FileFormat::Toml), _) => draft::Format::Toml,
         (Some(FileFormat::Yaml), _) | (None, None) => draft::Format::Yaml,
-        // As the configuration is read: what is not called YAML is TOML.
         (None, Some(path)) if by_name(path) => draft::Format::Yaml,
-        (None, Some(_)) => draft::Format::Toml,
+        // As the configuration is read: what is not called YAML is TOML.
+        (Some(FileFormat::Toml), _) | (None, Some(_)) => draft::Format::Toml,
     }
 }
 
-fn draft(args: &GenerateArgs, inventory: Inventory) -> Draft {
+fn draft(args: &GenerateArgs, inventory: &Inventory) -> Draft {
     let mut draft = Draft {
         head: head(args),
         ..Draft::default()

@@ -48,7 +48,7 @@ fn the_example_loads_in_every_form() {
         ),
     ] {
         let args = args(line);
-        let config = load(&text(&args, example()), extension);
+        let config = load(&text(&args, &example()), extension);
         let general = &config.general;
         assert_eq!((general.host.as_str(), general.port), ("0.0.0.0", 6432));
         assert_eq!(general.admin_username, "admin");
@@ -80,7 +80,7 @@ fn every_database_gets_every_user() {
         "/run",
         "--ssl",
     ]);
-    let config = load(&text(&args, inventory), "yaml");
+    let config = load(&text(&args, &inventory), "yaml");
     assert!(config.general.server_tls);
     for pool in &config.pools {
         assert_eq!(pool.server.to_string(), "/run/.s.PGSQL.5433");

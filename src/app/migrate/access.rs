@@ -181,7 +181,12 @@ pub(super) fn console(ini: &Ini, known: &[Known], out: &mut Outcome) {
         let remark = format!("the console has one user: {name} is used");
         out.remark(&format!("admin_users = {written}"), &remark);
     }
-    out.set("admin_username", name, &format!("admin_users = {written}"));
+    let origin = if written.is_empty() {
+        "PgBouncer, where no admin_users are set".to_owned()
+    } else {
+        format!("admin_users = {written}")
+    };
+    out.set("admin_username", name, &origin);
     let user = known.iter().find(|user| user.name == name);
     if let Some(password) = user.and_then(Known::password) {
         out.set("admin_password", password, "auth_file");
@@ -189,9 +194,9 @@ pub(super) fn console(ini: &Ini, known: &[Known], out: &mut Outcome) {
     }
     let random: [u8; 18] = rand::rng().random();
     let password = STANDARD_NO_PAD.encode(random);
-    out.set("admin_password", password, "made at random");
+    out.set("admin_password", password, "chance: it is not in auth_file");
     out.remark(
-        &format!("admin_users = {written}"),
+        "admin_password",
         "the console needs its password in clear, which is not in auth_file: a random one is written",
     );
 }

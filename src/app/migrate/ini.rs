@@ -135,12 +135,11 @@ fn read_into(
 
 /// Key and value of a line. A key in double quotes may hold anything.
 fn split_entry(line: &str) -> Option<(String, String)> {
-    let (key, rest) = match line.strip_prefix('"') {
-        Some(rest) => quoted(rest, '"')?,
-        None => {
-            let at = line.find('=')?;
-            (line[..at].trim().to_owned(), &line[at..])
-        }
+    let (key, rest) = if let Some(rest) = line.strip_prefix('"') {
+        quoted(rest, '"')?
+    } else {
+        let at = line.find('=')?;
+        (line[..at].trim().to_owned(), &line[at..])
     };
     let value = rest.trim_start().strip_prefix('=')?.trim();
     (!key.is_empty()).then(|| (key, value.to_owned()))
@@ -173,12 +172,11 @@ pub(super) fn connection_string(text: &str) -> Option<Vec<(String, String)>> {
             return None;
         }
         let after = after.trim_start();
-        let (value, after) = match after.strip_prefix('\'') {
-            Some(after) => quoted(after, '\'')?,
-            None => {
-                let end = after.find(char::is_whitespace).unwrap_or(after.len());
-                (after[..end].to_owned(), &after[end..])
-            }
+        let (value, after) = if let Some(after) = after.strip_prefix('\'') {
+            quoted(after, '\'')?
+        } else {
+            let end = after.find(char::is_whitespace).unwrap_or(after.len());
+            (after[..end].to_owned(), &after[end..])
         };
         pairs.push((key.to_owned(), value));
         rest = after.trim_start();

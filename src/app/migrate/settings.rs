@@ -196,7 +196,7 @@ fn one(key: &str, value: &str, is_written: bool, out: &mut Outcome) {
     let origin = if is_written {
         format!("{key} = {value}")
     } else {
-        format!("default of {key}")
+        format!("PgBouncer's default of {key}, {value}")
     };
     let converted: Option<(&'static str, Value)> = match rule {
         Rule::Elsewhere => return,

@@ -43,9 +43,7 @@ fn migrate(ini: &str, users: &str) -> (Config, String, Vec<String>) {
     migrate_with(&[("pgbouncer.ini", ini), ("u.txt", users)], &[])
 }
 
-#[test]
-fn a_usual_configuration_is_carried_over() {
-    let ini = "
+const USUAL: &str = "
 ;; a comment = with an equals sign
 [databases]
 shop = host=10.0.0.5 port=5433 dbname=shop_prod pool_size=30 min_pool_size=2
@@ -73,9 +71,13 @@ pidfile = /run/p.pid
 server_lifetime = 1
 server_lifetime = 1200
 ";
-    let users =
-        "; comment\n\"alice\" \"pl\"\"ain\"\n\"bob\" \"md50123456789abcdef0123456789abcdef\" x\n";
-    let (config, text, remarks) = migrate(ini, users);
+
+const USUAL_USERS: &str =
+    "; comment\n\"alice\" \"pl\"\"ain\"\n\"bob\" \"md50123456789abcdef0123456789abcdef\" x\n";
+
+#[test]
+fn settings_are_carried_over() {
+    let (config, ..) = migrate(USUAL, USUAL_USERS);
     let general = &config.general;
     assert_eq!((general.host.as_str(), general.port), ("127.0.0.1", 6543));
     assert_eq!(general.max_connections, 1000);
@@ -98,6 +100,11 @@ server_lifetime = 1200
             .iter()
             .all(|rule| rule.method == HbaMethod::ScramSha256)
     );
+}
+
+#[test]
+fn databases_and_users_become_pools() {
+    let (config, text, _) = migrate(USUAL, USUAL_USERS);
     let names: Vec<_> = config.pools.iter().map(|pool| pool.name.as_str()).collect();
     assert_eq!(names, ["forced", "odd name", "shop"]);
     let shop = &config.pools[2];
@@ -127,6 +134,11 @@ server_lifetime = 1200
         forced.server_password.as_ref().unwrap().expose(),
         "it's secret"
     );
+}
+
+#[test]
+fn remarks_stand_at_the_head_and_hold_no_secrets() {
+    let (_, text, remarks) = migrate(USUAL, USUAL_USERS);
     for expected in [
         "user bob: only a hash",
         "database forced: user = app: one pool for all",
@@ -136,7 +148,7 @@ server_lifetime = 1200
             "{remarks:#?}"
         );
     }
-    for secret in ["plain", "it's", "it''s", "0123456789abcdef"] {
+    for secret in ["pl\"ain", "it's", "it''s", "0123456789abcdef"] {
         assert!(!remarks.concat().contains(secret), "{remarks:#?}");
     }
     let head: String = text

@@ -284,7 +284,7 @@ impl Reading<'_> {
                 return Ok(());
             }
             "include" | "include_if_exists" => {
-                let is_optional = kind_text.to_ascii_lowercase() != "include";
+                let is_optional = !kind_text.eq_ignore_ascii_case("include");
                 return self.include(rest, is_optional, line, directory, depth);
             }
             "include_dir" => return Err("include_dir is not supported; use include".to_owned()),
