@@ -303,7 +303,11 @@ fn lines(section: Section, entries: &Entries, detail: Detail) -> Vec<Line> {
         }
         if section == Section::General && detail != Detail::Plain && key.group != group {
             group = key.group;
-            lines.extend([Line::Blank, Line::Comment(format!("--- {group} ---"))]);
+            let heading = match detail {
+                Detail::Described(Language::Russian) => keys_ru::heading(group),
+                _ => group,
+            };
+            lines.extend([Line::Blank, Line::Comment(format!("--- {heading} ---"))]);
         }
         if let Detail::Described(language) = detail {
             lines.extend([Line::Blank, Line::Comment(meaning(key, language))]);

@@ -14,6 +14,27 @@ pub(super) fn meaning(section: Section, name: &str) -> &'static str {
     row.map_or("", |(_, _, text)| text)
 }
 
+/// A heading of `[general]` in Russian; the heading itself if there is no translation.
+pub(super) fn heading(group: &'static str) -> &'static str {
+    let row = HEADINGS.iter().find(|(english, _)| *english == group);
+    row.map_or(group, |(_, text)| text)
+}
+
+const HEADINGS: &[(&str, &str)] = &[
+    ("Network", "Сеть"),
+    ("Timeouts", "Время ожидания"),
+    ("Memory and message sizes", "Память и размеры сообщений"),
+    ("Logging", "Журнал"),
+    ("Workers", "Потоки"),
+    ("Pool behaviour", "Работа пулов"),
+    ("TLS", "TLS"),
+    (
+        "Admin console and daemon",
+        "Консоль администратора и фоновая работа",
+    ),
+    ("Access control", "Доступ"),
+];
+
 const MEANINGS: &[(Section, &str, &str)] = &[
     (
         Include,
@@ -389,6 +410,17 @@ const MEANINGS: &[(Section, &str, &str)] = &[
 mod tests {
     use super::*;
     use crate::config::keys::KEYS;
+
+    #[test]
+    fn every_heading_of_general_has_a_translation() {
+        for key in KEYS.iter().filter(|key| key.section == General) {
+            assert!(
+                HEADINGS.iter().any(|(group, _)| *group == key.group),
+                "{}",
+                key.group
+            );
+        }
+    }
 
     #[test]
     fn every_key_has_a_translation() {
