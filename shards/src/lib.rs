@@ -13,10 +13,11 @@
 //!  └────────────────────┘   └────────────────────┘   └────────────────────┘
 //! ```
 //!
-//! The crate offers six things: *where* shards run ([`Topology`], [`place`]), whether they *can*
+//! The crate offers seven things: *where* shards run ([`Topology`], [`place`]), whether they *can*
 //! ([`probe_host`]), how they *start and stop* ([`launch`], [`spawn`]), how sockets *arrive*
-//! ([`Listener`], [`connect_tcp`]), how bytes *move* ([`Stream`], [`Chunk`], [`sleep`]) and how
-//! shards *talk* ([`Inbox`], [`Outbox`]). It moves bytes and messages and never looks into them.
+//! ([`Listener`], [`connect_tcp`]), how bytes *move* ([`Stream`], [`Chunk`], [`sleep`]), how
+//! shards *talk* ([`Inbox`], [`Outbox`]), and how a process gets into the [`background`] before it
+//! has any. It moves bytes and messages and never looks into them.
 //!
 //! **Invariants**
 //! 1. A shard's sockets, buffers and timers are touched by its own thread only.
@@ -26,6 +27,7 @@
 //! 5. A stream leaves its shard only when the kernel holds nothing of it; unread bytes go along.
 //! 6. Lanes between shards are bounded, and nobody waits to send.
 
+pub mod background;
 mod connect;
 mod error;
 mod listener;

@@ -18,6 +18,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use crate::auth::derive_keys;
 use crate::config;
 
+use super::advice::{self, Facts};
 use super::mailbox::{ShardMessage, Work, WorkResult};
 use super::scrape::Scrape;
 
@@ -149,6 +150,10 @@ impl Control {
             error.to_string()
         })?;
         for warning in &loaded.warnings {
+            tracing::warn!("configuration: {warning}");
+        }
+        let facts = Facts::gather(&self.config_file);
+        for warning in advice::warnings(&loaded.config, facts) {
             tracing::warn!("configuration: {warning}");
         }
         let config = Arc::new(loaded.config);

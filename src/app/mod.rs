@@ -4,17 +4,22 @@
 //! the messages between them.
 //! **Does not own:** anything a client or server sees on the wire.
 
+pub mod advice;
 pub mod balance;
 pub mod busy;
 pub mod cancels;
 pub mod cli;
 pub mod control;
+mod daemon;
 pub mod errands;
+pub mod generate;
 pub mod hand_over;
 pub mod logging;
 pub mod mailbox;
+pub mod migrate;
 pub mod not_yet;
 pub mod post;
+mod result_file;
 pub mod run;
 pub mod scrape;
 pub mod shard_main;

@@ -23,20 +23,27 @@ use crate::metrics::Fleet;
 use crate::session::budget::Budget;
 use crate::session::shard::Connections;
 
-use super::cli::{self, Cli, EXIT_CONFIG};
+use super::advice::{self, Facts};
+use super::cli::{self, Cli, Command, EXIT_CONFIG};
 use super::control::{control, prepare};
+use super::daemon::{self, Foreground, Side};
 use super::hand_over::OnTheirWay;
 use super::scrape::{self, Scrape, Sources};
 use super::shard_main::{Shared, shard_main};
-use super::{logging, not_yet};
+use super::{generate, logging, migrate};
 
 /// Exit code for something that the operating system refuses.
-const EXIT_OS: u8 = 71;
+pub(super) const EXIT_OS: u8 = 71;
 /// How long the shards may take to close everything at the end.
 const STOP_MAX: Duration = Duration::from_millis(500);
 
 /// Runs the program.
 pub fn run(cli: &Cli) -> ExitCode {
+    match &cli.command {
+        Some(Command::Generate(args)) => return generate::run(args),
+        Some(Command::Migrate(args)) => return migrate::run(args),
+        None => {}
+    }
     if cli.test_config {
         return cli::test_config(&cli.config_file);
     }
@@ -44,26 +51,40 @@ pub fn run(cli: &Cli) -> ExitCode {
         Ok(loaded) => loaded,
         Err(error) => return cli::refuse_config(&error),
     };
+    let mut foreground = None;
     if cli.daemon {
-        eprintln!("Error daemonize: running in the background is not supported yet");
-        return ExitCode::from(EXIT_OS);
+        match daemon::detach(&loaded.config.general.daemon_pid_file) {
+            Ok(Side::Daemon(waiting)) => foreground = Some(waiting),
+            Ok(Side::Foreground(code)) => return code,
+            Err(reason) => {
+                eprintln!("Error daemonize: {reason}");
+                return ExitCode::from(EXIT_OS);
+            }
+        }
     }
     logging::start(cli.log_level, cli.log_format, !cli.no_color);
     tracing::info!(
         "Welcome to PgDoorman! (Version {})",
         env!("CARGO_PKG_VERSION")
     );
-    for warning in &loaded.warnings {
+    let facts = Facts {
+        // The placement of shards tells more about that.
+        cpus: None,
+        ..Facts::gather(&cli.config_file)
+    };
+    let doubts = advice::warnings(&loaded.config, facts);
+    for warning in loaded.warnings.iter().chain(&doubts) {
         tracing::warn!("configuration: {warning}");
     }
-    for warning in not_yet::warnings(&loaded.config) {
-        tracing::warn!("configuration: {warning}");
-    }
-    match serve(cli, &Arc::new(loaded.config)) {
+    match serve(cli, &Arc::new(loaded.config), &mut foreground) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Refused { code, reason }) => {
             tracing::error!("{reason}");
-            eprintln!("pg_doorman: {reason}");
+            let reason = format!("pg_doorman: {reason}");
+            eprintln!("{reason}");
+            if let Some(waiting) = foreground {
+                waiting.refused(code, &reason);
+            }
             ExitCode::from(code)
         }
     }
@@ -84,7 +105,12 @@ impl Refused {
     }
 }
 
-fn serve(cli: &Cli, config: &Arc<Config>) -> Result<(), Refused> {
+/// Serves until a signal. `foreground` is told when clients can connect.
+fn serve(
+    cli: &Cli,
+    config: &Arc<Config>,
+    foreground: &mut Option<Foreground>,
+) -> Result<(), Refused> {
     let general = &config.general;
     let os = |what: &'static str| move |error: io::Error| Refused::new(EXIT_OS, what, &error);
     let count = ShardCount::new(general.worker_threads)
@@ -128,6 +154,7 @@ fn serve(cli: &Cli, config: &Arc<Config>) -> Result<(), Refused> {
     })
     .map_err(os("cannot start the shards"))?;
     tracing::info!(%address, shards = placement.plans.len(), "Waiting for dear clients");
+    let _pid_file = foreground.take().map(Foreground::ready);
     control(prepared, seat, cli.config_file.clone(), scrape)
         .map_err(os("the control thread has failed"))?;
     let (ended, ends) = mpsc::channel();

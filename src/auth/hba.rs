@@ -125,6 +125,7 @@ fn includes(names: &[HbaName], wanted: &str, client: &HbaClient<'_>) -> bool {
     names.iter().any(|name| match name {
         HbaName::All => true,
         HbaName::Name(name) => name == wanted,
+        HbaName::Replication => false,
         HbaName::SameUser => client.database == client.user,
     })
 }

@@ -291,10 +291,10 @@ pub static KEYS: &[Key] = keys! {
         "Name clients log in with; unique in its pool.";
     password: "string" = "required" or "\"md5dd9a0f26a4302744db881776a09bbfad\"", PoolRebuild,
         "What clients must prove: a SCRAM-SHA-256 verifier or md5 hash as in `pg_authid`, `jwt-pkey-fpath:<path>` for tokens signed with that key, or empty if only `trust` rules apply.";
-    pool_size: "integer" = "required" or "40", PoolRebuild,
-        "Most server connections of this user to this database.";
-    min_pool_size: "integer" = "0", PoolRebuild,
-        "Server connections kept open; at most `pool_size`.";
+    pool_size: "integer" = "required" or "40", AtOnce,
+        "Most server connections of this user to this database, over all shards.";
+    min_pool_size: "integer" = "0", AtOnce,
+        "Server connections kept open, over all shards; at most `pool_size`.";
     pool_mode: "string" = "as pool" or "\"transaction\"", PoolRebuild,
         "Overrides the pool's mode for this user.";
     server_lifetime: "duration" = "as pool" or "\"5m\"", PoolRebuild,
@@ -363,7 +363,8 @@ const NEWER_KEYS: &[(Section, &[&str])] = &[
 ];
 
 /// Tables and keys at the top level.
-const TOP_LEVEL: &[&str] = &["general", "pools", "prometheus", "talos", "include", "path"];
+pub(super) const TOP_LEVEL: &[&str] =
+    &["general", "pools", "prometheus", "talos", "include", "path"];
 
 /// The keys of one table.
 pub fn keys_of(section: Section) -> impl Iterator<Item = &'static Key> {
@@ -433,7 +434,7 @@ fn check_table(section: Section, place: &str, table: Option<&Value>, remarks: &m
             format!("key `{name}` in {place} has no effect in this version")
         } else if let Some(key) = elsewhere {
             let title = key.section.title();
-            format!("unknown key `{name}` in {place}: it belongs into {title}")
+            format!("unknown key `{name}` in {place} is ignored: it belongs into {title}")
         } else {
             remark(
                 name,
@@ -449,29 +450,32 @@ fn remark(name: &str, place: &str, known: impl Iterator<Item = &'static str>) ->
     match nearest {
         // Two fifths: close enough for typing errors and near synonyms, far from coincidence.
         Some((distance, known)) if distance * 5 <= name.len() * 2 => {
-            format!("unknown key `{name}` {place}: did you mean `{known}`?")
+            format!("unknown key `{name}` {place} is ignored: did you mean `{known}`?")
         }
-        _ => format!("unknown key `{name}` {place}"),
+        _ => format!("unknown key `{name}` {place} is ignored"),
     }
 }
 
-/// Insertions, deletions and replacements of bytes between two names (Levenshtein).
+/// Insertions, deletions and replacements of bytes, and exchanges of two neighbours, between two names
+/// (optimal string alignment).
 fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, a_byte) in a.bytes().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        for (cell, b_byte) in row.iter_mut().skip(1).zip(b.bytes()) {
-            let replaced = diagonal + usize::from(a_byte != b_byte);
-            diagonal = *cell;
-            left = replaced.min(diagonal + 1).min(left + 1);
-            *cell = left;
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let mut before: Vec<usize> = Vec::new();
+    let mut above: Vec<usize> = (0..=b.len()).collect();
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let replaced = above[j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut least = replaced.min(above[j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                least = least.min(before[j - 2] + 1);
+            }
+            row.push(least);
         }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
+        before = above;
+        above = row;
     }
-    row.last().copied().unwrap_or_default()
+    above.last().copied().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -487,7 +491,8 @@ mod tests {
             ("abc", "abc", 0),
             ("abc", "abd", 1),
             ("kitten", "sitting", 3),
-            ("pool_siez", "pool_size", 2),
+            ("pool_siez", "pool_size", 1),
+            ("prot", "port", 1),
         ] {
             assert_eq!(distance(a, b), expected, "{a} {b}");
             assert_eq!(distance(b, a), expected, "{b} {a}");
@@ -514,17 +519,17 @@ mod tests {
             passwd = "x"
         };
         let expected = [
-            "unknown key `genral` at the top level: did you mean `general`?",
+            "unknown key `genral` at the top level is ignored: did you mean `general`?",
             "table `web` has no effect in this version",
-            "unknown key `pool_mode` in general: it belongs into pools.<name>",
-            "unknown key `prot` in general",
+            "unknown key `pool_mode` in general is ignored: it belongs into pools.<name>",
+            "unknown key `prot` in general is ignored: did you mean `port`?",
             "key `server_tls_mode` in general has no effect in this version",
-            "unknown key `tls_ca_file` in general: did you mean `tls_ca_cert`?",
-            "unknown key `zzz` in general",
+            "unknown key `tls_ca_file` in general is ignored: did you mean `tls_ca_cert`?",
+            "unknown key `zzz` in general is ignored",
             "key `max_db_connections` in pools.db has no effect in this version",
-            "unknown key `server_hots` in pools.db: did you mean `server_host`?",
-            "unknown key `user_name` in pools.db.users: did you mean `username`?",
-            "unknown key `passwd` in pools.old.users: did you mean `password`?",
+            "unknown key `server_hots` in pools.db is ignored: did you mean `server_host`?",
+            "unknown key `user_name` in pools.db.users is ignored: did you mean `username`?",
+            "unknown key `passwd` in pools.old.users is ignored: did you mean `password`?",
         ];
         assert_eq!(unknown_keys(&document), expected);
     }

@@ -16,9 +16,11 @@
 
 pub mod checked;
 pub mod diff;
+pub mod draft;
 pub mod error;
 pub mod hba;
 pub mod keys;
+mod keys_ru;
 mod load;
 pub mod reference;
 pub mod schema;

@@ -458,8 +458,8 @@ fn doubtful_settings_load_with_a_warning() {
     ));
     assert_eq!(loaded.config.general.max_concurrent_creates, 1);
     let expected = [
-        "unknown key `pool_mode` in general: it belongs into pools.<name>",
-        "general.pg_hba: line 1: unknown connection type 'hostgssenc'; line ignored",
+        "unknown key `pool_mode` in general is ignored: it belongs into pools.<name>",
+        "general.pg_hba: line 1: connections with GSSAPI encryption do not exist here; line ignored",
         "general.max_concurrent_creates is 0, 1 is used instead",
     ];
     assert_eq!(loaded.warnings, expected);

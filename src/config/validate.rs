@@ -155,8 +155,8 @@ fn pg_hba(
     warnings: &mut Vec<String>,
 ) -> Result<Vec<HbaRule>, Fault> {
     let fault = |reason: String| Fault::new(general_key("pg_hba"), reason);
-    let (text, place) = match source {
-        PgHba::Content(text) => (text.clone(), "general.pg_hba".to_owned()),
+    let (text, place, directory) = match source {
+        PgHba::Content(text) => (text.clone(), "general.pg_hba".to_owned(), None),
         PgHba::Path(path) => {
             let failed = |cause: &dyn std::fmt::Display| {
                 fault(format!(
@@ -166,11 +166,11 @@ fn pg_hba(
             };
             let bytes = read(path).map_err(|cause| failed(&cause))?;
             let text = String::from_utf8(bytes).map_err(|_| failed(&"not valid UTF-8"))?;
-            (text, path.display().to_string())
+            (text, path.display().to_string(), path.parent())
         }
     };
-    let (rules, notes) =
-        hba::parse_rules(&text).map_err(|note| fault(format!("{place}: {note}")))?;
+    let (rules, notes) = hba::read_rules(&text, directory.unwrap_or(Path::new("")), read)
+        .map_err(|note| fault(format!("{place}: {note}")))?;
     warnings.extend(notes.iter().map(|note| format!("{place}: {note}")));
     Ok(rules)
 }

@@ -2,21 +2,29 @@
 //!
 //! ```text
 //!  line    = ( "local" DB USER METHOD ) | ( TYPE DB USER ADDRESS METHOD ) options? comment?
-//!  TYPE    = host | hostssl | hostnossl
-//!  DB,USER = name ("," name)*           all · sameuser · a literal name, perhaps in double quotes
+//!          | ( "include" | "include_if_exists" ) FILE
+//!  TYPE    = host | hostssl | hostnossl | hostnogssenc | hostgssenc
+//!  DB,USER = name ("," name)*           all · a literal name, perhaps in double quotes · @file
+//!                                       DB: sameuser · samerole · replication     USER: +role
 //!  ADDRESS = all | samehost | samenet | CIDR | IP | IP MASK
 //! ```
 //!
 //! **Owns:** this syntax; [`IpNet`].
 //! **Does not own:** which rule decides about a client (`auth`).
-//! **Invariants:** an address that cannot be understood is an error, because treating it as "every
-//! address" would open the door and dropping a `reject` line would, too; a line that has no rule in
-//! it at all is skipped with a warning that names it.
+//! **Invariants:** a line that cannot be read is an error, because treating an unknown address as
+//! "every address" would open the door and dropping a `reject` line would, too; names are never
+//! taken for fewer users than were meant in a rule that rejects.
 //!
 //! Source: PostgreSQL manual `auth-pg-hba-conf.html`.
 
-use std::fmt;
+mod lines;
+
 use std::net::IpAddr;
+use std::path::Path;
+use std::{fmt, io};
+
+use super::ReadFile;
+use lines::Token;
 
 /// One rule, with the line it came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +63,8 @@ pub enum HbaName {
     All,
     /// Exactly this name.
     Name(String),
+    /// In the database column: connections for physical replication, which the pooler has none of.
+    Replication,
     /// In the database column: the database whose name is the user's.
     SameUser,
 }
@@ -202,122 +212,253 @@ impl fmt::Display for HbaNote {
 
 impl std::error::Error for HbaNote {}
 
-/// Reads all rules of `text`, and remarks about lines without effect.
+/// Rules and remarks about lines without effect, or the first line that cannot be read.
+pub type Parsed = Result<(Vec<HbaRule>, Vec<HbaNote>), HbaNote>;
+
+/// Reads all rules of `text`, which refers to no other files.
 ///
 /// # Errors
 ///
-/// An [`HbaNote`] for the first address that cannot be understood.
-pub fn parse_rules(text: &str) -> Result<(Vec<HbaRule>, Vec<HbaNote>), HbaNote> {
-    let mut rules = Vec::new();
-    let mut notes = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        let at = |reason: String| HbaNote {
-            line: index + 1,
-            reason,
+/// As [`read_rules`].
+pub fn parse_rules(text: &str) -> Parsed {
+    read_rules(text, Path::new(""), &|_| {
+        Err(io::ErrorKind::Unsupported.into())
+    })
+}
+
+/// Reads all rules of `text` and of the files it refers to, whose names are relative to `directory`.
+///
+/// # Errors
+///
+/// An [`HbaNote`] for the first line that cannot be read. None is left out: it may be the one that
+/// keeps somebody away.
+pub fn read_rules(text: &str, directory: &Path, read: ReadFile<'_>) -> Parsed {
+    let mut reading = Reading {
+        read,
+        rules: Vec::new(),
+        notes: Vec::new(),
+    };
+    reading.text(text, directory, 0)?;
+    Ok((reading.rules, reading.notes))
+}
+
+/// Rule files are read with what they include, so deep.
+const INCLUDE_DEPTH_MAX: usize = 10;
+
+struct Reading<'a> {
+    read: ReadFile<'a>,
+    rules: Vec<HbaRule>,
+    notes: Vec<HbaNote>,
+}
+
+impl Reading<'_> {
+    fn text(&mut self, text: &str, directory: &Path, depth: usize) -> Result<(), HbaNote> {
+        for (line, content) in lines::logical(text) {
+            self.line(&content, line, directory, depth)
+                .map_err(|reason| HbaNote { line, reason })?;
+        }
+        Ok(())
+    }
+
+    fn line(
+        &mut self,
+        content: &str,
+        line: usize,
+        directory: &Path,
+        depth: usize,
+    ) -> Result<(), String> {
+        let fields = lines::fields(content)?;
+        let Some((first, rest)) = fields.split_first() else {
+            return Ok(());
         };
-        match parse_line(line, index + 1, &mut notes) {
-            Ok(rule) => rules.extend(rule),
-            Err(LineFault::Address(reason)) => return Err(at(reason)),
-            Err(LineFault::NoRule(reason)) => notes.push(at(format!("{reason}; line ignored"))),
-        }
+        let kind_text = joined(first);
+        let kind = match kind_text.to_ascii_lowercase().as_str() {
+            "local" => HbaKind::Local,
+            // There is no GSSAPI encryption here.
+            "host" | "hostnogssenc" => HbaKind::Host,
+            "hostssl" => HbaKind::HostSsl,
+            "hostnossl" => HbaKind::HostNoSsl,
+            "hostgssenc" => {
+                let reason = "connections with GSSAPI encryption do not exist here; line ignored";
+                self.note(line, reason.to_owned());
+                return Ok(());
+            }
+            "include" | "include_if_exists" => {
+                let is_optional = !kind_text.eq_ignore_ascii_case("include");
+                return self.include(rest, is_optional, line, directory, depth);
+            }
+            "include_dir" => return Err("include_dir is not supported; use include".to_owned()),
+            _ => return Err(format!("unknown connection type '{kind_text}'")),
+        };
+        let rule = self.rule(kind, rest, line, directory)?;
+        self.rules.push(rule);
+        Ok(())
     }
-    Ok((rules, notes))
+
+    fn note(&mut self, line: usize, reason: String) {
+        self.notes.push(HbaNote { line, reason });
+    }
+
+    fn include(
+        &mut self,
+        fields: &[Vec<Token>],
+        is_optional: bool,
+        line: usize,
+        directory: &Path,
+        depth: usize,
+    ) -> Result<(), String> {
+        let [field] = fields else {
+            return Err("include takes one file name".to_owned());
+        };
+        if depth == INCLUDE_DEPTH_MAX {
+            return Err("files include each other too deep".to_owned());
+        }
+        let path = directory.join(joined(field));
+        let text = match (self.file(&path), is_optional) {
+            (Ok(text), _) => text,
+            (Err(_), true) => return Ok(()),
+            (Err(reason), false) => return Err(reason),
+        };
+        let place = path.display();
+        let notes_before = self.notes.len();
+        let below = path.parent().unwrap_or(directory);
+        self.text(&text, below, depth + 1)
+            .map_err(|note| format!("{place}: {note}"))?;
+        for note in self.notes.iter_mut().skip(notes_before) {
+            *note = HbaNote {
+                line,
+                reason: format!("{place}: {note}"),
+            };
+        }
+        Ok(())
+    }
+
+    fn file(&self, path: &Path) -> Result<String, String> {
+        let bytes = (self.read)(path)
+            .map_err(|cause| format!("cannot read {}: {cause}", path.display()))?;
+        String::from_utf8(bytes).map_err(|_| format!("{} is not valid UTF-8", path.display()))
+    }
+
+    fn rule(
+        &mut self,
+        kind: HbaKind,
+        fields: &[Vec<Token>],
+        line: usize,
+        directory: &Path,
+    ) -> Result<HbaRule, String> {
+        let wanted = if kind == HbaKind::Local { 3 } else { 4 };
+        if fields.len() < wanted {
+            let (wanted, found) = (wanted + 1, fields.len() + 1);
+            return Err(format!("{wanted} fields expected, {found} found"));
+        }
+        let (address, method) = if kind == HbaKind::Local {
+            (HbaAddress::None, &fields[2])
+        } else {
+            address(&fields[2..])?
+        };
+        let method = parse_method(joined(method));
+        if let HbaMethod::Other(name) = &method {
+            let reason = format!("method '{name}' is not supported: the rule lets nobody in");
+            self.note(line, reason);
+        }
+        let mut names = Vec::new();
+        for (index, field) in fields.iter().take(2).enumerate() {
+            let tokens = self.with_files(field, directory)?;
+            let tokens = tokens.as_deref().unwrap_or(field);
+            names.push(self.names(tokens, index == 0, line, &method)?);
+        }
+        let users = names.pop().unwrap_or_default();
+        Ok(HbaRule {
+            line,
+            kind,
+            databases: names.pop().unwrap_or_default(),
+            users,
+            address,
+            method,
+        })
+    }
+
+    /// Replaces `@file` by the names in that file; `None` if there is none.
+    fn with_files(&self, field: &[Token], directory: &Path) -> Result<Option<Vec<Token>>, String> {
+        let file_of = |token: &Token| match token.text.strip_prefix('@') {
+            Some(name) if !token.quoted && !name.is_empty() => Some(directory.join(name)),
+            _ => None,
+        };
+        if !field.iter().any(|token| file_of(token).is_some()) {
+            return Ok(None);
+        }
+        let mut tokens = Vec::new();
+        for token in field {
+            let Some(path) = file_of(token) else {
+                tokens.push(Token {
+                    text: token.text.clone(),
+                    quoted: token.quoted,
+                });
+                continue;
+            };
+            for (number, content) in lines::logical(&self.file(&path)?) {
+                let fields = lines::fields(&content)
+                    .map_err(|reason| format!("{}: line {number}: {reason}", path.display()))?;
+                tokens.extend(fields.into_iter().flatten());
+            }
+        }
+        Ok(Some(tokens))
+    }
+
+    fn names(
+        &mut self,
+        tokens: &[Token],
+        is_database: bool,
+        line: usize,
+        method: &HbaMethod,
+    ) -> Result<Vec<HbaName>, String> {
+        let mut names = Vec::new();
+        for token in tokens {
+            let text = token.text.as_str();
+            let (name, doubt) = match text {
+                _ if text.eq_ignore_ascii_case("all") => (HbaName::All, None),
+                _ if token.quoted => (HbaName::Name(text.to_owned()), None),
+                "sameuser" if is_database => (HbaName::SameUser, None),
+                "replication" if is_database => (HbaName::Replication, None),
+                "samerole" | "samegroup" if is_database => {
+                    (HbaName::SameUser, Some("is taken as 'sameuser'"))
+                }
+                _ if text.len() > 1 && text.starts_with('+') => {
+                    let role = text.trim_start_matches('+').to_owned();
+                    (HbaName::Name(role), Some("is taken as that user alone"))
+                }
+                _ if text.starts_with('/') => {
+                    return Err(format!("'{text}': regular expressions are not supported"));
+                }
+                _ => (HbaName::Name(text.to_owned()), None),
+            };
+            if let Some(doubt) = doubt {
+                let reason = format!("'{text}' {doubt}: the pooler knows no memberships of roles");
+                // Whoever is a member would not be kept away.
+                if *method == HbaMethod::Reject {
+                    return Err(reason);
+                }
+                self.note(line, reason);
+            }
+            names.push(name);
+        }
+        Ok(names)
+    }
 }
 
-enum LineFault {
-    /// Must stop the load.
-    Address(String),
-    /// The line is skipped.
-    NoRule(String),
-}
-
-/// `Ok(None)` for blank lines and comments.
-fn parse_line(
-    line: &str,
-    number: usize,
-    notes: &mut Vec<HbaNote>,
-) -> Result<Option<HbaRule>, LineFault> {
-    let fields = fields(line)?;
-    let Some((first, rest)) = fields.split_first() else {
-        return Ok(None);
-    };
-    let kind_text = first
-        .iter()
-        .map(|token| token.text.as_str())
-        .collect::<Vec<_>>()
-        .join(",");
-    let kind = match kind_text.to_ascii_lowercase().as_str() {
-        "local" => HbaKind::Local,
-        "host" => HbaKind::Host,
-        "hostssl" => HbaKind::HostSsl,
-        "hostnossl" => HbaKind::HostNoSsl,
-        _ => {
-            return Err(LineFault::NoRule(format!(
-                "unknown connection type '{kind_text}'"
-            )));
-        }
-    };
-    let wanted = if kind == HbaKind::Local { 3 } else { 4 };
-    if rest.len() < wanted {
-        let found = rest.len() + 1;
-        return Err(LineFault::NoRule(format!(
-            "{} fields expected, {found} found",
-            wanted + 1
-        )));
-    }
-    let (address, method) = if kind == HbaKind::Local {
-        (HbaAddress::None, &rest[2])
-    } else {
-        address(&rest[2..])?
-    };
-    let databases = names(&rest[0], true);
-    let users = names(&rest[1], false);
-    for name in databases.iter().chain(&users) {
-        if let HbaName::Name(name) = name
-            && (name.starts_with(['+', '/', '@'])
-                || matches!(name.as_str(), "samerole" | "samegroup"))
-        {
-            let reason = format!("'{name}' is taken as a plain name");
-            notes.push(HbaNote {
-                line: number,
-                reason,
-            });
-        }
-    }
-    let method = method
-        .iter()
-        .map(|token| token.text.as_str())
-        .collect::<Vec<_>>()
-        .join(",");
-    Ok(Some(HbaRule {
-        line: number,
-        kind,
-        databases,
-        users,
-        address,
-        method: parse_method(method),
-    }))
-}
-
-fn names(field: &[Token], database: bool) -> Vec<HbaName> {
-    let name = |token: &Token| match token.text.as_str() {
-        text if text.eq_ignore_ascii_case("all") => HbaName::All,
-        "sameuser" if database && !token.quoted => HbaName::SameUser,
-        text => HbaName::Name(text.to_owned()),
-    };
-    field.iter().map(name).collect()
+fn joined(field: &[Token]) -> String {
+    let texts: Vec<&str> = field.iter().map(|token| token.text.as_str()).collect();
+    texts.join(",")
 }
 
 /// Reads the address of a `host` rule; `fields` begin with it. Returns the method field too,
 /// because an address can take one field or two.
-fn address(fields: &[Vec<Token>]) -> Result<(HbaAddress, &Vec<Token>), LineFault> {
+fn address(fields: &[Vec<Token>]) -> Result<(HbaAddress, &Vec<Token>), String> {
     let [address, next, rest @ ..] = fields else {
-        return Err(LineFault::NoRule("no method".to_owned()));
+        return Err("no method".to_owned());
     };
     let [token] = address.as_slice() else {
-        return Err(LineFault::Address(
-            "a rule has one address, not a list".to_owned(),
-        ));
+        return Err("a rule has one address, not a list".to_owned());
     };
     let text = token.text.as_str();
     let keyword = text.to_ascii_lowercase();
@@ -331,26 +472,20 @@ fn address(fields: &[Vec<Token>]) -> Result<(HbaAddress, &Vec<Token>), LineFault
         [token] => token.text.parse::<IpAddr>().ok(),
         _ => None,
     };
-    let invalid = |what: &str| LineFault::Address(what.to_owned());
     match (text.parse::<IpAddr>(), mask) {
         (Ok(addr), Some(mask)) => {
-            let net = IpNet::with_mask(addr, mask).ok_or_else(|| {
-                LineFault::Address(format!("'{mask}' is not a mask for '{addr}'"))
-            })?;
-            let method = rest
-                .first()
-                .ok_or_else(|| invalid("no method after address and mask"))?;
+            let net = IpNet::with_mask(addr, mask)
+                .ok_or_else(|| format!("'{mask}' is not a mask for '{addr}'"))?;
+            let method = rest.first().ok_or("no method after address and mask")?;
             Ok((HbaAddress::Net(net), method))
         }
-        (Err(_), Some(_)) => Err(invalid(
-            "a separate mask follows something that is not an IP",
-        )),
+        (Err(_), Some(_)) => Err("a separate mask follows something that is not an IP".to_owned()),
         (_, None) => match IpNet::parse(text) {
             Some(net) => Ok((HbaAddress::Net(net), next)),
-            None => Err(LineFault::Address(format!(
+            None => Err(format!(
                 "'{text}' is not an address: expected a CIDR such as 10.0.0.0/8, an IP, 'all', \
                  'samehost' or 'samenet' (host names are not supported)"
-            ))),
+            )),
         },
     }
 }
@@ -363,57 +498,6 @@ fn parse_method(text: String) -> HbaMethod {
         "reject" => HbaMethod::Reject,
         _ => HbaMethod::Other(text),
     }
-}
-
-struct Token {
-    text: String,
-    quoted: bool,
-}
-
-/// Splits a line into fields, each a comma list.
-///
-/// A comma may be followed by blanks. A comment begins at `#` outside quotes. Inside quotes, two
-/// quotes stand for one.
-fn fields(line: &str) -> Result<Vec<Vec<Token>>, LineFault> {
-    let mut fields: Vec<Vec<Token>> = Vec::new();
-    let mut chars = line.chars().peekable();
-    let mut list_continues = false;
-    loop {
-        while chars.next_if(|c| c.is_whitespace() || *c == ',').is_some() {}
-        if chars.peek().is_none_or(|c| *c == '#') {
-            return Ok(fields);
-        }
-        let token = token(&mut chars)?;
-        match fields.last_mut() {
-            Some(field) if list_continues => field.push(token),
-            _ => fields.push(vec![token]),
-        }
-        list_continues = chars.next_if_eq(&',').is_some();
-    }
-}
-
-fn token(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<Token, LineFault> {
-    let mut token = Token {
-        text: String::new(),
-        quoted: false,
-    };
-    let mut in_quotes = false;
-    while let Some(c) =
-        chars.next_if(|c| in_quotes || !(c.is_whitespace() || matches!(c, ',' | '#')))
-    {
-        match c {
-            '"' if in_quotes && chars.next_if_eq(&'"').is_some() => token.text.push('"'),
-            '"' => {
-                in_quotes = !in_quotes;
-                token.quoted = true;
-            }
-            c => token.text.push(c),
-        }
-    }
-    if in_quotes {
-        return Err(LineFault::NoRule("a double quote is not closed".to_owned()));
-    }
-    Ok(token)
 }
 
 #[cfg(test)]

@@ -24,12 +24,6 @@ fn net(text: &str) -> HbaAddress {
     HbaAddress::Net(IpNet::parse(text).unwrap())
 }
 
-fn note(text: &str) -> String {
-    let (rules, notes) = parse_rules(text).unwrap();
-    assert_eq!(rules, [], "{text}");
-    notes[0].to_string()
-}
-
 #[test]
 fn a_file_gives_its_rules_with_their_lines() {
     let text = "# heading\n\nlocal all all trust\r\n\thost\tdb\tbob 10.0.0.0/8 md5 # why\n\
@@ -146,36 +140,115 @@ fn every_spelling_of_a_method_is_understood() {
         ("reject", HbaMethod::Reject),
         ("Peer", HbaMethod::Other("Peer".to_owned())),
     ] {
+        let (rules, _) = parse_rules(&format!("local all all {text}")).unwrap();
+        assert_eq!(rules[0].method, method, "{text}");
+    }
+}
+
+#[test]
+fn a_line_that_cannot_be_read_is_an_error_with_its_number() {
+    for (text, expected) in [
+        (
+            "\nhostgss all all all trust",
+            "line 2: unknown connection type 'hostgss'",
+        ),
+        ("host all all md5", "line 1: 5 fields expected, 4 found"),
+        ("local all all", "line 1: 4 fields expected, 3 found"),
+        (
+            "host \"all all all md5",
+            "line 1: a double quote is not closed",
+        ),
+        (
+            "host all /^a all md5",
+            "line 1: '/^a': regular expressions are not supported",
+        ),
+        (
+            "# x \\\n y\nhost all +admins all reject",
+            "line 3: '+admins' is taken as that user alone: the pooler knows no memberships of roles",
+        ),
+        (
+            "include_dir x",
+            "line 1: include_dir is not supported; use include",
+        ),
+        ("include a b", "line 1: include takes one file name"),
+    ] {
         assert_eq!(
-            rule(&format!("local all all {text}")).method,
-            method,
+            parse_rules(text).unwrap_err().to_string(),
+            expected,
             "{text}"
         );
     }
 }
 
 #[test]
-fn lines_without_a_rule_are_skipped_with_a_remark() {
-    let ignored = "; line ignored";
+fn what_has_another_meaning_than_at_the_server_is_remarked() {
+    let (rules, notes) = parse_rules("host samerole +admins all md5").unwrap();
+    assert_eq!(rules[0].databases, [HbaName::SameUser]);
+    assert_eq!(rules[0].users, [name("admins")]);
+    assert_eq!(notes.len(), 2);
+    let (rules, notes) = parse_rules("local all all peer").unwrap();
+    assert_eq!(rules.len(), 1);
     assert_eq!(
-        note("\nhostgssenc all all all trust"),
-        format!("line 2: unknown connection type 'hostgssenc'{ignored}")
+        notes[0].to_string(),
+        "line 1: method 'peer' is not supported: the rule lets nobody in"
     );
+    let (rules, notes) = parse_rules("hostgssenc all all all trust").unwrap();
+    assert_eq!((rules.len(), notes.len()), (0, 1));
+    assert_eq!(rule("hostnogssenc all all all trust").kind, HbaKind::Host);
+    let parsed = rule("host replication,\"replication\" \"+a\",\"/b\" all trust");
     assert_eq!(
-        note("host all all md5"),
-        format!("line 1: 5 fields expected, 4 found{ignored}")
+        parsed.databases,
+        [HbaName::Replication, name("replication")]
     );
-    assert_eq!(
-        note("local all all"),
-        format!("line 1: 4 fields expected, 3 found{ignored}")
+    assert_eq!(parsed.users, [name("+a"), name("/b")]);
+}
+
+#[test]
+fn a_line_goes_on_after_a_backslash() {
+    let parsed = rules("host all \\\n all all md5\nlocal all all trust");
+    assert_eq!((parsed[0].line, parsed[1].line), (1, 3));
+    assert_eq!(parsed[0].method, HbaMethod::Md5);
+}
+
+#[test]
+fn names_and_rules_may_come_from_other_files() {
+    let read = |path: &Path| match path.to_str() {
+        Some("etc/admins") => Ok(b"bob, carol # the boss\n\"d e\"".to_vec()),
+        Some("etc/sub/more") => Ok(b"\nlocal all @names peer\ninclude_if_exists nothing".to_vec()),
+        Some("etc/sub/names") => Ok(b"x".to_vec()),
+        Some("etc/loop") => Ok(b"include loop".to_vec()),
+        Some("etc/bad") => Ok(b"\n\nhost".to_vec()),
+        _ => Err(io::ErrorKind::NotFound.into()),
+    };
+    let read = |text: &str| read_rules(text, Path::new("etc"), &read);
+    let (rules, notes) = read("host all a,@admins all md5\ninclude sub/more").unwrap();
+    let users = ["a", "bob", "carol", "d e"].map(name);
+    assert_eq!(rules[0].users, users);
+    assert_eq!(rules[1].users, [name("x")]);
+    assert!(
+        notes[0]
+            .to_string()
+            .starts_with("line 2: etc/sub/more: line 2: method 'peer'"),
+        "{notes:?}"
     );
-    assert_eq!(
-        note("host \"all all all md5"),
-        format!("line 1: a double quote is not closed{ignored}")
-    );
-    let (rules, notes) = parse_rules("host all +admins all md5").unwrap();
-    assert_eq!(rules[0].users, [name("+admins")]);
-    assert_eq!(notes[0].reason, "'+admins' is taken as a plain name");
+    for (text, expected) in [
+        (
+            "\ninclude bad",
+            "line 2: etc/bad: line 3: 5 fields expected, 1 found",
+        ),
+        (
+            "include nothing",
+            "line 1: cannot read etc/nothing: entity not found",
+        ),
+        (
+            "host all @nothing all md5",
+            "line 1: cannot read etc/nothing: entity not found",
+        ),
+    ] {
+        assert_eq!(read(text).unwrap_err().to_string(), expected);
+    }
+    let error = read("include loop").unwrap_err().to_string();
+    assert!(error.ends_with("too deep"), "{error}");
 }
 
 #[test]

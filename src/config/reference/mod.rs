@@ -5,6 +5,7 @@
 //! **Invariant:** what [`reference_toml`] returns loads without warnings and without changing a
 //! default.
 
+use crate::config::draft::wrap;
 use crate::config::keys::{KEYS, Key, Section, keys_of};
 
 const WIDTH: usize = 96;
@@ -61,20 +62,6 @@ fn entry(key: &Key, mark: &str) -> Vec<String> {
         }
     };
     lines.push(format!("{mark}{} = {value}", key.name));
-    lines
-}
-
-fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split(' ') {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
     lines
 }
 

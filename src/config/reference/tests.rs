@@ -10,7 +10,7 @@ use serde::de::{Deserialize, Deserializer, Visitor, value};
 
 use super::*;
 use crate::config::keys::Effect;
-use crate::config::{self, Config, schema};
+use crate::config::{self, Config, keys, schema};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -45,6 +45,29 @@ fn field_names<T: Deserialize<'static> + fmt::Debug>() -> Vec<&'static str> {
     T::deserialize(FieldNames(&mut names)).unwrap_err();
     names.sort_unstable();
     names
+}
+
+#[test]
+fn the_document_has_the_tables_of_the_key_table() {
+    let mut tables = field_names::<schema::Document>();
+    // Read before the document has its type.
+    tables.push("include");
+    tables.sort_unstable();
+    let mut known = keys::TOP_LEVEL.to_vec();
+    known.sort_unstable();
+    assert_eq!(tables, known);
+    for section in [
+        Section::General,
+        Section::Include,
+        Section::Pool,
+        Section::Prometheus,
+        Section::Talos,
+        Section::User,
+    ] {
+        let name = section.title().split('.').next().unwrap();
+        assert!(known.contains(&name), "{name}");
+        assert!(keys_of(section).next().is_some(), "{name}");
+    }
 }
 
 #[test]
@@ -151,6 +174,46 @@ fn the_reference_file_is_what_the_key_table_says_and_loads() {
     with_defaults.general.admin_password = loaded.config.general.admin_password.clone();
     assert_eq!(loaded.config.general, with_defaults.general);
     assert_eq!(loaded.config.prometheus, with_defaults.prometheus);
+    assert_eq!(loaded.config.talos, None);
+    let (shown, mut default) = (&loaded.config.pools[0], with_defaults.pools.remove(0));
+    // The required keys have no default.
+    let user = &mut default.users[0];
+    user.username.clone_from(&shown.users[0].username);
+    user.server_username.clone_from(&shown.users[0].username);
+    user.password = shown.users[0].password.clone();
+    user.pool_size = shown.users[0].pool_size;
+    assert_eq!(*shown, default);
+}
+
+/// The TOML blocks of a document, each as a file of its own.
+fn examples(document: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(Path::new(ROOT).join(document)).unwrap();
+    let blocks = text.split("```toml\n").skip(1);
+    blocks
+        .map(|block| block.split("```").next().unwrap_or_default().to_owned())
+        .collect()
+}
+
+#[test]
+fn examples_in_the_manuals_load_without_warnings() {
+    let mut count = 0;
+    for document in [
+        "README.md",
+        "docs/configuration.md",
+        "docs/operations/running.md",
+    ] {
+        for example in examples(document) {
+            // An example of a single table gets what it needs around it.
+            let text = if example.contains("[general]") {
+                example
+            } else {
+                format!("[general]\nadmin_username = 'a'\nadmin_password = 'b'\n[pools]\n{example}")
+            };
+            load(&text);
+            count += 1;
+        }
+    }
+    assert!(count >= 3, "{count}");
 }
 
 #[test]
@@ -197,11 +260,14 @@ fn the_manual_has_the_tables_of_all_keys() {
     for effect in [
         Effect::AtOnce,
         Effect::Ignored,
-        Effect::Restart,
+        Effect::NewClients,
+        Effect::NewConnections,
+        Effect::NewServers,
         Effect::PoolRebuild,
+        Effect::Restart,
     ] {
         assert!(
-            manual.contains(&format!("* *{}*", effect.text())),
+            manual.contains(&format!("*{}*", effect.text())),
             "{effect:?} is not explained"
         );
     }

@@ -194,7 +194,7 @@ impl Config {
 }
 
 /// The program under test.
-fn program() -> OsString {
+pub(crate) fn program() -> OsString {
     let given = std::env::var_os("PG_DOORMAN_BIN");
     given.unwrap_or_else(|| env!("CARGO_BIN_EXE_pg_doorman").into())
 }

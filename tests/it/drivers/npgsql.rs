@@ -138,7 +138,12 @@ fn npgsql_loads_its_types_at_connect() {
             let reply = client.reply();
             assert!(reply.errors.is_empty(), "{:?}", reply.errors);
             // Other tests make types at the same time, so there may be fewer in all than just now.
-            let has = |name: &str| reply.rows.iter().any(|row| row.iter().flatten().any(|one| one == name));
+            let has = |name: &str| {
+                reply
+                    .rows
+                    .iter()
+                    .any(|row| row.iter().flatten().any(|one| one == name))
+            };
             assert!(has("int4") && has("record"));
             assert_eq!(reply.commands.len(), 4);
         }

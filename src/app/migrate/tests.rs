@@ -1,0 +1,355 @@
+//! Tests of the migration.
+
+use std::collections::HashMap;
+use std::io;
+
+use super::*;
+use crate::auth::StoredPassword;
+use crate::config::hba::HbaMethod;
+use crate::config::{self, Config, Endpoint, PoolMode};
+
+type Files<'a> = &'a [(&'a str, &'a str)];
+
+/// The migrated configuration, its text and the remarks. The first file is the configuration.
+fn migrate_with(files: Files<'_>, asked: &[&str]) -> (Config, String, Vec<String>) {
+    let files: HashMap<PathBuf, Vec<u8>> = files
+        .iter()
+        .map(|(name, text)| (name.into(), text.as_bytes().to_vec()))
+        .collect();
+    let read = |path: &Path| {
+        files
+            .get(path)
+            .cloned()
+            .ok_or(io::ErrorKind::NotFound.into())
+    };
+    let asked: Vec<String> = asked.iter().map(|name| (*name).to_owned()).collect();
+    let outcome = translate(Path::new("pgbouncer.ini"), &asked, &read).unwrap();
+    let text = outcome.text(Path::new("pgbouncer.ini"));
+    let name = format!(
+        "doorman-migrate-{}-{}.toml",
+        std::process::id(),
+        rand::random::<u64>()
+    );
+    let path = std::env::temp_dir().join(name);
+    std::fs::write(&path, &text).unwrap();
+    let loaded = config::load(&path);
+    std::fs::remove_file(&path).unwrap();
+    let loaded = loaded.unwrap_or_else(|error| panic!("{error}\n{text}"));
+    assert_eq!(loaded.warnings, [""; 0], "{text}");
+    (loaded.config, text, outcome.remarks)
+}
+
+fn migrate(ini: &str, users: &str) -> (Config, String, Vec<String>) {
+    migrate_with(&[("pgbouncer.ini", ini), ("u.txt", users)], &[])
+}
+
+const USUAL: &str = "
+;; a comment = with an equals sign
+[databases]
+shop = host=10.0.0.5 port=5433 dbname=shop_prod pool_size=30 min_pool_size=2
+forced = host=/run/pg user=app password='it''s secret' pool_mode=session application_name=x
+\"odd name\" = host = db.example
+[users]
+bob = pool_mode=session pool_size=7
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = 6543
+unix_socket_dir = /var/run/pgbouncer
+auth_type = scram-sha-256
+auth_file = u.txt
+admin_users = alice
+pool_mode = transaction
+max_client_conn = 1000
+default_pool_size = 25
+server_idle_timeout = 90.5
+server_round_robin = 1
+tcp_keepidle = 60
+tcp_user_timeout = 1500
+max_prepared_statements = 100
+pidfile = /run/p.pid
+# the last one counts
+server_lifetime = 1
+server_lifetime = 1200
+";
+
+const USUAL_USERS: &str =
+    "; comment\n\"alice\" \"pl\"\"ain\"\n\"bob\" \"md50123456789abcdef0123456789abcdef\" x\n";
+
+#[test]
+fn settings_are_carried_over() {
+    let (config, ..) = migrate(USUAL, USUAL_USERS);
+    let general = &config.general;
+    assert_eq!((general.host.as_str(), general.port), ("127.0.0.1", 6543));
+    assert_eq!(general.max_connections, 1000);
+    assert_eq!(general.idle_timeout.as_millis(), 90_500);
+    assert_eq!(general.server_lifetime.as_secs(), 1200);
+    assert_eq!(general.connect_timeout.as_secs(), 15, "PgBouncer's default");
+    assert_eq!(
+        general.query_wait_timeout.as_secs(),
+        120,
+        "PgBouncer's default"
+    );
+    assert_eq!(general.tcp_user_timeout.as_secs(), 2);
+    assert_eq!(general.prepared_statements_cache_size, 100);
+    assert!(general.server_round_robin && general.log_client_connections);
+    assert_eq!(general.admin_username, "alice");
+    assert_eq!(general.admin_password.expose(), "pl\"ain");
+    let rules = general.pg_hba.as_ref().unwrap();
+    assert!(
+        rules
+            .iter()
+            .all(|rule| rule.method == HbaMethod::ScramSha256)
+    );
+}
+
+#[test]
+fn databases_and_users_become_pools() {
+    let (config, text, _) = migrate(USUAL, USUAL_USERS);
+    let names: Vec<_> = config.pools.iter().map(|pool| pool.name.as_str()).collect();
+    assert_eq!(names, ["forced", "odd name", "shop"]);
+    let shop = &config.pools[2];
+    let server = Endpoint::Tcp {
+        host: "10.0.0.5".to_owned(),
+        port: 5433,
+    };
+    assert_eq!(
+        (&shop.server, shop.server_database.as_str()),
+        (&server, "shop_prod")
+    );
+    assert_eq!(shop.pool_mode, PoolMode::Transaction);
+    let [alice, bob] = shop.users.as_slice() else {
+        panic!("{text}");
+    };
+    assert!(matches!(
+        StoredPassword::parse(alice.password.expose()),
+        StoredPassword::Scram(_)
+    ));
+    assert_eq!(alice.server_password.as_ref().unwrap().expose(), "pl\"ain");
+    assert_eq!((alice.pool_size, alice.min_pool_size), (30, 2));
+    assert_eq!((bob.pool_size, bob.pool_mode), (7, PoolMode::Session));
+    assert_eq!(bob.server_password, None);
+    let forced = &config.pools[0].users[1];
+    assert_eq!(forced.server_username, "app");
+    assert_eq!(
+        forced.server_password.as_ref().unwrap().expose(),
+        "it's secret"
+    );
+}
+
+#[test]
+fn remarks_stand_at_the_head_and_hold_no_secrets() {
+    let (_, text, remarks) = migrate(USUAL, USUAL_USERS);
+    for expected in [
+        "user bob: only a hash",
+        "database forced: user = app: one pool for all",
+    ] {
+        assert!(
+            remarks.iter().any(|remark| remark.starts_with(expected)),
+            "{remarks:#?}"
+        );
+    }
+    for secret in ["pl\"ain", "it's", "it''s", "0123456789abcdef"] {
+        assert!(!remarks.concat().contains(secret), "{remarks:#?}");
+    }
+    let head: String = text
+        .lines()
+        .take_while(|line| line.starts_with('#'))
+        .collect();
+    assert!(head.contains("only a hash"), "{text}");
+}
+
+#[test]
+fn an_empty_configuration_gets_the_defaults_of_pgbouncer_and_loads() {
+    let (config, _, remarks) = migrate("[pgbouncer]\n[databases]\n", "");
+    let general = &config.general;
+    assert_eq!((general.host.as_str(), general.port), ("127.0.0.1", 6432));
+    assert_eq!((general.max_connections, general.backlog), (100, 128));
+    assert_eq!(general.server_lifetime.as_secs(), 3600);
+    assert_eq!(general.idle_timeout.as_secs(), 600);
+    assert_eq!(config.pools, []);
+    assert_eq!(general.admin_password.expose().len(), 24);
+    assert!(
+        remarks
+            .iter()
+            .any(|remark| remark.starts_with("listen_addr (not set)"))
+    );
+}
+
+#[test]
+fn a_fallback_database_is_expanded_on_demand() {
+    let ini = "[databases]\n* = host=h user=u password=p\na = host=a\n[pgbouncer]\nauth_type=any";
+    let files = [("pgbouncer.ini", ini)];
+    let (config, _, _) = migrate_with(&files, &["a", "b"]);
+    let names: Vec<_> = config.pools.iter().map(|pool| pool.name.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
+    assert_eq!(config.pools[1].users[0].username, "u");
+    let (config, _, remarks) = migrate_with(&files, &[]);
+    assert_eq!(config.pools.len(), 1);
+    assert!(
+        remarks
+            .iter()
+            .any(|remark| remark.starts_with("database *: has no counterpart"))
+    );
+}
+
+#[test]
+fn what_has_no_counterpart_or_another_meaning_is_told() {
+    for (setting, expected) in [
+        (
+            "query_timeout = 5",
+            "query_timeout = 5: has no counterpart. PostgreSQL has one",
+        ),
+        ("query_timeout = 0", ""),
+        (
+            "auth_query = select 1",
+            "auth_query = select 1: has no counterpart in this version",
+        ),
+        (
+            "reserve_pool_size = 5",
+            "reserve_pool_size = 5: has no counterpart: add it",
+        ),
+        (
+            "query_wait_timeout = 0",
+            "query_wait_timeout = 0: means for ever there",
+        ),
+        (
+            "pool_mode = statement",
+            "database d: pool_mode = statement: does not exist",
+        ),
+        ("no_such_thing = 1", "no_such_thing = 1: is not known"),
+        (
+            "max_client_conn = many",
+            "max_client_conn = many: cannot be read",
+        ),
+        (
+            "auth_type = ldap",
+            "auth_type = ldap: has no counterpart: the rules let in nobody",
+        ),
+        ("auth_type = trust", "auth_type = trust: lets in everybody"),
+        (
+            "server_tls_sslmode = require",
+            "server_tls_sslmode = require: is taken over as server_tls",
+        ),
+        (
+            "client_tls_sslmode = require",
+            "client_tls_sslmode = require: needs a key",
+        ),
+        ("listen_addr = *", "listen_addr = *: means IPv4 and IPv6"),
+        (
+            "listen_addr = ::1, 10.0.0.1",
+            "listen_addr = ::1, 10.0.0.1: one address only",
+        ),
+        (
+            "auth_file = nowhere",
+            "auth_file = nowhere: its users are missing",
+        ),
+    ] {
+        let ini = format!("[databases]\nd = host=h\n[pgbouncer]\n{setting}");
+        let (_, text, remarks) = migrate(&ini, "");
+        let is_told = remarks.iter().any(|remark| remark.starts_with(expected));
+        if expected.is_empty() {
+            assert!(
+                !remarks.concat().contains("query_timeout"),
+                "{setting}: {remarks:#?}"
+            );
+        } else {
+            assert!(is_told, "{setting}: {remarks:#?}");
+            assert!(text.contains("# * "), "{text}");
+        }
+    }
+}
+
+#[test]
+fn rule_files_are_used_if_they_can_be_read() {
+    let ini = "[pgbouncer]\nauth_type = hba\nauth_hba_file = rules";
+    let bad = "host all all localhost trust";
+    let (config, _, remarks) = migrate_with(&[("pgbouncer.ini", ini), ("rules", bad)], &[]);
+    let rules = config.general.pg_hba.unwrap();
+    assert!(rules.iter().all(|rule| rule.method == HbaMethod::Reject));
+    assert!(
+        remarks
+            .iter()
+            .any(|remark| remark.contains("rules, line 1: 'localhost'")),
+        "{remarks:#?}"
+    );
+    let files = HashMap::from([("pgbouncer.ini", ini), ("rules", "local all all md5")]);
+    let read = |path: &Path| Ok(files[path.to_str().unwrap()].as_bytes().to_vec());
+    let outcome = translate(Path::new("pgbouncer.ini"), &[], &read).unwrap();
+    assert!(
+        outcome
+            .text(Path::new("x"))
+            .contains("pg_hba = { path = \"rules\" }")
+    );
+}
+
+#[test]
+fn files_are_put_together_and_faults_are_named_without_their_text() {
+    let main = "[databases]\n%include dbs.ini\n[pgbouncer]\nlisten_port = 1";
+    let (config, _, _) = migrate_with(&[("pgbouncer.ini", main), ("dbs.ini", "x = host=h")], &[]);
+    assert_eq!((config.pools.len(), config.general.port), (1, 1));
+    for (text, expected) in [
+        ("[pgbouncer\n", "x, line 1: no ] at the end"),
+        ("\n[a]\nhunter2", "x, line 3: not `key = value`"),
+        ("%include x", "x, line 1: files include each other too deep"),
+    ] {
+        let error = ini::read_ini(Path::new("x"), &|_| Ok(text.as_bytes().to_vec()));
+        assert_eq!(error.unwrap_err().to_string(), expected);
+    }
+}
+
+#[test]
+fn connection_strings_are_read_as_pgbouncer_reads_them() {
+    let pairs = |text| ini::connection_string(text);
+    let owned = |list: &[(&str, &str)]| {
+        let pair = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        Some(list.iter().map(pair).collect::<Vec<_>>())
+    };
+    assert_eq!(pairs(""), owned(&[]));
+    assert_eq!(
+        pairs(" a = 1 b='x y' c='it''s' d='' e=f=g"),
+        owned(&[
+            ("a", "1"),
+            ("b", "x y"),
+            ("c", "it's"),
+            ("d", ""),
+            ("e", "f=g")
+        ])
+    );
+    for bad in ["a", "a b=1", "=1", "a='x"] {
+        assert_eq!(pairs(bad), None, "{bad}");
+    }
+}
+
+#[test]
+fn md5_clients_keep_their_method() {
+    let ini = "[databases]\nd = host=h\n[pgbouncer]\nauth_file = u.txt";
+    let (config, _, _) = migrate(ini, "\"bob\" \"secret\"");
+    let stored = StoredPassword::parse(config.pools[0].users[0].password.expose());
+    assert!(matches!(stored, StoredPassword::Md5(_)));
+}
+
+#[test]
+fn arbitrary_text_never_panics() {
+    let seed: u64 = rand::random();
+    let mut rng = <rand::rngs::StdRng as rand::SeedableRng>::seed_from_u64(seed);
+    let words = [
+        "[databases]",
+        "[pgbouncer]",
+        "\n",
+        "=",
+        "'",
+        "\"",
+        "*",
+        "a",
+        " ",
+        "host",
+        ";",
+        "é",
+    ];
+    for _ in 0..5000 {
+        let pick = |_| words[rand::Rng::random_range(&mut rng, 0..words.len())];
+        let text: String = (0..20).map(pick).collect();
+        let _ = ini::user_list(&text);
+        let _ = translate(Path::new("x"), &[], &|_| Ok(text.as_bytes().to_vec()));
+    }
+}

@@ -1,0 +1,438 @@
+//! The descriptions of `keys` in Russian, for files written with `generate --russian-comments`.
+//!
+//! **Owns:** the translations.
+//! **Does not own:** which keys there are (`keys`); a test proves that each has a translation.
+
+use super::keys::Section;
+use super::keys::Section::{General, Include, Pool, Prometheus, Talos, User};
+
+/// What a key does, in Russian; an empty text for a key that does not exist.
+pub(super) fn meaning(section: Section, name: &str) -> &'static str {
+    let row = MEANINGS
+        .iter()
+        .find(|(of, key, _)| *of == section && *key == name);
+    row.map_or("", |(_, _, text)| text)
+}
+
+/// A heading of `[general]` in Russian; the heading itself if there is no translation.
+pub(super) fn heading(group: &'static str) -> &'static str {
+    let row = HEADINGS.iter().find(|(english, _)| *english == group);
+    row.map_or(group, |(_, text)| text)
+}
+
+const HEADINGS: &[(&str, &str)] = &[
+    ("Network", "Сеть"),
+    ("Timeouts", "Время ожидания"),
+    ("Memory and message sizes", "Память и размеры сообщений"),
+    ("Logging", "Журнал"),
+    ("Workers", "Потоки"),
+    ("Pool behaviour", "Работа пулов"),
+    ("TLS", "TLS"),
+    (
+        "Admin console and daemon",
+        "Консоль администратора и фоновая работа",
+    ),
+    ("Access control", "Доступ"),
+];
+
+const MEANINGS: &[(Section, &str, &str)] = &[
+    (
+        Include,
+        "files",
+        "Дополнительные файлы TOML или YAML, которые по порядку сливаются с этим: таблицы объединяются, массивы складываются, из двух скаляров действует последний. Пути отсчитываются от рабочего каталога. Без рекурсии.",
+    ),
+    (
+        General,
+        "host",
+        "Адрес, на котором принимаются подключения: IP (IPv6 в квадратных скобках) или имя, у которого берётся первый адрес.",
+    ),
+    (General, "port", "Порт, на котором принимаются подключения."),
+    (
+        General,
+        "unix_socket_dir",
+        "Каталог для Unix-сокета `.s.PGSQL.<port>`, принимающего подключения.",
+    ),
+    (
+        General,
+        "backlog",
+        "Длина очереди входящих подключений. 0 = `max_connections`.",
+    ),
+    (
+        General,
+        "max_connections",
+        "Сколько клиентов может быть подключено одновременно; остальные получают ошибку.",
+    ),
+    (
+        General,
+        "tcp_keepalives_idle",
+        "Время простоя до первой пробы TCP keepalive, для клиентов и серверов.",
+    ),
+    (
+        General,
+        "tcp_keepalives_interval",
+        "Время между пробами TCP keepalive.",
+    ),
+    (
+        General,
+        "tcp_keepalives_count",
+        "После скольких проб без ответа соединение считается потерянным.",
+    ),
+    (
+        General,
+        "tcp_so_linger",
+        "Сколько закрытый сокет может досылать остаток данных. 0 = при закрытии отправляется reset.",
+    ),
+    (
+        General,
+        "tcp_no_delay",
+        "Отправлять небольшие пакеты сразу (TCP_NODELAY).",
+    ),
+    (
+        General,
+        "tcp_user_timeout",
+        "Сколько отправленные данные могут оставаться без подтверждения (TCP_USER_TIMEOUT). 0 = значение системы.",
+    ),
+    (
+        General,
+        "unix_socket_buffer_size",
+        "Буферы ядра в каждом направлении для соединений с серверами через Unix-сокеты.",
+    ),
+    (
+        General,
+        "client_login_timeout",
+        "Время от подключения клиента до конца аутентификации. 0 = без ограничения.",
+    ),
+    (
+        General,
+        "connect_timeout",
+        "Время на открытие соединения с сервером вместе с аутентификацией.",
+    ),
+    (
+        General,
+        "query_wait_timeout",
+        "Сколько клиент ждёт свободного соединения с сервером, прежде чем получить ошибку.",
+    ),
+    (
+        General,
+        "idle_timeout",
+        "Соединения с сервером, не использованные столько времени, закрываются. 0 = никогда.",
+    ),
+    (
+        General,
+        "server_lifetime",
+        "Возраст, в котором соединения с сервером закрываются; для каждого меняется в пределах 20 %. 0 = без ограничения.",
+    ),
+    (
+        General,
+        "retain_connections_time",
+        "Период задачи, закрывающей простаивающие и старые соединения с серверами. 0 = выключена.",
+    ),
+    (
+        General,
+        "retain_connections_max",
+        "Сколько простаивающих соединений эта задача закрывает за один раз. 0 = без ограничения.",
+    ),
+    (
+        General,
+        "server_idle_check_timeout",
+        "Соединения с сервером, простоявшие дольше, перед использованием проверяются пустым запросом. 0 = не проверять.",
+    ),
+    (
+        General,
+        "shutdown_timeout",
+        "Сколько может длиться мягкая остановка.",
+    ),
+    (
+        General,
+        "proxy_copy_data_timeout",
+        "Время на передачу клиенту одного сообщения, идущего по частям.",
+    ),
+    (
+        General,
+        "message_size_to_be_stream",
+        "Более длинные сообщения сервера передаются по частям, а не целиком. 0 = никогда.",
+    ),
+    (
+        General,
+        "max_memory_usage",
+        "Сколько байт сообщений клиентов может читаться одновременно; сообщение сверх этого отклоняется.",
+    ),
+    (
+        General,
+        "log_client_connections",
+        "Записывать в журнал подключения и отключения клиентов.",
+    ),
+    (
+        General,
+        "log_client_disconnections",
+        "Принимается ради существующих файлов; `log_client_connections` относится к обоим событиям.",
+    ),
+    (
+        General,
+        "syslog_prog_name",
+        "Вести журнал в местном syslog под этим именем, а не в стандартном выводе.",
+    ),
+    (
+        General,
+        "worker_threads",
+        "Число шардов; каждый — поток со своими клиентами и серверами. Не меньше 1.",
+    ),
+    (
+        General,
+        "worker_cpu_affinity_pinning",
+        "Закрепить каждый шард за одним из разрешённых процессоров.",
+    ),
+    (General, "worker_stack_size", "Стек потока шарда."),
+    (
+        General,
+        "max_blocking_threads",
+        "Принимается ради существующих файлов.",
+    ),
+    (
+        General,
+        "tokio_global_queue_interval",
+        "Принимается ради существующих файлов.",
+    ),
+    (
+        General,
+        "tokio_event_interval",
+        "Принимается ради существующих файлов.",
+    ),
+    (
+        General,
+        "server_round_robin",
+        "Брать соединение с сервером, простоявшее дольше всех, а не использованное последним.",
+    ),
+    (
+        General,
+        "sync_server_parameters",
+        "Приводить параметры сервера к параметрам клиента, когда он получает соединение с сервером.",
+    ),
+    (
+        General,
+        "max_concurrent_creates",
+        "Сколько соединений одного пула с сервером открывается одновременно. 0 считается за 1.",
+    ),
+    (
+        General,
+        "pooler_check_query",
+        "На простой запрос с этим текстом отвечает сам пулер, без сервера.",
+    ),
+    (
+        General,
+        "pooler_check_query_request_bytes",
+        "Полное сообщение, которое ищется вместо составленного из `pooler_check_query`.",
+    ),
+    (
+        General,
+        "prepared_statements",
+        "Переименовывать подготовленные операторы, чтобы они работали в режиме транзакций.",
+    ),
+    (
+        General,
+        "prepared_statements_cache_size",
+        "Сколько операторов помнится для каждого пула и каждого соединения с сервером. Больше 0, если включено `prepared_statements`.",
+    ),
+    (
+        General,
+        "client_prepared_statements_cache_size",
+        "Сколько операторов помнится для каждого клиента. 0 = без ограничения.",
+    ),
+    (
+        General,
+        "tls_certificate",
+        "Цепочка сертификатов для клиентов, PEM. Если задана, клиентам предлагается TLS.",
+    ),
+    (
+        General,
+        "tls_private_key",
+        "Закрытый ключ к `tls_certificate`, PEM.",
+    ),
+    (
+        General,
+        "tls_ca_cert",
+        "Центр, подписывающий сертификаты клиентов, PEM. Нужен для `verify-full`.",
+    ),
+    (
+        General,
+        "tls_mode",
+        "`allow` (как если не задано): клиенты с TLS и без; `disable`: без TLS; `require`: только TLS; `verify-full`: только TLS с сертификатом клиента.",
+    ),
+    (
+        General,
+        "tls_rate_limit_per_second",
+        "Сколько рукопожатий TLS в секунду, кратно 100; остальные ждут. 0 = без ограничения.",
+    ),
+    (
+        General,
+        "server_tls",
+        "Просить у серверов по TCP шифрование TLS.",
+    ),
+    (
+        General,
+        "verify_server_certificate",
+        "Проверять сертификат серверов; только вместе с `server_tls`.",
+    ),
+    (
+        General,
+        "admin_username",
+        "Пользователь консоли администратора (базы `pgdoorman` и `pgbouncer`).",
+    ),
+    (General, "admin_password", "Пароль консоли администратора."),
+    (
+        General,
+        "daemon_pid_file",
+        "Куда `--daemon` записывает номер процесса.",
+    ),
+    (
+        General,
+        "hba",
+        "Сети, из которых могут подключаться клиенты. Пусто = отовсюду. Не вместе с `pg_hba`.",
+    ),
+    (
+        General,
+        "pg_hba",
+        "Правила в синтаксисе `pg_hba.conf` PostgreSQL: сам текст, `{ content = \"…\" }` или `{ path = \"…\" }`.",
+    ),
+    (
+        Prometheus,
+        "enabled",
+        "Отдавать метрики по HTTP на `/metrics`.",
+    ),
+    (Prometheus, "host", "Адрес, на котором отдаются метрики."),
+    (Prometheus, "port", "Порт, на котором отдаются метрики."),
+    (
+        Talos,
+        "keys",
+        "Открытые ключи RSA, PEM. Имя файла без расширения — идентификатор ключа в токенах.",
+    ),
+    (Talos, "databases", "Имена ресурсов, допустимые в токенах."),
+    (
+        Pool,
+        "pool_mode",
+        "`transaction`: соединение с сервером выдаётся на одну транзакцию; `session`: до отключения клиента.",
+    ),
+    (
+        Pool,
+        "server_host",
+        "IP или имя сервера, определяемое при каждом подключении, либо каталог его Unix-сокета, если начинается с `/`.",
+    ),
+    (Pool, "server_port", "Порт сервера."),
+    (Pool, "server_database", "Имя базы данных на сервере."),
+    (
+        Pool,
+        "application_name",
+        "`application_name` соединений с сервером.",
+    ),
+    (
+        Pool,
+        "connect_timeout",
+        "Заменяет общий ключ для этого пула.",
+    ),
+    (
+        Pool,
+        "idle_timeout",
+        "Заменяет общий ключ для этого пула. 0 = никогда.",
+    ),
+    (
+        Pool,
+        "server_lifetime",
+        "Заменяет общий ключ для этого пула. 0 = без ограничения.",
+    ),
+    (
+        Pool,
+        "cleanup_server_connections",
+        "Очищать соединение с сервером, состояние которого изменил клиент, прежде чем его получит следующий.",
+    ),
+    (
+        Pool,
+        "log_client_parameter_status_changes",
+        "Записывать в журнал изменения параметров, о которых серверы сообщают во время работы с клиентом.",
+    ),
+    (
+        Pool,
+        "prepared_statements_cache_size",
+        "Заменяет общий ключ для этого пула. 0 = подготовленные операторы не переименовываются.",
+    ),
+    (
+        Pool,
+        "users",
+        "Пользователи этого пула. Принимается и таблица с числами в качестве ключей.",
+    ),
+    (
+        User,
+        "username",
+        "Имя, под которым подключаются клиенты; в пуле не повторяется.",
+    ),
+    (
+        User,
+        "password",
+        "Что должен доказать клиент: проверочная строка SCRAM-SHA-256 или хеш md5, как в `pg_authid`, `jwt-pkey-fpath:<путь>` для токенов, подписанных этим ключом, или пусто, если действуют только правила `trust`.",
+    ),
+    (
+        User,
+        "pool_size",
+        "Сколько соединений с сервером может быть у этого пользователя в этой базе, по всем шардам.",
+    ),
+    (
+        User,
+        "min_pool_size",
+        "Сколько соединений с сервером держится открытыми, по всем шардам; не больше `pool_size`.",
+    ),
+    (
+        User,
+        "pool_mode",
+        "Заменяет режим пула для этого пользователя.",
+    ),
+    (
+        User,
+        "server_lifetime",
+        "Заменяет значение пула для этого пользователя. 0 = без ограничения.",
+    ),
+    (
+        User,
+        "server_username",
+        "Имя на сервере. Только вместе с `server_password`.",
+    ),
+    (
+        User,
+        "server_password",
+        "Пароль на сервере или `jwt-priv-key-fpath:<путь>`, чтобы подписать токен этим ключом. Только вместе с `server_username`.",
+    ),
+    (
+        User,
+        "auth_pam_service",
+        "Проверять этого пользователя через этот сервис PAM; `password` тогда не сравнивается.",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::keys::KEYS;
+
+    #[test]
+    fn every_heading_of_general_has_a_translation() {
+        for key in KEYS.iter().filter(|key| key.section == General) {
+            assert!(
+                HEADINGS.iter().any(|(group, _)| *group == key.group),
+                "{}",
+                key.group
+            );
+        }
+    }
+
+    #[test]
+    fn every_key_has_a_translation() {
+        for key in KEYS {
+            assert_ne!(
+                meaning(key.section, key.name),
+                "",
+                "{:?} {}",
+                key.section,
+                key.name
+            );
+        }
+        assert_eq!(MEANINGS.len(), KEYS.len());
+    }
+}
