@@ -6,7 +6,7 @@
 //!
 //! Source: protocol-flow.html.
 
-use crate::common::message::{bind, describe, execute, packet, parse, query, sync, unnamed};
+use crate::common::message::{bind, describe, execute, packet, parse, query, sync};
 use crate::common::{Client, Config, Doorman, Postgres, unique};
 
 fn pooler(servers: usize) -> Doorman {
