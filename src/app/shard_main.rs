@@ -94,6 +94,7 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
         generation: GENERATION,
         directory: RefCell::new(Rc::new(directory)),
         registry,
+        roster: Rc::default(),
         cancels,
         neighbours,
         host,

@@ -6,16 +6,26 @@
 //! A new number is a field of [`ShardMetrics`] and a row in `descriptors`; `/metrics` and the console
 //! show it without further work, and a test wants it in `docs/metrics.md` and `docs/admin.md`.
 //!
+//! Pools have blocks of their own, one a shard (`pool`).
+//!
 //! This is the only memory that shards share. Each number has a single writer, the shard that the
 //! block belongs to, so adding is a load and a store, no read-modify-write, and a block has its cache
 //! lines to itself. What others read may be a moment old.
 
 pub mod descriptors;
 pub mod exposition;
+pub mod histogram;
+pub mod pool;
 pub mod snapshot;
+pub mod window;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use arc_swap::{ArcSwap, Guard};
+
+pub use pool::{Enrolled, PoolMetrics};
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -137,24 +147,67 @@ impl ShardMetrics {
     }
 }
 
+/// The pools of one shard, as a list that is replaced as a whole.
+type PoolList = ArcSwap<Vec<Arc<PoolMetrics>>>;
+
 /// The numbers of all shards.
 #[derive(Clone, Debug)]
-pub struct Fleet(Arc<[ShardMetrics]>);
+pub struct Fleet(Arc<Blocks>);
+
+#[derive(Debug)]
+struct Blocks {
+    shards: Box<[ShardMetrics]>,
+    pools: Box<[PoolList]>,
+    ticks: ArcSwap<window::Ticks>,
+    start: Instant,
+}
 
 impl Fleet {
     /// Zeroes for `count` shards.
     pub fn new(count: usize) -> Self {
-        Self((0..count).map(|_| ShardMetrics::default()).collect())
+        let start = Instant::now();
+        Self(Arc::new(Blocks {
+            shards: (0..count).map(|_| ShardMetrics::default()).collect(),
+            pools: (0..count).map(|_| PoolList::default()).collect(),
+            ticks: ArcSwap::from_pointee(window::Ticks::new(start)),
+            start,
+        }))
     }
 
     /// The numbers of shard `index`.
     pub fn shard(&self, index: usize) -> &ShardMetrics {
-        &self.0[index]
+        &self.0.shards[index]
     }
 
     /// The numbers of all shards in their order.
     pub fn shards(&self) -> &[ShardMetrics] {
-        &self.0
+        &self.0.shards
+    }
+
+    /// The pools of shard `index` at this moment.
+    pub fn pools(&self, index: usize) -> Guard<Arc<Vec<Arc<PoolMetrics>>>> {
+        self.0.pools[index].load()
+    }
+
+    fn set_pools(&self, index: usize, pools: Vec<Arc<PoolMetrics>>) {
+        self.0.pools[index].store(Arc::new(pools));
+    }
+
+    /// The readings at the last two ticks.
+    pub fn ticks(&self) -> Guard<Arc<window::Ticks>> {
+        self.0.ticks.load()
+    }
+
+    /// Ends a window. To be called by the control thread, every [`window::WINDOW`].
+    pub fn tick(&self) {
+        let next = self.ticks().tick(window::Reading::take(self));
+        self.0.ticks.store(Arc::new(next));
+    }
+
+    /// A moment as a number that fits into a cell: microseconds since the start plus one, so never 0.
+    pub fn micros(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.0.start);
+        u64::try_from(since.as_micros()).map_or(u64::MAX, |micros| micros.saturating_add(1))
     }
 }
 

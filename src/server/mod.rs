@@ -5,6 +5,7 @@
 //! **Does not own:** who gets it (`pool`), what a client wants of it (`session`).
 
 pub mod cancel;
+pub mod card;
 pub mod connection;
 pub mod detach;
 pub mod errands;
@@ -16,6 +17,7 @@ pub mod reset;
 pub mod sync;
 
 pub use cancel::Canceller;
+pub use card::{ServerCard, ServerTally};
 pub use connection::{Login, ServerConnection, Socket};
 pub use errands::Errands;
 pub use error::ServerError;

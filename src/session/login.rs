@@ -11,6 +11,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -33,6 +34,7 @@ use crate::protocol::startup::{CancelKeyBytes, StartupMessage, StartupPacket, pa
 use crate::protocol::writer;
 use crate::server::parameters::{ParameterSet, is_name};
 
+use super::card::ClientTally;
 use super::client::Session;
 use super::console::{self, Console};
 use super::directory::{Directory, Tenant};
@@ -79,6 +81,8 @@ pub struct Login {
     connection: Result<Connection, Connection>,
     peer: Option<SocketAddr>,
     local: Option<IpAddr>,
+    /// When it connected.
+    born: Instant,
 }
 
 /// Logs a new client in; `None` if that has failed and the client has been told.
@@ -99,6 +103,7 @@ pub async fn log_in(
         connection,
         peer: None,
         local: None,
+        born: shards::now(),
     };
     let limit = login.directory.config.general.client_login_timeout;
     let deadline = shards::now() + limit;
@@ -432,7 +437,9 @@ impl Login {
         let pool = Rc::clone(&tenant.pool);
         let wanted = pool.intern(beyond(&asked, &base));
         let settings = (pool.intern(asked), wanted);
-        let place = (slot, connection, log_as);
+        let id = key.pid().map_or(0, i32::cast_unsigned);
+        let tally = ClientTally::new(id, self.peer, self.born);
+        let place = (slot, connection, log_as, tally);
         Session::new(self.shard, pool, (client, rest), settings, place)
     }
 }

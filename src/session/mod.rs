@@ -14,16 +14,19 @@
 
 pub mod budget;
 pub mod cancel;
+pub mod card;
 pub mod client;
 pub mod console;
 pub mod directory;
 pub mod first_server;
+mod kill;
 pub mod login;
 mod parting;
 pub mod registry;
 pub mod relay;
 pub mod report;
 pub mod resume;
+pub mod roster;
 pub mod shard;
 pub mod startup;
 

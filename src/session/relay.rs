@@ -67,6 +67,7 @@ impl Session {
         }
         let mut chunk = chunk;
         chunk.truncate(position);
+        self.card.sent(&server.card, position);
         server.stream.send(chunk);
         true
     }
@@ -92,6 +93,8 @@ impl Session {
                     if let Ok(ready) = ReadyForQuery::decode(body) {
                         server.status = ready.status;
                     }
+                    let owed = server.sync.owed_count();
+                    self.card.answered(&server.card, server.status, owed);
                     self.has_reset = false;
                 }
                 (b'C', Some(body)) => {
@@ -101,12 +104,16 @@ impl Session {
                     note_parameter(&server.base, &self.pool, &mut server.applied, body);
                     note_wanted(self, &server.base, body);
                 }
-                (b'E', Some(body)) => self.has_farewell |= is_fatal(body),
+                (b'E', Some(body)) => {
+                    self.card.note_error();
+                    self.has_farewell |= is_fatal(body);
+                }
                 _ => {}
             }
             position += part.len;
         };
         chunk.truncate(position);
+        self.card.received(&server.card, position);
         self.client.send(chunk);
         if !in_step {
             tracing::error!(

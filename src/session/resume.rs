@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use shards::{Detached, Stream};
 
+use super::card::ClientTally;
 use super::client::{Phase, Session, Step};
 use super::registry::{Identity, Slot};
 use super::report::Failure;
@@ -46,6 +47,8 @@ pub struct SessionRecord {
     pub base: Option<ParameterSet>,
     /// What it is known by.
     pub identity: Identity,
+    /// What it has done.
+    pub tally: ClientTally,
     /// Its place among the connections of the process.
     pub connection: Connection,
     /// What log lines call it, if its coming and going is logged.
@@ -169,6 +172,7 @@ impl Session {
             wanted: (*self.wanted).clone(),
             base: self.pool.base.get().map(|base| (*base).clone()),
             identity: slot.depart(),
+            tally: self.card.tally(),
             connection,
             log_as: self.log_as.take(),
         }))
@@ -195,7 +199,7 @@ impl Session {
         let pool = &tenant.pool;
         let (asked, wanted) = (pool.intern(record.asked), pool.intern(record.wanted));
         let unread = (!record.unread.is_empty()).then(|| client.chunk_of(record.unread));
-        let place = (slot, record.connection, record.log_as);
+        let place = (slot, record.connection, record.log_as, record.tally);
         Some(Self::new(
             shard,
             Rc::clone(pool),
@@ -305,6 +309,7 @@ mod tests {
             generation: 0,
             directory: RefCell::new(Rc::new(Directory::new(config, &host, None))),
             registry,
+            roster: Rc::default(),
             cancels,
             neighbours,
             host,
@@ -338,6 +343,7 @@ mod tests {
                 life: 5,
                 moves: 0,
             },
+            tally: ClientTally::new(1, None, shards::now()),
             connection: shard.connections.open(1).unwrap(),
             log_as: None,
         };

@@ -16,6 +16,7 @@ use super::cancel::Cancels;
 use super::directory::Directory;
 use super::registry::Registry;
 use super::resume::Neighbours;
+use super::roster::Roster;
 
 /// Open client connections of the process.
 #[derive(Clone, Debug, Default)]
@@ -65,6 +66,8 @@ pub struct Shard {
     pub directory: RefCell<Rc<Directory>>,
     /// The sessions of this shard.
     pub registry: Rc<Registry>,
+    /// The clients of this shard, consoles included.
+    pub roster: Rc<Roster>,
     /// The cancel requests on their way.
     pub cancels: Cancels,
     /// The other shards.
