@@ -193,7 +193,8 @@ fn words(rest: &mut &str) -> Result<Vec<Word>, CommandError> {
                 });
             }
             _ => {
-                let is_end = |c: char| c.is_ascii_whitespace() || matches!(c, ';' | '=' | '\'' | '"');
+                let is_end =
+                    |c: char| c.is_ascii_whitespace() || matches!(c, ';' | '=' | '\'' | '"');
                 let end = rest.find(is_end).unwrap_or(rest.len());
                 words.push(Word {
                     text: rest[..end].to_owned(),
@@ -237,7 +238,9 @@ fn command(words: Vec<Word>) -> Result<Command, CommandError> {
         return Ok(Command::Reload);
     }
     let usage = |name: &str| {
-        let found = USAGES.iter().find(|usage| usage.split(' ').next() == Some(name));
+        let found = USAGES
+            .iter()
+            .find(|usage| usage.split(' ').next() == Some(name));
         CommandError::Usage(found.copied().unwrap_or_default())
     };
     for (name, make) in [
@@ -254,13 +257,17 @@ fn command(words: Vec<Word>) -> Result<Command, CommandError> {
         return database.map(Command::Kill).ok_or_else(|| usage("KILL"));
     }
     if first.is("KILL_CLIENT") {
-        return client_id(&rest).map(Command::KillClient).ok_or_else(|| usage("KILL_CLIENT"));
+        return client_id(&rest)
+            .map(Command::KillClient)
+            .ok_or_else(|| usage("KILL_CLIENT"));
     }
     if first.is("SET") {
         return set(rest).ok_or_else(|| usage("SET"));
     }
     if first.is("SHUTDOWN") {
-        return shutdown(&rest).map(Command::Shutdown).ok_or_else(|| usage("SHUTDOWN"));
+        return shutdown(&rest)
+            .map(Command::Shutdown)
+            .ok_or_else(|| usage("SHUTDOWN"));
     }
     Err(CommandError::Unknown)
 }
@@ -325,21 +332,38 @@ mod tests {
 
     #[test]
     fn words_are_read_without_case_and_white_space() {
-        for text in ["SHOW SHARDS", "show shards;", "  Show\t\r\nsHARDS ; ; ", "SHOW SHARDS;;"] {
+        for text in [
+            "SHOW SHARDS",
+            "show shards;",
+            "  Show\t\r\nsHARDS ; ; ",
+            "SHOW SHARDS;;",
+        ] {
             assert_eq!(one(text), Ok(Command::Show(Subject::Shards)), "{text:?}");
         }
-        assert_eq!(one("show pool_memory"), Ok(Command::Show(Subject::PoolsMemory)));
+        assert_eq!(
+            one("show pool_memory"),
+            Ok(Command::Show(Subject::PoolsMemory))
+        );
         assert_eq!(one("RELOAD now;"), Ok(Command::Reload));
         assert_eq!(one("pause"), Ok(Command::Pause(None)));
-        assert_eq!(one("Pause My_Db;"), Ok(Command::Pause(Some("My_Db".to_owned()))));
+        assert_eq!(
+            one("Pause My_Db;"),
+            Ok(Command::Pause(Some("My_Db".to_owned())))
+        );
         let quoted = "a \"b;' c".to_owned();
-        assert_eq!(one("RECONNECT \"a \"\"b;' c\""), Ok(Command::Reconnect(Some(quoted))));
+        assert_eq!(
+            one("RECONNECT \"a \"\"b;' c\""),
+            Ok(Command::Reconnect(Some(quoted)))
+        );
         assert_eq!(one("kill db"), Ok(Command::Kill("db".to_owned())));
         assert_eq!(one("kill_client 0x000000FF"), Ok(Command::KillClient(255)));
         assert_eq!(one("kill_client '12'"), Ok(Command::KillClient(12)));
         assert_eq!(one("shutdown"), Ok(Command::Shutdown(When::Now)));
         let when = When::NoServers;
-        assert_eq!(one("SHUTDOWN wait_for_servers"), Ok(Command::Shutdown(when)));
+        assert_eq!(
+            one("SHUTDOWN wait_for_servers"),
+            Ok(Command::Shutdown(when))
+        );
         for text in ["SET Key = 'v'", "set key='v'", "set key=v", "SET key TO v"] {
             let (key, value) = ("key".to_owned(), "v".to_owned());
             assert_eq!(one(text), Ok(Command::Set { key, value }), "{text}");
@@ -352,7 +376,10 @@ mod tests {
             assert!(parse(text.as_bytes()).is_empty(), "{text:?}");
         }
         let two = parse(b"show help; ;RESUME;");
-        assert_eq!(two, [Ok(Command::Show(Subject::Help)), Ok(Command::Resume(None))]);
+        assert_eq!(
+            two,
+            [Ok(Command::Show(Subject::Help)), Ok(Command::Resume(None))]
+        );
         let until_error = parse(b"show help; nonsense; resume");
         assert_eq!(until_error.len(), 2);
         assert_eq!(until_error[1], Err(CommandError::Unknown));

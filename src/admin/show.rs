@@ -6,6 +6,7 @@
 //! Names, types and order of the columns are an interface: programs read them by name or by place.
 //! What is new stands at the end.
 
+use crate::config::PoolMode;
 use crate::metrics::window::{Averages, PoolView};
 
 use super::sockets::{Sockets, TCP_STATES, UNIX_STATES};
@@ -19,6 +20,14 @@ fn numerics(names: &[&'static str]) -> impl Iterator<Item = Column> {
 
 fn texts(names: &[&'static str]) -> Vec<Column> {
     names.iter().map(|name| Column::text(*name)).collect()
+}
+
+fn mode(mode: PoolMode) -> String {
+    match mode {
+        PoolMode::Session => "session",
+        PoolMode::Transaction => "transaction",
+    }
+    .to_owned()
 }
 
 /// One row.
@@ -40,8 +49,16 @@ pub fn config(view: &View<'_>) -> Table {
     }
     for pool in &view.config.pools {
         let users: Vec<_> = pool.users.iter().map(|user| &*user.username).collect();
-        push(format!("pools.{}.pool_mode", pool.name), pool.pool_mode.to_string(), true);
-        push(format!("pools.\"{}\".users", pool.name), users.join(", "), true);
+        push(
+            format!("pools.{}.pool_mode", pool.name),
+            mode(pool.pool_mode),
+            true,
+        );
+        push(
+            format!("pools.\"{}\".users", pool.name),
+            users.join(", "),
+            true,
+        );
     }
     table
 }
@@ -51,7 +68,15 @@ pub fn databases(view: &View<'_>) -> Table {
     let mut columns = texts(&["name", "host", "port", "database", "force_user"]);
     columns.extend(["pool_size", "min_pool_size", "reserve_pool"].map(Column::int));
     columns.push(Column::text("pool_mode"));
-    columns.extend(["max_connections", "current_connections", "paused", "disabled"].map(Column::int));
+    columns.extend(
+        [
+            "max_connections",
+            "current_connections",
+            "paused",
+            "disabled",
+        ]
+        .map(Column::int),
+    );
     let mut table = Table::new(columns);
     for tenant in view.tenants() {
         let (pool, user) = (tenant.pool, tenant.user);
@@ -66,7 +91,7 @@ pub fn databases(view: &View<'_>) -> Table {
             size.clone(),
             user.min_pool_size.to_string(),
             "0".to_owned(),
-            user.pool_mode.to_string(),
+            mode(user.pool_mode),
             size,
             tenant.view.now.servers().to_string(),
             u8::from(tenant.view.now.is_paused).to_string(),
@@ -80,7 +105,10 @@ pub fn databases(view: &View<'_>) -> Table {
 pub fn users(view: &View<'_>) -> Table {
     let mut table = Table::new(texts(&["name", "pool_mode"]));
     for tenant in view.tenants() {
-        table.push(vec![tenant.user.username.clone(), tenant.user.pool_mode.to_string()]);
+        table.push(vec![
+            tenant.user.username.clone(),
+            mode(tenant.user.pool_mode),
+        ]);
     }
     table
 }
@@ -102,7 +130,10 @@ pub fn lists(view: &View<'_>) -> Table {
         ("databases", named),
         ("users", named),
         ("pools", named),
-        ("free_clients", sum(|view| view.now.clients_idle()) + consoles),
+        (
+            "free_clients",
+            sum(|view| view.now.clients_idle()) + consoles,
+        ),
         ("used_clients", sum(|view| view.now.clients_active)),
         ("login_clients", all.saturating_sub(logged_in)),
         ("free_servers", sum(|view| view.now.servers_idle)),
@@ -144,7 +175,7 @@ pub fn pools(view: &View<'_>) -> Table {
         let mut row = vec![
             tenant.pool.name.clone(),
             tenant.user.username.clone(),
-            tenant.user.pool_mode.to_string(),
+            mode(tenant.user.pool_mode),
         ];
         let numbers = [
             now.clients_idle(),
@@ -203,7 +234,7 @@ pub fn pools_extended(view: &View<'_>) -> Table {
         ];
         row.extend(numbers.map(|number| number.to_string()));
         row.extend([format!("{seconds}.{micros:06}"), micros.to_string()]);
-        row.push(tenant.user.pool_mode.to_string());
+        row.push(mode(tenant.user.pool_mode));
         row.extend([now.bytes_received.to_string(), now.bytes_sent.to_string()]);
         for percent in [99, 95, 50] {
             row.push(recent.queries.percentile_us(percent).to_string());
@@ -268,7 +299,8 @@ pub fn clients(view: &View<'_>) -> Table {
             row.database.clone(),
             row.user.clone(),
             row.application_name.clone(),
-            row.peer.map_or_else(|| "local".to_owned(), |peer| peer.to_string()),
+            row.peer
+                .map_or_else(|| "local".to_owned(), |peer| peer.to_string()),
             row.is_tls.to_string(),
             row.state.to_owned(),
             row.wait.to_owned(),

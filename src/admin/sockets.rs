@@ -66,10 +66,15 @@ impl Sockets {
     pub fn count(mut texts: ProcTexts) -> Self {
         let mut sockets = Self::default();
         let inodes = &mut texts.inodes;
-        for (text, counts) in [(&texts.tcp, &mut sockets.tcp), (&texts.tcp6, &mut sockets.tcp6)] {
+        for (text, counts) in [
+            (&texts.tcp, &mut sockets.tcp),
+            (&texts.tcp6, &mut sockets.tcp6),
+        ] {
             for line in text.lines().skip(1) {
                 let fields: Vec<_> = line.split_ascii_whitespace().collect();
-                let state = fields.get(3).and_then(|hex| usize::from_str_radix(hex, 16).ok());
+                let state = fields
+                    .get(3)
+                    .and_then(|hex| usize::from_str_radix(hex, 16).ok());
                 let inode = fields.get(9).and_then(|text| text.parse().ok());
                 let place = state.and_then(|state| counts.get_mut(state.wrapping_sub(1)));
                 if let (Some(inode), Some(place)) = (inode, place)

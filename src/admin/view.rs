@@ -106,9 +106,8 @@ impl View<'_> {
         let mut tenants = Vec::new();
         for pool in &self.config.pools {
             for user in &pool.users {
-                let is_it = |view: &PoolView| {
-                    *view.database == *pool.name && *view.user == *user.username
-                };
+                let is_it =
+                    |view: &PoolView| *view.database == *pool.name && *view.user == *user.username;
                 let found = views.iter().position(is_it);
                 let view = found.map_or_else(|| nothing(pool, user), |at| views.swap_remove(at));
                 tenants.push(Tenant { pool, user, view });

@@ -18,6 +18,8 @@ use crate::pool::Host;
 use crate::server::Canceller;
 use crate::session::budget::Budget;
 use crate::session::cancel::{Cancels, Place};
+use crate::session::doors::Doors;
+use crate::session::orders::carry_out;
 use crate::session::registry::Registry;
 use crate::session::resume::Neighbours;
 use crate::session::shard::Connections;
@@ -28,6 +30,7 @@ use super::cancels::{MeshOutbox, run_cancel};
 use super::errands::{DeskErrands, ErrandDesk};
 use super::hand_over::{OnTheirWay, Post, accept, client_arrived, rebalance, session_arrived};
 use super::mailbox::ShardMessage;
+use super::orders::{BookStaff, OrderBook};
 use super::post::PostOffice;
 
 /// The shortest pause between two rounds of housekeeping.
@@ -66,6 +69,7 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
         Rc::clone(&office) as _,
         shared.fleet.clone(),
     );
+    let book = OrderBook::new(Rc::clone(&office), Rc::clone(&desk));
     let directory = Directory::new(shared.config, &host, None);
     let post = Post::new(
         place.0,
@@ -95,6 +99,8 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
         directory: RefCell::new(Rc::new(directory)),
         registry,
         roster: Rc::default(),
+        staff: Rc::new(BookStaff(Rc::clone(&book))),
+        doors: Doors::default(),
         cancels,
         neighbours,
         host,
@@ -119,7 +125,7 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
     if place.1 > 1 {
         spawn(rebalance(Rc::clone(&shard), Rc::clone(&post)));
     }
-    read_messages(&shard, (&desk, &post), &office, context.inbox).await;
+    read_messages(&shard, (&desk, &post, &book), &office, context.inbox).await;
     for tenant in shard.directory().tenants() {
         tenant.pool.retire_for_good();
     }
@@ -127,7 +133,7 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
 
 async fn read_messages(
     shard: &Rc<Shard>,
-    (desk, post): (&ErrandDesk, &Post),
+    (desk, post, book): (&ErrandDesk, &Post, &OrderBook),
     office: &Rc<PostOffice>,
     mut inbox: Inbox<ShardMessage>,
 ) {
@@ -149,6 +155,11 @@ async fn read_messages(
             (Seat::Shard(from), ShardMessage::Whereabouts(notice)) => {
                 shard.registry.notice(from.index() as u16, notice);
             }
+            (Seat::Shard(from), ShardMessage::Order { ticket, order }) => {
+                let outcome = Box::new(carry_out(shard, *order));
+                office.send(from.index(), ShardMessage::OrderDone { ticket, outcome });
+            }
+            (_, ShardMessage::OrderDone { ticket, outcome }) => book.answer(ticket, *outcome),
             (Seat::Control, ShardMessage::Reload(config)) => reload(shard, config),
             (Seat::Shard(from), ShardMessage::Pool(letter)) => {
                 let (id, letter) = *letter;

@@ -110,6 +110,14 @@ pub struct ShardMetrics {
     pub clients_moved_in: Counter,
     /// Sessions that left for another shard.
     pub clients_moved_out: Counter,
+    /// Connections to the console.
+    pub consoles: Gauge,
+    /// Logins without encryption that have succeeded, those of consoles included.
+    pub logins_plain: Counter,
+    /// Logins over TLS that have succeeded, those of consoles included.
+    pub logins_tls: Counter,
+    /// Connections that have ended without a login and were no cancel requests.
+    pub logins_failed: Counter,
     /// CPU time of the shard's thread, in microseconds, as of its last look.
     pub busy_us: Counter,
     /// Busy share of the last second, in parts per thousand of one core.

@@ -221,9 +221,12 @@ mod tests {
     use super::super::budget::Budget;
     use super::super::cancel::{self, Cancels};
     use super::super::directory::Directory;
+    use super::super::doors::Doors;
+    use super::super::orders::{self, Order, Outcome, Staff};
     use super::super::registry::{Place, Registry};
     use super::super::shard::Connections;
     use super::*;
+    use crate::admin::Sockets;
     use crate::auth::ScramKeys;
     use crate::config;
     use crate::metrics::Fleet;
@@ -249,6 +252,22 @@ mod tests {
         }
 
         fn reload(&self) -> Answer<()> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    impl Staff for NoErrands {
+        fn order(&self, _: usize, _: Order) -> orders::Answer<Outcome> {
+            Box::pin(std::future::pending())
+        }
+
+        fn set(&self, _: String, _: String) -> orders::Answer<Result<(), String>> {
+            Box::pin(std::future::pending())
+        }
+
+        fn shut_down(&self) {}
+
+        fn sockets(&self) -> orders::Answer<Sockets> {
             Box::pin(std::future::pending())
         }
     }
@@ -310,6 +329,8 @@ mod tests {
             directory: RefCell::new(Rc::new(Directory::new(config, &host, None))),
             registry,
             roster: Rc::default(),
+            staff: Rc::new(NoErrands),
+            doors: Doors::default(),
             cancels,
             neighbours,
             host,

@@ -6,7 +6,7 @@
 //! **Invariant:** a client is on the list as long as its place lives. Who reads the list reads a page
 //! at a time: a shard with many clients is not held up by one question.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Deref;
 use std::rc::Rc;
 
@@ -20,7 +20,7 @@ struct Places {
 
 /// The clients of a shard.
 #[derive(Debug, Default)]
-pub struct Roster(RefCell<Places>);
+pub struct Roster(RefCell<Places>, Cell<u32>);
 
 /// A client's place on the list.
 #[derive(Debug)]
@@ -47,6 +47,11 @@ impl Roster {
             roster: Rc::clone(self),
             number,
         }
+    }
+
+    /// A number that was not given out for a long time.
+    pub fn next_number(&self) -> u32 {
+        self.1.replace(self.1.get().wrapping_add(1))
     }
 
     /// The clients in up to `count` places from `from` on, and where to go on.

@@ -14,6 +14,8 @@ use crate::pool::Host;
 use super::budget::Budget;
 use super::cancel::Cancels;
 use super::directory::Directory;
+use super::doors::Doors;
+use super::orders::Staff;
 use super::registry::Registry;
 use super::resume::Neighbours;
 use super::roster::Roster;
@@ -68,6 +70,10 @@ pub struct Shard {
     pub registry: Rc<Registry>,
     /// The clients of this shard, consoles included.
     pub roster: Rc<Roster>,
+    /// Carry out what consoles ask for.
+    pub staff: Rc<dyn Staff>,
+    /// Whether clients are let in.
+    pub doors: Doors,
     /// The cancel requests on their way.
     pub cancels: Cancels,
     /// The other shards.
