@@ -7,7 +7,7 @@ use crate::metrics::Fleet;
 use crate::metrics::window::{PoolView, views};
 
 /// Writes a line for each pool that has clients.
-pub fn write(fleet: &Fleet) {
+pub(super) fn write(fleet: &Fleet) {
     for view in views(fleet) {
         if view.now.clients > 0 {
             tracing::info!("{}", line(&view));

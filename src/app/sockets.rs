@@ -22,7 +22,7 @@ const PAGE_BYTES: u64 = 4096;
 /// # Errors
 ///
 /// If the proc filesystem cannot be read.
-pub fn count() -> io::Result<Sockets> {
+pub(super) fn count() -> io::Result<Sockets> {
     let mut inodes = HashSet::new();
     for entry in fs::read_dir("/proc/self/fd")? {
         // A descriptor may be closed meanwhile.
@@ -49,7 +49,7 @@ pub fn count() -> io::Result<Sockets> {
 }
 
 /// Virtual memory of this process in bytes, 0 if unknown.
-pub fn virtual_memory_bytes() -> u64 {
+pub(super) fn virtual_memory_bytes() -> u64 {
     let text = fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = text
         .split(' ')

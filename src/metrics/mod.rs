@@ -16,11 +16,12 @@ pub mod descriptors;
 pub mod exposition;
 pub mod histogram;
 pub mod pool;
+pub mod pool_descriptors;
 pub mod snapshot;
 pub mod window;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use arc_swap::{ArcSwap, Guard};
@@ -168,6 +169,7 @@ struct Blocks {
     pools: Box<[PoolList]>,
     ticks: ArcSwap<window::Ticks>,
     start: Instant,
+    is_closing: AtomicBool,
 }
 
 impl Fleet {
@@ -179,6 +181,7 @@ impl Fleet {
             pools: (0..count).map(|_| PoolList::default()).collect(),
             ticks: ArcSwap::from_pointee(window::Ticks::new(start)),
             start,
+            is_closing: AtomicBool::new(false),
         }))
     }
 
@@ -210,6 +213,16 @@ impl Fleet {
     pub fn tick(&self) {
         let next = self.ticks().tick(window::Reading::take(self));
         self.0.ticks.store(Arc::new(next));
+    }
+
+    /// The process takes no clients any more, and ends sooner or later.
+    pub fn close(&self) {
+        self.0.is_closing.store(true, Ordering::Relaxed);
+    }
+
+    /// True once the process takes no clients any more.
+    pub fn is_closing(&self) -> bool {
+        self.0.is_closing.load(Ordering::Relaxed)
     }
 
     /// A moment as a number that fits into a cell: microseconds since the start plus one, so never 0.

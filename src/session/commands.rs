@@ -9,7 +9,7 @@
 //!    one answer. `PAUSE` waits for as long as servers are used; its console may go meanwhile.
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shards::{sleep, spawn};
 
@@ -72,7 +72,7 @@ pub(super) async fn run(shard: &Rc<Shard>, command: Command) -> Result<Done, Ref
         }
         Command::Reconnect(database) => {
             let database = checked(shard, database)?;
-            ask_all(shard, &Order::Reconnect(database, shards::now())).await?;
+            ask_all(shard, &Order::Reconnect(database, Instant::now())).await?;
             Ok(Done::Tag("RECONNECT"))
         }
         Command::Kill(database) => {

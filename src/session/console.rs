@@ -310,11 +310,14 @@ impl Console {
         out: &mut Vec<u8>,
     ) -> Option<Result<(), Refusal>> {
         let done = {
-            let client = &mut self.client;
+            let (client, card) = (&mut self.client, &self.card);
             let mut running = pin!(commands::run(&self.shard, command));
             poll_fn(|context| {
                 if let Poll::Ready(done) = running.as_mut().poll(context) {
                     return Poll::Ready(Some(done));
+                }
+                if card.is_killed() {
+                    return Poll::Ready(None);
                 }
                 client.poll_ended(context).map(|()| None)
             })

@@ -112,6 +112,7 @@ pub fn carry_out(shard: &Rc<Shard>, order: Order) -> Outcome {
         }
         Order::Refuse => {
             shard.doors.close();
+            shard.fleet.close();
             Outcome::Done(0)
         }
     }
