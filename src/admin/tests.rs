@@ -106,7 +106,7 @@ fn pools_are_rows_in_the_order_of_the_configuration() {
     assert_eq!(value(&pools, 1, "pool_mode"), "session");
     let extended = table(Subject::PoolsExtended);
     assert_eq!(value(&extended, 0, "bytes_sent"), "100");
-    assert!(value(&extended, 0, "maxwait").starts_with("0.00"));
+    assert!(value(&extended, 0, "maxwait").contains('.'));
     let half = value(&extended, 0, "query_0.5").parse::<u64>().unwrap();
     assert!(half.abs_diff(1000) < 40, "{half}");
     let stats = table(Subject::Stats);

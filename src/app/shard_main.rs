@@ -116,18 +116,23 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
             Listener::new(listener),
         ));
     }
-    spawn(watch_idle(Rc::clone(&shard)));
-    spawn(review_pools(Rc::clone(&shard)));
-    spawn(settle_pools(Rc::clone(&shard)));
-    spawn(Rc::clone(&office).keep_trying());
-    spawn(keep_house(Rc::clone(&shard)));
-    spawn(busy::measure(Rc::clone(&shard)));
-    if place.1 > 1 {
-        spawn(rebalance(Rc::clone(&shard), Rc::clone(&post)));
-    }
+    start_tasks(&shard, &post, &office);
     read_messages(&shard, (&desk, &post, &book), &office, context.inbox).await;
     for tenant in shard.directory().tenants() {
         tenant.pool.retire_for_good();
+    }
+}
+
+/// Starts what runs beside the clients and the messages.
+fn start_tasks(shard: &Rc<Shard>, post: &Rc<Post>, office: &Rc<PostOffice>) {
+    spawn(watch_idle(Rc::clone(shard)));
+    spawn(review_pools(Rc::clone(shard)));
+    spawn(settle_pools(Rc::clone(shard)));
+    spawn(Rc::clone(office).keep_trying());
+    spawn(keep_house(Rc::clone(shard)));
+    spawn(busy::measure(Rc::clone(shard)));
+    if shard.count > 1 {
+        spawn(rebalance(Rc::clone(shard), Rc::clone(post)));
     }
 }
 

@@ -314,9 +314,9 @@ fn set_lasts_until_the_next_reload(shards: usize) {
     let mut console = console(&doorman);
     let value = |console: &mut Client, key| shown(console, "show config", (0, key), 1);
     assert_eq!(value(&mut console, "query_wait_timeout"), "30000");
-    console.execute("set query_wait_timeout = '100ms'");
+    console.execute("set query_wait_timeout = '1s'");
     eventually("all shards have it", || {
-        value(&mut console, "query_wait_timeout") == "100"
+        value(&mut console, "query_wait_timeout") == "1000"
     });
     let held = doorman.hold_servers(2 * shards);
     let error = doorman.connect().error("select 1");
