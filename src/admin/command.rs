@@ -108,6 +108,9 @@ pub const USAGES: &[&str] = &[
     "SHUTDOWN [WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS]",
 ];
 
+/// There is more than a name.
+struct TooManyWords;
+
 /// Why a text is no command. The session goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommandError {
@@ -249,11 +252,11 @@ fn command(words: Vec<Word>) -> Result<Command, CommandError> {
         ("RECONNECT", Command::Reconnect),
     ] {
         if first.is(name) {
-            return database(rest).map(make).ok_or_else(|| usage(name));
+            return database(rest).map(make).map_err(|TooManyWords| usage(name));
         }
     }
     if first.is("KILL") {
-        let database = database(rest).flatten();
+        let database = database(rest).ok().flatten();
         return database.map(Command::Kill).ok_or_else(|| usage("KILL"));
     }
     if first.is("KILL_CLIENT") {
@@ -282,11 +285,11 @@ fn show(words: &[Word]) -> Result<Command, CommandError> {
         .ok_or(CommandError::UnknownSubject)
 }
 
-/// The name of a database, if there is one and nothing else; `None` if there is more.
-fn database(words: Vec<Word>) -> Option<Option<String>> {
+/// At most one name of a database.
+fn database(words: Vec<Word>) -> Result<Option<String>, TooManyWords> {
     let mut words = words.into_iter();
     let name = words.next().map(|word| word.text);
-    words.next().is_none().then_some(name)
+    words.next().map_or(Ok(name), |_| Err(TooManyWords))
 }
 
 /// A number as `SHOW CLIENTS` shows it, or in decimal.

@@ -131,7 +131,7 @@ pub fn set(general: &mut General, key: &str, value: &str) -> Result<(), SetError
         }
         Place::Size(at) => *at(general) = value.parse().map_err(|_| invalid("a number"))?,
         Place::Switch(at) => {
-            *at(general) = switch(value).ok_or_else(|| invalid("true or false"))?
+            *at(general) = switch(value).ok_or_else(|| invalid("true or false"))?;
         }
         Place::Time(at) => *at(general) = time(value).ok_or_else(|| invalid("a time"))?,
         Place::Bound(at) => {

@@ -1,5 +1,6 @@
 //! Tests of results and errors, and of the page about them in `docs/`.
 
+use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
@@ -271,9 +272,9 @@ fn the_page_has_all_columns() {
             name == column && rest.starts_with(&format!(" | {kind} |"))
         };
         if listed.len() != expected.len() || !listed.iter().zip(&expected).all(fits) {
-            complaints += &format!("\n<!-- {mark} -->\n");
+            let _ = write!(complaints, "\n<!-- {mark} -->\n");
             for (column, kind) in expected {
-                complaints += &format!("| `{column}` | {kind} | |\n");
+                let _ = writeln!(complaints, "| `{column}` | {kind} | |");
             }
         }
     }

@@ -233,7 +233,9 @@ impl Control {
             }
             Work::ShutDown => self.is_over = true,
             Work::Sockets => {
-                tokio::task::spawn_blocking(|| answer.give(WorkResult::Sockets(sockets::count())));
+                tokio::task::spawn_blocking(|| {
+                    answer.give(WorkResult::Sockets(sockets::count().map(Box::new)));
+                });
             }
             Work::Reload => answer.give(WorkResult::Reloaded(self.reload().await)),
         }

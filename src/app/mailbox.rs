@@ -122,7 +122,7 @@ pub enum WorkResult {
     /// The setting is on its way to the shards.
     Set(Result<(), String>),
     /// The sockets.
-    Sockets(io::Result<Sockets>),
+    Sockets(io::Result<Box<Sockets>>),
 }
 
 const _: () = assert!(

@@ -71,13 +71,11 @@ impl OrderBook {
 impl Ticket {
     fn poll(&self, waker: &Waker) -> Poll<Outcome> {
         let mut open = self.0.open.borrow_mut();
-        match open.remove(&self.1) {
-            Some(State::Done(outcome)) => Poll::Ready(outcome),
-            _ => {
-                open.insert(self.1, State::Open(Some(waker.clone())));
-                Poll::Pending
-            }
+        if let Some(State::Done(outcome)) = open.remove(&self.1) {
+            return Poll::Ready(outcome);
         }
+        open.insert(self.1, State::Open(Some(waker.clone())));
+        Poll::Pending
     }
 }
 
@@ -119,7 +117,7 @@ impl Staff for BookStaff {
         let errand = Rc::clone(&self.0.errands).run(Work::Sockets);
         Box::pin(async move {
             match errand.await? {
-                WorkResult::Sockets(sockets) => Ok(sockets?),
+                WorkResult::Sockets(sockets) => sockets.map(|sockets| *sockets),
                 _ => Err(wrong_answer()),
             }
         })

@@ -34,7 +34,7 @@ const fn bucket(micros: u64) -> usize {
     if micros < FINE as u64 {
         return micros as usize;
     }
-    let highest = 63 - micros.leading_zeros();
+    let highest = micros.ilog2();
     let fine = (micros >> (highest - FINE_BITS)) as usize & (FINE - 1);
     (highest - FINE_BITS + 1) as usize * FINE + fine
 }

@@ -441,13 +441,14 @@ fn request(tag: u8, body: Option<&[u8]>, is_skipping: bool) -> Request {
         b'X' => Request::End(Vec::new()),
         b'S' => Request::Sync,
         b'Q' | b'P' | b'B' | b'D' | b'E' | b'C' | b'F' if is_skipping => Request::Nothing,
-        b'Q' => match Query::decode(body.unwrap_or_default()) {
-            Ok(Query { text }) => Request::Query(text.to_vec()),
-            Err(_) => {
+        b'Q' => {
+            if let Ok(Query { text }) = Query::decode(body.unwrap_or_default()) {
+                Request::Query(text.to_vec())
+            } else {
                 let text = "invalid message format";
                 Request::End(Failure::new(sqlstate::PROTOCOL_VIOLATION, text).to_bytes())
             }
-        },
+        }
         b'P' | b'B' | b'D' | b'E' | b'C' => {
             Request::Extended(tag, body.unwrap_or_default().to_vec())
         }
