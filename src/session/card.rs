@@ -19,12 +19,15 @@
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::task::Context;
 use std::time::Instant;
 
 use crate::metrics::Enrolled;
 use crate::protocol::backend::TransactionStatus;
 use crate::server::ServerCard;
 use crate::server::parameters::ParameterSet;
+
+use super::client::{Phase, Session, Step};
 
 /// What a client is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -278,6 +281,22 @@ impl ClientCard {
         if let Belongs::Pool(pool) = &self.belongs {
             pool.clients.sub(1);
         }
+    }
+}
+
+impl Session {
+    /// One step, with its trace in the account.
+    pub(super) fn step(&mut self, context: &mut Context<'_>) -> Step {
+        if self.card.is_killed() {
+            return self.killed();
+        }
+        let step = self.step_on(context);
+        self.card.note(match &self.phase {
+            Phase::Idle | Phase::Leaving => ClientState::Idle,
+            Phase::Waiting(_) => ClientState::Waiting,
+            Phase::Preparing(..) | Phase::Serving(_) => ClientState::Active,
+        });
+        step
     }
 }
 

@@ -44,7 +44,7 @@ use crate::server::parameters::{self, ParameterSet};
 use crate::server::reset::Leftovers;
 
 use super::budget::Claim;
-use super::card::{Belongs, ClientCard, ClientState, ClientTally};
+use super::card::{Belongs, ClientCard, ClientTally};
 use super::registry::Slot;
 use super::relay::{is_request, unknown_request};
 use super::report::Failure;
@@ -159,20 +159,7 @@ impl Session {
         }
     }
 
-    fn step(&mut self, context: &mut Context<'_>) -> Step {
-        if self.card.is_killed() {
-            return self.killed();
-        }
-        let step = self.step_on(context);
-        self.card.note(match &self.phase {
-            Phase::Idle | Phase::Leaving => ClientState::Idle,
-            Phase::Waiting(_) => ClientState::Waiting,
-            Phase::Preparing(..) | Phase::Serving(_) => ClientState::Active,
-        });
-        step
-    }
-
-    fn step_on(&mut self, context: &mut Context<'_>) -> Step {
+    pub(super) fn step_on(&mut self, context: &mut Context<'_>) -> Step {
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Idle => self.idle(context),
             Phase::Waiting(ticket) => self.waiting(ticket, context),
