@@ -75,6 +75,7 @@ impl ServerCard {
 
     /// A client uses it from now on, who asked for `asked` at login.
     pub fn note_client(&self, asked: &Rc<ParameterSet>) {
+        self.is_lent.set(true);
         let before = self.client.replace(Some(Rc::clone(asked)));
         drop(before);
     }

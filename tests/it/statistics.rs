@@ -127,9 +127,7 @@ fn work_is_counted_once_over_all_shards(shards: usize) {
 }
 
 fn waits_are_measured_while_they_last(shards: usize) {
-    let doorman = config(shards)
-        .general("query_wait_timeout", "400ms")
-        .start();
+    let doorman = config(shards).general("query_wait_timeout", "1s").start();
     let mut held = doorman.hold_servers(2 * shards);
     let mut console = console(&doorman);
     let before = show(&mut console, "stats").remove(0);
