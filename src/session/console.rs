@@ -325,14 +325,15 @@ impl Console {
         };
         Some(match done {
             Ok(done) => {
-                self.tell(done, describes, out).await;
+                self.tell(done, describes, out).await?;
                 Ok(())
             }
             Err(refusal) => Err(refusal),
         })
     }
 
-    async fn tell(&mut self, done: Done, describes: bool, out: &mut Vec<u8>) {
+    /// Appends what has come of a command. `None` if it ends the process: that was told then.
+    async fn tell(&mut self, done: Done, describes: bool, out: &mut Vec<u8>) -> Option<()> {
         let (table, tag, when) = match done {
             Done::Tag(tag) => (None, tag, None),
             Done::Rows(table, tag) => (Some(table), tag, None),
@@ -345,16 +346,19 @@ impl Console {
             table.encode_rows(out);
         }
         writer::command_complete(out, tag.as_bytes());
-        let Some(when) = when else { return };
+        let Some(when) = when else { return Some(()) };
         if when == When::Now {
             // It ends as soon as the client knows.
             let mut last_words = std::mem::take(out);
-            writer::ready_for_query(&mut last_words, TransactionStatus::Idle);
+            if describes {
+                writer::ready_for_query(&mut last_words, TransactionStatus::Idle);
+            }
             self.client.send(last_words);
             let deadline = shards::now() + LAST_WORDS_MAX;
             shards::until(deadline, self.client.flush()).await;
         }
         commands::shut_down(&self.shard, when);
+        (when != When::Now).then_some(())
     }
 
     /// Handles a message of the extended protocol. `None` if the client has gone meanwhile.

@@ -345,6 +345,7 @@ fn shutdown_ends_the_process(shards: usize) {
     let reply = console.query("shutdown");
     assert_eq!((reply.tags.as_str(), reply.value()), ("TDCZ", "t"));
     assert_eq!(reply.commands, ["SHUTDOWN"]);
+    assert!(console.is_closed(), "nothing follows");
     assert!(doorman.wait().success());
 }
 
