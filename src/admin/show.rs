@@ -339,7 +339,7 @@ pub fn servers(view: &View<'_>) -> Table {
     ]));
     let mut table = Table::new(columns);
     for row in view.servers {
-        let nothing = || "0".to_owned();
+        let [found, made, statements] = row.statements.map(|number| number.to_string());
         table.push(vec![
             format!("0x{:08X}", row.id),
             row.pid.to_string(),
@@ -353,9 +353,9 @@ pub fn servers(view: &View<'_>) -> Table {
             row.sent.to_string(),
             row.received.to_string(),
             row.age_seconds.to_string(),
-            nothing(),
-            nothing(),
-            nothing(),
+            found,
+            made,
+            statements,
             row.shard.to_string(),
         ]);
     }

@@ -55,6 +55,7 @@ fn with_view<T>(fleet: &Fleet, body: impl Fn(&View<'_>) -> T) -> T {
         queries: 2,
         sent: 3,
         received: 4,
+        statements: [6, 7, 8],
         age_seconds: 5,
         shard: 0,
     };

@@ -88,6 +88,8 @@ pub struct ServerRow {
     pub sent: u64,
     /// Bytes received from it.
     pub received: u64,
+    /// Prepared statements that were there, that were not, and that there are.
+    pub statements: [u64; 3],
     /// Time since it was opened, in seconds.
     pub age_seconds: u64,
     /// The shard that has it.

@@ -64,6 +64,11 @@ impl Gauge {
         self.set(self.get().wrapping_sub(count));
     }
 
+    /// Changes it by the difference of two numbers. To be called by the shard that owns the block.
+    pub fn shift(&self, before: usize, after: usize) {
+        self.add((after as u64).wrapping_sub(before as u64));
+    }
+
     /// Replaces it. To be called by the shard that owns the block.
     pub fn set(&self, value: u64) {
         self.0.store(value, Ordering::Relaxed);

@@ -23,7 +23,6 @@ use std::rc::Rc;
 use std::task::Waker;
 use std::time::Instant;
 
-use crate::metrics::Gauge;
 use crate::server::ServerConnection;
 
 use super::driver::Pool;
@@ -51,15 +50,6 @@ pub(super) struct Noted {
     idle: usize,
     opening: usize,
     waits_since: Option<Instant>,
-}
-
-/// Changes a gauge by the difference of two numbers.
-fn shift(gauge: &Gauge, before: usize, after: usize) {
-    if after > before {
-        gauge.add((after - before) as u64);
-    } else if before > after {
-        gauge.sub((before - after) as u64);
-    }
 }
 
 impl Host {
@@ -175,9 +165,9 @@ impl Pool {
             return;
         }
         let metrics = &self.metrics;
-        shift(&metrics.servers_active, before.lent, now.lent);
-        shift(&metrics.servers_idle, before.idle, now.idle);
-        shift(&metrics.servers_login, before.opening, now.opening);
+        metrics.servers_active.shift(before.lent, now.lent);
+        metrics.servers_idle.shift(before.idle, now.idle);
+        metrics.servers_login.shift(before.opening, now.opening);
         if before.waits_since != now.waits_since {
             let since = now.waits_since;
             let since = since.map_or(0, |since| metrics.fleet().micros(since));

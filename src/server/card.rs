@@ -28,6 +28,10 @@ pub struct ServerTally {
     pub sent: u64,
     /// Bytes that it has sent to clients.
     pub received: u64,
+    /// Prepared statements that were wanted and were there.
+    pub statements_found: u64,
+    /// Prepared statements that had to be made.
+    pub statements_made: u64,
 }
 
 impl ServerTally {
@@ -55,6 +59,8 @@ pub struct ServerCard {
     pub is_lent: Cell<bool>,
     /// It owes a reply to a client.
     pub is_asked: Cell<bool>,
+    /// Prepared statements that it has, as of the last that was wanted.
+    pub statements: Cell<usize>,
     /// What the last client asked for at login.
     client: RefCell<Option<Rc<ParameterSet>>>,
 }
@@ -69,6 +75,7 @@ impl ServerCard {
             tally: Cell::new(tally),
             is_lent: Cell::new(true),
             is_asked: Cell::new(false),
+            statements: Cell::new(0),
             client: RefCell::default(),
         })
     }
@@ -102,6 +109,15 @@ impl ServerCard {
         let mut tally = self.tally.get();
         tally.received += bytes as u64;
         self.tally.set(tally);
+    }
+
+    /// Counts a prepared statement that was wanted; the connection has so many now.
+    pub fn wanted(&self, was_there: bool, statements: usize) {
+        let mut tally = self.tally.get();
+        tally.statements_found += u64::from(was_there);
+        tally.statements_made += u64::from(!was_there);
+        self.tally.set(tally);
+        self.statements.set(statements);
     }
 
     /// Counts a query that was answered.

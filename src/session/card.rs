@@ -28,6 +28,7 @@ use crate::server::ServerCard;
 use crate::server::parameters::ParameterSet;
 
 use super::client::{Phase, Session, Step};
+use super::prepared::Prepared;
 
 /// What a client is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +67,8 @@ pub struct ClientTally {
     pub queries: u64,
     /// Errors of the pooler and of servers that it was sent.
     pub errors: u64,
+    /// It has used `Flush`.
+    pub flushes: bool,
 }
 
 impl ClientTally {
@@ -78,6 +81,7 @@ impl ClientTally {
             transactions: 0,
             queries: 0,
             errors: 0,
+            flushes: false,
         }
     }
 }
@@ -102,6 +106,8 @@ pub struct ClientCard {
     pub stream: u32,
     tally: Cell<ClientTally>,
     state: Cell<ClientState>,
+    /// Its prepared statements and their bytes.
+    prepared: Cell<(usize, usize)>,
     /// It is to be closed.
     is_killed: Cell<bool>,
     /// When the wait, the query and the transaction began, as `Fleet::micros` has it; 0 = there is
@@ -121,6 +127,7 @@ impl ClientCard {
     ) -> Rc<Self> {
         if let Belongs::Pool(pool) = &belongs {
             pool.clients.add(1);
+            pool.async_clients.add(u64::from(tally.flushes));
         }
         Rc::new(Self {
             belongs,
@@ -128,6 +135,7 @@ impl ClientCard {
             stream,
             tally: Cell::new(tally),
             state: Cell::new(ClientState::Idle),
+            prepared: Cell::new((0, 0)),
             is_killed: Cell::new(false),
             waits_since: Cell::new(0),
             query_since: Cell::new(0),
@@ -275,11 +283,37 @@ impl ClientCard {
         }
     }
 
+    /// It has sent a `Flush`.
+    pub fn note_flush(&self) {
+        let mut tally = self.tally.get();
+        if let Belongs::Pool(pool) = &self.belongs
+            && !tally.flushes
+        {
+            tally.flushes = true;
+            self.tally.set(tally);
+            pool.async_clients.add(1);
+        }
+    }
+
+    /// It has prepared so many statements, of so many bytes.
+    pub fn note_prepared(&self, kept: (usize, usize)) {
+        let before = self.prepared.replace(kept);
+        let Belongs::Pool(pool) = &self.belongs else {
+            return;
+        };
+        if before != kept {
+            pool.client_prepared_entries.shift(before.0, kept.0);
+            pool.client_prepared_bytes.shift(before.1, kept.1);
+        }
+    }
+
     /// It has gone.
     pub fn gone(&self) {
         self.note(ClientState::Idle);
+        self.note_prepared((0, 0));
         if let Belongs::Pool(pool) = &self.belongs {
             pool.clients.sub(1);
+            pool.async_clients.sub(u64::from(self.tally().flushes));
         }
     }
 }
@@ -291,6 +325,9 @@ impl Session {
             return self.killed();
         }
         let step = self.step_on(context);
+        let prepared = self.prepared.as_deref();
+        self.card
+            .note_prepared(prepared.map_or((0, 0), Prepared::extent));
         self.card.note(match &self.phase {
             Phase::Idle | Phase::Leaving => ClientState::Idle,
             Phase::Waiting(_) => ClientState::Waiting,
@@ -335,8 +372,19 @@ mod tests {
             assert_eq!(waits.count(), 2);
             card.note_no_server();
             assert_eq!((pool.errors.get(), card.tally().errors), (1, 1));
+            card.note_flush();
+            card.note_flush();
+            assert_eq!(pool.async_clients.get(), 1);
+            card.note_prepared((3, 40));
+            card.note_prepared((2, 50));
+            let prepared = || {
+                let entries = &pool.client_prepared_entries;
+                (entries.get(), pool.client_prepared_bytes.get())
+            };
+            assert_eq!(prepared(), (2, 50));
             card.gone();
-            assert_eq!(numbers(), (0, 0, 0));
+            assert_eq!((numbers(), prepared()), ((0, 0, 0), (0, 0)));
+            assert_eq!(pool.async_clients.get(), 0);
         })
         .unwrap();
     }

@@ -183,6 +183,11 @@ fn server_row(shard: &Shard, card: &ServerCard) -> ServerRow {
         queries: tally.queries,
         sent: tally.sent,
         received: tally.received,
+        statements: [
+            tally.statements_found,
+            tally.statements_made,
+            card.statements.get() as u64,
+        ],
         age_seconds: shards::now().saturating_duration_since(card.born).as_secs(),
         shard: shard.index,
     }

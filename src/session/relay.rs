@@ -79,7 +79,10 @@ impl Session {
                 } else if part.tag == b'P' && !part.is_first {
                     note_long_parse(&mut server.leftovers, part.body);
                 }
-                is_flushed |= manages && part.tag == b'H';
+                if part.tag == b'H' {
+                    self.card.note_flush();
+                    is_flushed = manages;
+                }
                 // The next one that is cut claims for itself.
                 self.claim = None;
             }

@@ -16,6 +16,8 @@ with_one_and_two_shards!(
     servers_move_during_a_pause_without_a_failed_transaction,
     reconnect_replaces_servers,
     kill_closes_the_clients_of_a_database_until_resume,
+    begun_transactions_wait_through_a_pause_and_a_reload,
+    kill_closes_those_who_have_begun,
     kill_client_closes_one_wherever_it_is,
     set_lasts_until_the_next_reload,
     shutdown_ends_the_process,
@@ -262,6 +264,47 @@ fn kill_closes_the_clients_of_a_database_until_resume(shards: usize) {
     console.execute("resume it");
     doorman.assert_serves();
     assert_eq!(console.error("kill missing").sqlstate, "3D000");
+}
+
+fn begun_transactions_wait_through_a_pause_and_a_reload(shards: usize) {
+    let doorman = config(shards).start();
+    let mut clients: Vec<_> = (0..3).map(|_| doorman.connect()).collect();
+    for client in &mut clients {
+        client.execute("begin;");
+    }
+    let mut console = console(&doorman);
+    // They have no servers yet, so nobody is waited for.
+    console.execute("pause it");
+    for client in &mut clients {
+        client.send(&message::query("select 1"));
+    }
+    eventually("they wait", || waiting(&mut console) == "3");
+    doorman.rewrite(config(shards).pool_key("idle_timeout", "1h"));
+    console.execute("reload");
+    eventually("they wait for the new pool", || {
+        waiting(&mut console) == "3"
+    });
+    console.execute("resume it");
+    for client in &mut clients {
+        assert_eq!(client.reply().status, 'T');
+        assert_eq!(client.query("commit").status, 'I');
+    }
+}
+
+fn kill_closes_those_who_have_begun(shards: usize) {
+    let doorman = config(shards).start();
+    let mut clients: Vec<_> = (0..3).map(|_| doorman.connect()).collect();
+    for client in &mut clients {
+        client.execute("begin;");
+    }
+    clients[0].execute("select 1");
+    let mut console = console(&doorman);
+    console.execute("kill it");
+    for client in &mut clients {
+        assert_eq!(client.expect('E').error_fields().sqlstate, "57P01");
+    }
+    console.execute("resume it");
+    doorman.assert_serves();
 }
 
 fn kill_client_closes_one_wherever_it_is(shards: usize) {
