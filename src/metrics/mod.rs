@@ -8,9 +8,9 @@
 //!
 //! Pools have blocks of their own, one a shard (`pool`).
 //!
-//! This is the only memory that shards share, with the rare [`Changes`]. Each number has a single writer, the shard that the
-//! block belongs to, so adding is a load and a store, no read-modify-write, and a block has its cache
-//! lines to itself. What others read may be a moment old.
+//! This is the only memory that shards share, with the rare [`Changes`]. Each number has a single
+//! writer, the shard that the block belongs to, so adding is a load and a store, no read-modify-write,
+//! and a block has its cache lines to itself. What others read may be a moment old.
 
 mod changes;
 pub mod descriptors;
