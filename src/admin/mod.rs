@@ -1,34 +1,36 @@
 //! The console: what can be asked over a connection to `pgdoorman` or `pgbouncer`.
 //!
-//! **Owns:** the commands, their results and their errors, as functions from text to messages.
-//! **Does not own:** the connection (`session::console`), what is shown (`metrics`, `config`).
+//! **Owns:** the commands as words, the results of `SHOW`, the errors, as functions from values to
+//! messages.
+//! **Does not own:** the connection (`session::console`), running commands (`session::commands`), what
+//! is shown (`metrics`, `config`).
 //!
 //! ```text
-//!   text ──command::parse──▶ Command ──respond──▶ Table ──encode──▶ messages
-//!                                     ├─▶ Action::Reload: done by others, answered by `reloaded`
-//!                                     └─▶ Action::AskStatements: likewise, by `statements`
+//!   text ──command::parse──▶ Command ──▶ Subject ──table──▶ Table ──▶ messages
+//!                               └─▶ others: run by the session, answered by their names
 //! ```
 //!
 //! A new `SHOW` is a [`Subject`], a row in [`command::SUBJECTS`], and a function that makes a
 //! [`Table`]; what it shows comes in through [`View`]. `SHOW HELP` lists it by itself, and a test wants
-//! it in `docs/admin.md`.
-//!
-//! **Invariant:** whatever the text is, the answer ends with `ReadyForQuery`.
+//! it and its columns in `docs/admin.md`.
 
 pub mod command;
 pub mod help;
+pub mod settings;
+pub mod show;
 pub mod show_shards;
 pub mod show_statements;
+pub mod sockets;
 pub mod table;
+pub mod view;
 
-use crate::metrics::Fleet;
-use crate::metrics::statements::StatementAccount;
-use crate::protocol::backend::TransactionStatus;
-use crate::protocol::sqlstate;
+use crate::protocol::sqlstate::{self, SqlState};
 use crate::protocol::writer::{self, Report, Severity};
 
-pub use command::{Command, CommandError, Subject};
+pub use command::{Command, CommandError, Subject, When};
+pub use sockets::Sockets;
 pub use table::{Column, ColumnType, Table};
+pub use view::{ClientRow, ServerRow, View};
 
 /// The databases that are the console. A pool with such a name cannot be reached.
 pub const DATABASES: [&str; 2] = ["pgdoorman", "pgbouncer"];
@@ -38,86 +40,90 @@ pub fn is_console(database: &str) -> bool {
     DATABASES.contains(&database)
 }
 
-/// What the commands show.
-#[derive(Clone, Copy, Debug)]
-pub struct View<'a> {
-    /// The version that runs.
-    pub version: &'a str,
-    /// The numbers of all shards.
-    pub fleet: &'a Fleet,
-}
-
-/// What is to be done for a text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Send these messages.
-    Send(Vec<u8>),
-    /// Ask all shards for their prepared statements, and send what [`statements`] makes of the accounts.
-    AskStatements,
-    /// Read the configuration again, and send what [`reloaded`] makes of the outcome.
-    Reload,
-}
-
-/// Answers one command.
-pub fn respond(text: &[u8], view: &View<'_>) -> Action {
-    let mut out = Vec::new();
-    match command::parse(text) {
-        Ok(Command::Empty) => writer::empty_query_response(&mut out),
-        Ok(Command::Reload) => return Action::Reload,
-        Ok(Command::Show(Subject::PreparedStatements)) => return Action::AskStatements,
-        Ok(Command::Show(subject)) => {
-            show(subject, view).encode(&mut out);
-            writer::command_complete(&mut out, b"SHOW");
-        }
-        Err(error) => system_error(&mut out, &error.to_string()),
-    }
-    writer::ready_for_query(&mut out, TransactionStatus::Idle);
-    Action::Send(out)
-}
-
-/// The answer to `RELOAD`, from its outcome.
-pub fn reloaded(outcome: &Result<(), String>) -> Vec<u8> {
-    let mut out = Vec::new();
-    match outcome {
-        Ok(()) => writer::command_complete(&mut out, b"RELOAD"),
-        Err(reason) => system_error(&mut out, reason),
-    }
-    writer::ready_for_query(&mut out, TransactionStatus::Idle);
-    out
-}
-
-/// The answer to `SHOW PREPARED_STATEMENTS`, from the accounts of all shards.
-pub fn statements(accounts: Result<Vec<StatementAccount>, String>) -> Vec<u8> {
-    let mut out = Vec::new();
-    match accounts {
-        Ok(accounts) => {
-            show_statements::table(accounts).encode(&mut out);
-            writer::command_complete(&mut out, b"SHOW");
-        }
-        Err(reason) => system_error(&mut out, &reason),
-    }
-    writer::ready_for_query(&mut out, TransactionStatus::Idle);
-    out
-}
-
-fn show(subject: Subject, view: &View<'_>) -> Table {
+/// What is shown for a subject.
+pub fn table(subject: Subject, view: &View<'_>) -> Table {
     match subject {
         Subject::Help => help::table(),
-        Subject::PreparedStatements => show_statements::table(Vec::new()),
+        Subject::Config => show::config(view),
+        Subject::Databases => show::databases(view),
+        Subject::Pools => show::pools(view),
+        Subject::PoolsExtended => show::pools_extended(view),
+        Subject::PoolsMemory => show::pools_memory(view),
+        Subject::PreparedStatements => show_statements::table(view.statements),
+        Subject::Clients => show::clients(view),
+        Subject::Servers => show::servers(view),
+        Subject::Users => show::users(view),
+        Subject::Version => show::version(view.version),
+        Subject::Lists => show::lists(view),
+        Subject::Connections => show::connections(view),
+        Subject::Stats => show::stats(view, true, true),
+        Subject::StatsTotals => show::stats(view, true, false),
+        Subject::StatsAverages => show::stats(view, false, true),
+        Subject::Sockets => show::sockets(view.sockets),
         Subject::Shards => show_shards::table(view.fleet),
-        Subject::Version => {
-            let mut table = Table::new(vec![Column::text("version")]);
-            table.push(vec![format!("PgDoorman {}", view.version)]);
-            table
-        }
     }
 }
 
-/// An error of a command. It is called fatal, as clients of earlier versions know it, and the
-/// session goes on.
-fn system_error(out: &mut Vec<u8>, text: &str) {
-    let report = Report::new(Severity::Fatal, sqlstate::SYSTEM_ERROR, text);
-    writer::error_response(out, &report);
+/// Why a command has failed. The session goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// SQLSTATE.
+    pub sqlstate: SqlState,
+    /// What it is.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<&'static str>,
+    /// It is called fatal, as clients of earlier versions know it.
+    pub sounds_fatal: bool,
+}
+
+impl Refusal {
+    /// An error that earlier versions did not know.
+    pub fn new(sqlstate: SqlState, message: impl Into<String>) -> Self {
+        Self {
+            sqlstate,
+            message: message.into(),
+            hint: None,
+            sounds_fatal: false,
+        }
+    }
+
+    /// An error of the system, as earlier versions tell it.
+    pub fn system(message: impl Into<String>) -> Self {
+        Self {
+            sounds_fatal: true,
+            ..Self::new(sqlstate::SYSTEM_ERROR, message)
+        }
+    }
+
+    /// Appends its message.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let severity = if self.sounds_fatal {
+            Severity::Fatal
+        } else {
+            Severity::Error
+        };
+        let report = Report {
+            hint: self.hint,
+            ..Report::new(severity, self.sqlstate, &self.message)
+        };
+        writer::error_response(out, &report);
+    }
+}
+
+impl From<CommandError> for Refusal {
+    fn from(error: CommandError) -> Self {
+        let message = error.to_string();
+        match error {
+            CommandError::Unknown | CommandError::ShowWhat | CommandError::UnknownSubject => Self {
+                hint: Some("SHOW HELP lists the commands."),
+                ..Self::system(message)
+            },
+            CommandError::OpenQuote | CommandError::Usage(_) => {
+                Self::new(sqlstate::SYNTAX_ERROR, message)
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,14 +1,14 @@
 //! `SHOW PREPARED_STATEMENTS`: the statements that clients have, by pool.
 //!
 //! **Owns:** its columns.
-//! **Does not own:** the accounts (`metrics::statements`), asking the shards for them.
+//! **Does not own:** the accounts and adding them up (`metrics::statements`), asking the shards for them.
 
-use crate::metrics::statements::{StatementAccount, add_up};
+use crate::metrics::statements::StatementAccount;
 
 use super::table::{Column, Table};
 
-/// One row a pool and statement, the most used first.
-pub fn table(accounts: Vec<StatementAccount>) -> Table {
+/// One row an account, in their order.
+pub fn table(accounts: &[StatementAccount]) -> Table {
     let mut table = Table::new(vec![
         Column::text("pool"),
         Column::numeric("hash"),
@@ -19,13 +19,13 @@ pub fn table(accounts: Vec<StatementAccount>) -> Table {
         Column::numeric("idle_servers"),
         Column::numeric("shards"),
     ]);
-    for account in add_up(accounts) {
+    for account in accounts {
         let hash = (account.key >> 64) as u64;
         table.push(vec![
-            account.pool.into(),
+            account.pool.to_string(),
             hash.to_string(),
-            account.name.into(),
-            account.text.into(),
+            account.name.to_string(),
+            account.text.to_string(),
             account.uses.to_string(),
             account.names.to_string(),
             account.idle_servers.to_string(),

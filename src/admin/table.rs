@@ -91,8 +91,8 @@ impl Table {
         &self.rows
     }
 
-    /// Appends the messages of the table.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    /// Appends the description of the columns.
+    pub fn describe(&self, out: &mut Vec<u8>) {
         let columns: Vec<_> = self
             .columns
             .iter()
@@ -106,9 +106,19 @@ impl Table {
             })
             .collect();
         writer::row_description(out, &columns);
+    }
+
+    /// Appends the rows.
+    pub fn encode_rows(&self, out: &mut Vec<u8>) {
         for row in &self.rows {
             writer::data_row(out, row.iter().map(|value| Some(value.as_bytes())));
         }
+    }
+
+    /// Appends the messages of the table.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        self.describe(out);
+        self.encode_rows(out);
     }
 }
 

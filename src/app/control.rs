@@ -15,12 +15,16 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::admin::settings;
 use crate::auth::derive_keys;
-use crate::config;
+use crate::config::{self, Config};
+use crate::metrics::Fleet;
+use crate::metrics::window::WINDOW;
 
 use super::advice::{self, Facts};
 use super::mailbox::{ShardMessage, Work, WorkResult};
 use super::scrape::Scrape;
+use super::{report, sockets};
 
 /// How often a message that did not fit is tried again.
 const RETRY: Duration = Duration::from_millis(5);
@@ -29,6 +33,10 @@ const RETRY: Duration = Duration::from_millis(5);
 struct Control {
     seat: ControlSeat<ShardMessage>,
     config_file: PathBuf,
+    /// What the shards have been told last.
+    config: Arc<Config>,
+    fleet: Fleet,
+    is_over: bool,
     done: UnboundedSender<(Seat, u32, WorkResult)>,
 }
 
@@ -72,7 +80,8 @@ pub fn prepare() -> io::Result<Prepared> {
 pub fn control(
     prepared: Prepared,
     seat: ControlSeat<ShardMessage>,
-    config_file: PathBuf,
+    (config_file, config): (PathBuf, Arc<Config>),
+    fleet: Fleet,
     scrape: Option<Scrape>,
 ) -> io::Result<()> {
     let Prepared { runtime, signals } = prepared;
@@ -89,6 +98,9 @@ pub fn control(
         Control {
             seat,
             config_file,
+            config,
+            fleet,
+            is_over: false,
             done,
         }
         .run(signals, &bell, results)
@@ -106,8 +118,15 @@ impl Control {
         bell: &AsyncFd<OwnedFd>,
         mut results: UnboundedReceiver<(Seat, u32, WorkResult)>,
     ) -> io::Result<()> {
-        loop {
+        let mut windows = tokio::time::interval(WINDOW);
+        // The first is at once.
+        windows.tick().await;
+        while !self.is_over {
             tokio::select! {
+                _ = windows.tick() => {
+                    self.fleet.tick();
+                    report::write(&self.fleet);
+                }
                 _ = signals.terminate.recv() => break,
                 _ = signals.interrupt.recv() => break,
                 _ = signals.hang_up.recv() => {
@@ -126,6 +145,7 @@ impl Control {
                 }
             }
         }
+        self.fleet.close();
         tracing::info!("stopping");
         for shard in 0..self.seat.shard_count() {
             self.send(ShardId::new(shard as u16), ShardMessage::Stop)
@@ -144,7 +164,7 @@ impl Control {
     }
 
     /// Reads the configuration again and gives it to the shards; otherwise says why not.
-    async fn reload(&self) -> Result<(), String> {
+    async fn reload(&mut self) -> Result<(), String> {
         let loaded = config::load(&self.config_file).map_err(|error| {
             tracing::error!(%error, "Config reload error, the old configuration stays");
             error.to_string()
@@ -156,12 +176,26 @@ impl Control {
         for warning in advice::warnings(&loaded.config, facts) {
             tracing::warn!("configuration: {warning}");
         }
-        let config = Arc::new(loaded.config);
+        self.spread(Arc::new(loaded.config)).await;
+        tracing::info!("configuration reloaded");
+        Ok(())
+    }
+
+    /// Gives a configuration to the shards.
+    async fn spread(&mut self, config: Arc<Config>) {
         for shard in 0..self.seat.shard_count() {
             let message = ShardMessage::Reload(Arc::clone(&config));
             self.send(ShardId::new(shard as u16), message).await;
         }
-        tracing::info!("configuration reloaded");
+        self.config = config;
+    }
+
+    /// Changes one setting, until the next reload.
+    async fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
+        let mut config = (*self.config).clone();
+        settings::set(&mut config.general, key, value).map_err(|error| error.to_string())?;
+        self.spread(Arc::new(config)).await;
+        tracing::info!(key, value, "SET at the console");
         Ok(())
     }
 
@@ -177,7 +211,7 @@ impl Control {
     }
 
     /// Does what is asked for; what takes long, beside everything else.
-    async fn start(&self, from: Seat, number: u32, work: Work) {
+    async fn start(&mut self, from: Seat, number: u32, work: Work) {
         let answer = Answerer {
             done: self.done.clone(),
             from,
@@ -197,6 +231,15 @@ impl Control {
                 tokio::task::spawn_blocking(move || {
                     let keys = derive_keys(password.expose(), &salt, iterations);
                     answer.give(WorkResult::Derived(keys.map_err(|error| error.to_string())));
+                });
+            }
+            Work::Set { key, value } => {
+                answer.give(WorkResult::Set(self.set(&key, &value).await));
+            }
+            Work::ShutDown => self.is_over = true,
+            Work::Sockets => {
+                tokio::task::spawn_blocking(|| {
+                    answer.give(WorkResult::Sockets(sockets::count().map(Box::new)));
                 });
             }
             Work::Reload => answer.give(WorkResult::Reloaded(self.reload().await)),

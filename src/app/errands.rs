@@ -82,7 +82,8 @@ impl ErrandDesk {
         }
     }
 
-    async fn run(self: Rc<Self>, work: Work) -> io::Result<WorkResult> {
+    /// Has the control thread do some work.
+    pub(super) async fn run(self: Rc<Self>, work: Work) -> io::Result<WorkResult> {
         let number = {
             let mut desk = self.desk.borrow_mut();
             desk.next = desk.next.wrapping_add(1);

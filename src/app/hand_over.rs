@@ -179,7 +179,12 @@ impl Neighbours for Post {
 /// Accepts connections, and serves them or passes them on.
 pub async fn accept(shard: Rc<Shard>, post: Rc<Post>, mut listener: Listener) {
     loop {
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            biased;
+            () = shard.doors.closed() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
             Ok(socket) => {
                 shard.metrics().clients_accepted.add(1);
                 if let Some(socket) = post.pass_on(socket) {

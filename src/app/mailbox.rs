@@ -5,16 +5,19 @@
 //!
 //! **Invariant:** a message is small; what is large travels behind a pointer.
 
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use crate::admin::Sockets;
 use crate::auth::ScramKeys;
 use crate::config::{Config, Secret};
 use crate::metrics::statements::StatementAccount;
 use crate::pool::PoolId;
 use crate::pool::travel::Letter;
 use crate::session::cancel::Forwarded;
+use crate::session::orders::{Order, Outcome};
 use crate::session::resume::{Notice, SessionRecord};
 
 /// A message between two seats.
@@ -50,6 +53,20 @@ pub enum ShardMessage {
     },
     /// To a shard: serve this fresh connection.
     Client(OwnedFd),
+    /// To a shard: carry out this order of a console, then answer.
+    Order {
+        /// Names the order on the shard that asks.
+        ticket: u32,
+        /// What is asked.
+        order: Box<Order>,
+    },
+    /// To the shard that asked: its order `ticket` was carried out.
+    OrderDone {
+        /// Names the order on the shard that asked.
+        ticket: u32,
+        /// What has come of it.
+        outcome: Box<Outcome>,
+    },
     /// To a shard: this is the configuration from now on.
     Reload(Arc<Config>),
     /// To a shard: go on with this session.
@@ -93,6 +110,17 @@ pub enum Work {
     },
     /// Read the configuration again.
     Reload,
+    /// Change a setting.
+    Set {
+        /// Its name.
+        key: String,
+        /// Its new value.
+        value: String,
+    },
+    /// End the process.
+    ShutDown,
+    /// Count the sockets of the process.
+    Sockets,
 }
 
 /// What has come of work; errors as text.
@@ -104,6 +132,10 @@ pub enum WorkResult {
     Derived(Result<ScramKeys, String>),
     /// The configuration has been read and is on its way to the shards.
     Reloaded(Result<(), String>),
+    /// The setting is on its way to the shards.
+    Set(Result<(), String>),
+    /// The sockets.
+    Sockets(io::Result<Box<Sockets>>),
 }
 
 const _: () = assert!(

@@ -145,6 +145,7 @@ fn serve(
     for _ in &placement.plans {
         listeners.push(listen(general, address).map_err(refused)?);
     }
+    let numbers = shared.fleet.clone();
     let (fleet, seat) = launch(&placement.plans, move |context| {
         shard_main(
             context,
@@ -155,8 +156,8 @@ fn serve(
     .map_err(os("cannot start the shards"))?;
     tracing::info!(%address, shards = placement.plans.len(), "Waiting for dear clients");
     let _pid_file = foreground.take().map(Foreground::ready);
-    control(prepared, seat, cli.config_file.clone(), scrape)
-        .map_err(os("the control thread has failed"))?;
+    let told = (cli.config_file.clone(), Arc::clone(config));
+    control(prepared, seat, told, numbers, scrape).map_err(os("the control thread has failed"))?;
     let (ended, ends) = mpsc::channel();
     std::thread::spawn(move || {
         // The receiver may have given up.

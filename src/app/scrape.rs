@@ -11,14 +11,18 @@
 //! Others wait to be accepted.
 
 use std::convert::Infallible;
-use std::io;
+use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{
+    ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -30,9 +34,12 @@ use tokio::time::{sleep, timeout};
 use crate::config::Prometheus;
 use crate::metrics::Fleet;
 use crate::metrics::exposition::{self, render};
-use crate::metrics::snapshot::{ProcessSnapshot, ShardSnapshot};
+use crate::metrics::snapshot::{ProcessSnapshot, ShardSnapshot, connection_counts};
+use crate::metrics::window::views;
 use crate::session::budget::Budget;
 use crate::session::shard::Connections;
+
+use super::sockets;
 
 /// How long a connection may take in all.
 const CONNECTION_MAX: Duration = Duration::from_secs(10);
@@ -60,14 +67,25 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// The text at `/metrics`.
+    /// The text at `/metrics`. Reads the sockets of the machine: it may take a while.
     fn render(&self) -> String {
+        let sockets = sockets::count().unwrap_or_default();
+        let sum = |counts: &[u64]| counts.iter().sum();
         let process = ProcessSnapshot {
             version: env!("CARGO_PKG_VERSION"),
             clients: self.connections.count(),
             message_memory_bytes: self.budget.claimed(),
+            virtual_memory_bytes: sockets::virtual_memory_bytes(),
+            connection_counts: connection_counts(&self.fleet),
+            socket_counts: [
+                sum(&sockets.tcp),
+                sum(&sockets.tcp6),
+                sum(&sockets.unix),
+                sockets.unknown,
+            ],
         };
-        render(&process, &ShardSnapshot::take_all(&self.fleet))
+        let shards = ShardSnapshot::take_all(&self.fleet);
+        render(&process, &shards, &views(&self.fleet))
     }
 }
 
@@ -117,7 +135,7 @@ impl Scrape {
                 Ok((stream, _)) => {
                     let sources = Arc::clone(&sources);
                     tokio::spawn(async move {
-                        serve_one(stream, &sources).await;
+                        serve_one(stream, sources).await;
                         drop(place);
                     });
                 }
@@ -131,9 +149,17 @@ impl Scrape {
 }
 
 /// One connection, which is one request.
-async fn serve_one(stream: TcpStream, sources: &Sources) {
-    let service = service_fn(async |request: Request<Incoming>| {
-        Ok::<_, Infallible>(answer(request.method(), request.uri().path(), sources))
+async fn serve_one(stream: TcpStream, sources: Arc<Sources>) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let sources = Arc::clone(&sources);
+        async move {
+            let takes_gzip = takes_gzip(request.headers());
+            let page = page(request.method(), request.uri().path(), &sources);
+            Ok::<_, Infallible>(match page {
+                Page::Short(response) => response,
+                Page::Metrics => metrics(sources, takes_gzip).await,
+            })
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -148,7 +174,25 @@ async fn serve_one(stream: TcpStream, sources: &Sources) {
     }
 }
 
-fn answer(method: &Method, path: &str, sources: &Sources) -> Response<Full<Bytes>> {
+/// What is asked for.
+enum Page {
+    /// All numbers.
+    Metrics,
+    /// This answer.
+    Short(Response<Full<Bytes>>),
+}
+
+fn page(method: &Method, path: &str, sources: &Sources) -> Page {
+    match (path, method) {
+        ("/metrics", &Method::GET) => Page::Metrics,
+        ("/health/ready", &Method::GET) if sources.fleet.is_closing() => {
+            Page::Short(plain(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n"))
+        }
+        _ => Page::Short(short(method, path)),
+    }
+}
+
+fn short(method: &Method, path: &str) -> Response<Full<Bytes>> {
     if !matches!(path, "/metrics" | "/health/live" | "/health/ready") {
         return plain(StatusCode::NOT_FOUND, "not found\n");
     }
@@ -158,12 +202,58 @@ fn answer(method: &Method, path: &str, sources: &Sources) -> Response<Full<Bytes
         response.headers_mut().insert(ALLOW, allowed);
         return response;
     }
-    if path != "/metrics" {
-        return plain(StatusCode::OK, "ok\n");
-    }
-    let mut response = Response::new(Full::from(sources.render()));
+    plain(StatusCode::OK, "ok\n")
+}
+
+/// Whether the client understands gzip, as it says.
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(ACCEPT_ENCODING).iter();
+    let mut codings = values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    codings.any(|coding| {
+        let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
+        let is_off = weight
+            .trim()
+            .strip_prefix("q=")
+            .is_some_and(|q| q.parse() == Ok(0.0_f32));
+        name.trim().eq_ignore_ascii_case("gzip") && !is_off
+    })
+}
+
+/// All numbers. They are put together beside the other work of the control thread.
+async fn metrics(sources: Arc<Sources>, takes_gzip: bool) -> Response<Full<Bytes>> {
+    let rendered = tokio::task::spawn_blocking(move || {
+        let text = sources.render().into_bytes();
+        if takes_gzip {
+            compressed(&text).map(|bytes| (bytes, true))
+        } else {
+            Ok((text, false))
+        }
+    });
+    let (body, is_gzip) = match rendered.await {
+        Ok(Ok(rendered)) => rendered,
+        Ok(Err(error)) => return failed(&error),
+        Err(error) => return failed(&error),
+    };
+    let mut response = Response::new(Full::from(body));
     response.headers_mut().insert(CONTENT_TYPE, EXPOSITION);
+    if is_gzip {
+        let gzip = HeaderValue::from_static("gzip");
+        response.headers_mut().insert(CONTENT_ENCODING, gzip);
+    }
     response
+}
+
+fn compressed(text: &[u8]) -> io::Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(text)?;
+    encoder.finish()
+}
+
+fn failed(error: &dyn std::error::Error) -> Response<Full<Bytes>> {
+    tracing::error!(%error, "metrics cannot be put together");
+    plain(StatusCode::INTERNAL_SERVER_ERROR, "failed\n")
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
@@ -194,13 +284,34 @@ mod tests {
             (Method::POST, "/metrics", 405),
             (Method::HEAD, "/health/live", 405),
         ] {
-            let response = answer(&method, path, &sources);
+            let Page::Short(response) = page(&method, path, &sources) else {
+                assert_eq!((path, status), ("/metrics", 200));
+                continue;
+            };
             assert_eq!(response.status(), status, "{method} {path}");
             assert!(response.headers().contains_key(CONTENT_TYPE));
             assert_eq!(response.headers().contains_key(ALLOW), status == 405);
         }
-        let response = answer(&Method::GET, "/metrics", &sources);
-        assert_eq!(response.headers()[CONTENT_TYPE], exposition::CONTENT_TYPE);
+        sources.fleet.close();
+        let ready = page(&Method::GET, "/health/ready", &sources);
+        assert!(matches!(ready, Page::Short(response) if response.status() == 503));
+        let alive = page(&Method::GET, "/health/live", &sources);
+        assert!(matches!(alive, Page::Short(response) if response.status() == 200));
+    }
+
+    #[test]
+    fn gzip_is_taken_by_those_who_say_so() {
+        for (value, expected) in [
+            ("gzip", true),
+            ("deflate, GZIP;q=0.5", true),
+            ("gzip;q=0", false),
+            ("identity", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(value));
+            assert_eq!(takes_gzip(&headers), expected, "{value}");
+        }
+        assert!(!takes_gzip(&HeaderMap::new()));
     }
 
     #[test]

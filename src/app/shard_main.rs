@@ -18,6 +18,8 @@ use crate::pool::Host;
 use crate::server::Canceller;
 use crate::session::budget::Budget;
 use crate::session::cancel::{Cancels, Place};
+use crate::session::doors::Doors;
+use crate::session::orders::carry_out;
 use crate::session::registry::Registry;
 use crate::session::resume::Neighbours;
 use crate::session::shard::Connections;
@@ -29,6 +31,7 @@ use super::cancels::{MeshOutbox, run_cancel};
 use super::errands::{DeskErrands, ErrandDesk};
 use super::hand_over::{OnTheirWay, Post, accept, client_arrived, rebalance, session_arrived};
 use super::mailbox::ShardMessage;
+use super::orders::{BookStaff, OrderBook};
 use super::post::PostOffice;
 use super::surveys::{self, MeshSurveyors};
 
@@ -68,6 +71,7 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
         Rc::clone(&office) as _,
         shared.fleet.clone(),
     );
+    let book = OrderBook::new(Rc::clone(&office), Rc::clone(&desk));
     let directory = Directory::new(shared.config, &host, None);
     let post = Post::new(
         place.0,
@@ -96,6 +100,9 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
         generation: GENERATION,
         directory: RefCell::new(Rc::new(directory)),
         registry,
+        roster: Rc::default(),
+        staff: Rc::new(BookStaff(Rc::clone(&book))),
+        doors: Doors::default(),
         cancels,
         surveys: Surveys::new(Box::new(MeshSurveyors(Rc::clone(&office)))),
         neighbours,
@@ -112,24 +119,29 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
             Listener::new(listener),
         ));
     }
-    spawn(watch_idle(Rc::clone(&shard)));
-    spawn(review_pools(Rc::clone(&shard)));
-    spawn(settle_pools(Rc::clone(&shard)));
-    spawn(Rc::clone(&office).keep_trying());
-    spawn(keep_house(Rc::clone(&shard)));
-    spawn(busy::measure(Rc::clone(&shard)));
-    if place.1 > 1 {
-        spawn(rebalance(Rc::clone(&shard), Rc::clone(&post)));
-    }
-    read_messages(&shard, (&desk, &post), &office, context.inbox).await;
+    start_tasks(&shard, &post, &office);
+    read_messages(&shard, (&desk, &post, &book), &office, context.inbox).await;
     for tenant in shard.directory().tenants() {
         tenant.pool.retire_for_good();
     }
 }
 
+/// Starts what runs beside the clients and the messages.
+fn start_tasks(shard: &Rc<Shard>, post: &Rc<Post>, office: &Rc<PostOffice>) {
+    spawn(watch_idle(Rc::clone(shard)));
+    spawn(review_pools(Rc::clone(shard)));
+    spawn(settle_pools(Rc::clone(shard)));
+    spawn(Rc::clone(office).keep_trying());
+    spawn(keep_house(Rc::clone(shard)));
+    spawn(busy::measure(Rc::clone(shard)));
+    if shard.count > 1 {
+        spawn(rebalance(Rc::clone(shard), Rc::clone(post)));
+    }
+}
+
 async fn read_messages(
     shard: &Rc<Shard>,
-    (desk, post): (&ErrandDesk, &Post),
+    (desk, post, book): (&ErrandDesk, &Post, &OrderBook),
     office: &Rc<PostOffice>,
     mut inbox: Inbox<ShardMessage>,
 ) {
@@ -158,6 +170,11 @@ async fn read_messages(
             (Seat::Shard(from), ShardMessage::Whereabouts(notice)) => {
                 shard.registry.notice(from.index() as u16, notice);
             }
+            (Seat::Shard(from), ShardMessage::Order { ticket, order }) => {
+                let outcome = Box::new(carry_out(shard, *order));
+                office.send(from.index(), ShardMessage::OrderDone { ticket, outcome });
+            }
+            (_, ShardMessage::OrderDone { ticket, outcome }) => book.answer(ticket, *outcome),
             (Seat::Control, ShardMessage::Reload(config)) => reload(shard, config),
             (Seat::Shard(from), ShardMessage::Pool(letter)) => {
                 let (id, letter) = *letter;

@@ -8,13 +8,16 @@
 use std::fmt::Write as _;
 
 use super::descriptors::{DESCRIPTORS, Descriptor, Source, Unit};
+use super::histogram::{BOUNDS, Histogram};
+use super::pool_descriptors::{Found, SERIES, Series};
 use super::snapshot::{ProcessSnapshot, ShardSnapshot};
+use super::window::PoolView;
 
 /// The `Content-Type` of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// All numbers, with their `HELP` and `TYPE` lines.
-pub fn render(process: &ProcessSnapshot, shards: &[ShardSnapshot]) -> String {
+pub fn render(process: &ProcessSnapshot, shards: &[ShardSnapshot], pools: &[PoolView]) -> String {
     let mut out = String::new();
     for descriptor in DESCRIPTORS {
         let Descriptor { name, help, .. } = descriptor;
@@ -31,7 +34,67 @@ pub fn render(process: &ProcessSnapshot, shards: &[ShardSnapshot]) -> String {
             }
         }
     }
+    for series in SERIES {
+        render_series(&mut out, series, process, pools);
+    }
     out
+}
+
+/// All lines of one metric of pools.
+fn render_series(out: &mut String, series: &Series, process: &ProcessSnapshot, pools: &[PoolView]) {
+    let Series { name, help, .. } = series;
+    // Writing to a `String` cannot fail.
+    let _ = writeln!(out, "# HELP {name} {}", escaped(help, false));
+    let _ = writeln!(out, "# TYPE {name} {}", series.kind.name());
+    match series.found {
+        Found::Process(read) => {
+            for (own, value) in read(process) {
+                line(out, name, &labels(series.label, own, None), &value);
+            }
+        }
+        Found::Pool(read) => {
+            for pool in pools {
+                for (own, value) in read(pool) {
+                    line(out, name, &labels(series.label, own, Some(pool)), &value);
+                }
+            }
+        }
+        Found::Histogram(read) => {
+            for pool in pools {
+                histogram(out, name, pool, read(pool));
+            }
+        }
+    }
+}
+
+/// The labels of a sample, those with a name.
+fn labels<'a>(label: &'a str, own: &'a str, pool: Option<&'a PoolView>) -> Vec<(&'a str, &'a str)> {
+    let own = Some((label, own)).filter(|_| !label.is_empty());
+    let pool = pool.map(|pool| [("user", &*pool.user), ("database", &*pool.database)]);
+    own.into_iter().chain(pool.into_iter().flatten()).collect()
+}
+
+fn histogram(out: &mut String, name: &str, pool: &PoolView, histogram: &Histogram) {
+    let bucket = format!("{name}_bucket");
+    for bits in BOUNDS {
+        let bound = seconds(1 << bits);
+        let below = histogram.below(bits).to_string();
+        line(out, &bucket, &labels("le", &bound, Some(pool)), &below);
+    }
+    let count = histogram.count().to_string();
+    line(out, &bucket, &labels("le", "+Inf", Some(pool)), &count);
+    let of_pool = labels("", "", Some(pool));
+    line(
+        out,
+        &format!("{name}_sum"),
+        &of_pool,
+        &seconds(histogram.sum_us),
+    );
+    line(out, &format!("{name}_count"), &of_pool, &count);
+}
+
+fn seconds(micros: u64) -> String {
+    format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000)
 }
 
 /// The lines of one number of one shard.
@@ -49,9 +112,19 @@ fn shard_samples(out: &mut String, descriptor: &Descriptor, shard: &ShardSnapsho
     }
 }
 
-/// One line.
+/// One sample of a number that is no pool's.
 fn sample(out: &mut String, descriptor: &Descriptor, labels: &[(&str, &str)], value: u64) {
-    out.push_str(descriptor.name);
+    let value = match descriptor.unit {
+        Unit::Bytes | Unit::Count => value.to_string(),
+        Unit::Micros => seconds(value),
+        Unit::Permille => format!("{}.{:03}", value / 1000, value % 1000),
+    };
+    line(out, descriptor.name, labels, &value);
+}
+
+/// One line.
+fn line(out: &mut String, name: &str, labels: &[(&str, &str)], value: &str) {
+    out.push_str(name);
     for (index, (label, text)) in labels.iter().enumerate() {
         let before = if index == 0 { '{' } else { ',' };
         // Writing to a `String` cannot fail.
@@ -60,11 +133,7 @@ fn sample(out: &mut String, descriptor: &Descriptor, labels: &[(&str, &str)], va
     if !labels.is_empty() {
         out.push('}');
     }
-    let _ = match descriptor.unit {
-        Unit::Bytes | Unit::Count => writeln!(out, " {value}"),
-        Unit::Micros => writeln!(out, " {}.{:06}", value / 1_000_000, value % 1_000_000),
-        Unit::Permille => writeln!(out, " {}.{:03}", value / 1000, value % 1000),
-    };
+    let _ = writeln!(out, " {value}");
 }
 
 /// `text` as it may stand in a `HELP` line, or between the quotes of a label.
@@ -84,7 +153,8 @@ fn escaped(text: &str, is_label: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{Droppable, Fleet};
+    use crate::metrics::window::views;
+    use crate::metrics::{Droppable, Enrolled, Fleet};
 
     #[test]
     fn the_text_has_all_numbers_in_their_units() {
@@ -97,8 +167,14 @@ mod tests {
             version: "1.2",
             clients: 12,
             message_memory_bytes: 65_536,
+            connection_counts: [1, 2, 3, 4],
+            ..ProcessSnapshot::default()
         };
-        let text = render(&process, &ShardSnapshot::take_all(&fleet));
+        let pool = Enrolled::new(&fleet, 1, "d\"b", "u");
+        pool.clients.add(3);
+        pool.clients_waiting.add(1);
+        pool.transactions.record(1_000_500);
+        let text = render(&process, &ShardSnapshot::take_all(&fleet), &views(&fleet));
         for line in [
             "# TYPE pg_doorman_build_info gauge",
             "pg_doorman_build_info{version=\"1.2\"} 1",
@@ -112,11 +188,21 @@ mod tests {
             "pg_doorman_shard_busy_ratio{shard=\"1\"} 0.045",
             "pg_doorman_shard_messages_dropped_total{shard=\"1\",kind=\"session\"} 1",
             "pg_doorman_shard_messages_dropped_total{shard=\"1\",kind=\"cancel\"} 0",
+            "# TYPE pg_doorman_connection_count gauge",
+            "pg_doorman_connection_count{type=\"tls\"} 2",
+            "pg_doorman_pools_clients{status=\"idle\",user=\"u\",database=\"d\\\"b\"} 2",
+            "pg_doorman_pools_transactions_total_time{user=\"u\",database=\"d\\\"b\"} 1000.500",
+            "# TYPE pg_doorman_pools_transaction_duration_seconds histogram",
+            "pg_doorman_pools_transaction_duration_seconds_bucket{le=\"0.524288\",user=\"u\",database=\"d\\\"b\"} 0",
+            "pg_doorman_pools_transaction_duration_seconds_bucket{le=\"1.048576\",user=\"u\",database=\"d\\\"b\"} 1",
+            "pg_doorman_pools_transaction_duration_seconds_bucket{le=\"+Inf\",user=\"u\",database=\"d\\\"b\"} 1",
+            "pg_doorman_pools_transaction_duration_seconds_sum{user=\"u\",database=\"d\\\"b\"} 1.000500",
         ] {
             assert!(text.lines().any(|other| other == line), "{line}\n{text}");
         }
-        for descriptor in DESCRIPTORS {
-            let help = format!("# HELP {} ", descriptor.name);
+        let names = DESCRIPTORS.iter().map(|descriptor| descriptor.name);
+        for name in names.chain(SERIES.iter().map(|series| series.name)) {
+            let help = format!("# HELP {name} ");
             assert_eq!(text.matches(&help).count(), 1, "{help}");
         }
         assert!(text.ends_with('\n'));
@@ -130,7 +216,7 @@ mod tests {
             version: "\"} 2\n",
             ..ProcessSnapshot::default()
         };
-        let text = render(&process, &[]);
+        let text = render(&process, &[], &[]);
         assert!(text.contains(r#"pg_doorman_build_info{version="\"} 2\n"} 1"#));
     }
 }

@@ -6,18 +6,29 @@
 //! A new number is a field of [`ShardMetrics`] and a row in `descriptors`; `/metrics` and the console
 //! show it without further work, and a test wants it in `docs/metrics.md` and `docs/admin.md`.
 //!
-//! This is the only memory that shards share, with the rare [`Changes`]. Each number has a single writer, the shard that the
-//! block belongs to, so adding is a load and a store, no read-modify-write, and a block has its cache
-//! lines to itself. What others read may be a moment old.
+//! Pools have blocks of their own, one a shard (`pool`).
+//!
+//! This is the only memory that shards share, with the rare [`Changes`]. Each number has a single
+//! writer, the shard that the block belongs to, so adding is a load and a store, no read-modify-write,
+//! and a block has its cache lines to itself. What others read may be a moment old.
 
 mod changes;
 pub mod descriptors;
 pub mod exposition;
+pub mod histogram;
+pub mod pool;
+pub mod pool_descriptors;
 pub mod snapshot;
 pub mod statements;
+pub mod window;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use arc_swap::{ArcSwap, Guard};
+
+pub use pool::{Enrolled, PoolMetrics};
 
 pub use changes::Changes;
 
@@ -51,6 +62,11 @@ impl Gauge {
     /// Takes away from it. To be called by the shard that owns the block.
     pub fn sub(&self, count: u64) {
         self.set(self.get().wrapping_sub(count));
+    }
+
+    /// Changes it by the difference of two numbers. To be called by the shard that owns the block.
+    pub fn shift(&self, before: usize, after: usize) {
+        self.add((after as u64).wrapping_sub(before as u64));
     }
 
     /// Replaces it. To be called by the shard that owns the block.
@@ -104,6 +120,14 @@ pub struct ShardMetrics {
     pub clients_moved_in: Counter,
     /// Sessions that left for another shard.
     pub clients_moved_out: Counter,
+    /// Connections to the console.
+    pub consoles: Gauge,
+    /// Logins without encryption that have succeeded, those of consoles included.
+    pub logins_plain: Counter,
+    /// Logins over TLS that have succeeded, those of consoles included.
+    pub logins_tls: Counter,
+    /// Connections that have ended without a login and were no cancel requests.
+    pub logins_failed: Counter,
     /// CPU time of the shard's thread, in microseconds, as of its last look.
     pub busy_us: Counter,
     /// Busy share of the last second, in parts per thousand of one core.
@@ -153,22 +177,34 @@ impl ShardMetrics {
     }
 }
 
+/// The pools of one shard, as a list that is replaced as a whole.
+type PoolList = ArcSwap<Vec<Arc<PoolMetrics>>>;
+
 /// The numbers of all shards.
 #[derive(Clone, Debug)]
-pub struct Fleet(Arc<Shared>);
+pub struct Fleet(Arc<Blocks>);
 
 #[derive(Debug)]
-struct Shared {
+struct Blocks {
     shards: Box<[ShardMetrics]>,
     changes: Changes,
+    pools: Box<[PoolList]>,
+    ticks: ArcSwap<window::Ticks>,
+    start: Instant,
+    is_closing: AtomicBool,
 }
 
 impl Fleet {
     /// Zeroes for `count` shards.
     pub fn new(count: usize) -> Self {
-        Self(Arc::new(Shared {
+        let start = Instant::now();
+        Self(Arc::new(Blocks {
             shards: (0..count).map(|_| ShardMetrics::default()).collect(),
             changes: Changes::default(),
+            pools: (0..count).map(|_| PoolList::default()).collect(),
+            ticks: ArcSwap::from_pointee(window::Ticks::new(start)),
+            start,
+            is_closing: AtomicBool::new(false),
         }))
     }
 
@@ -185,6 +221,42 @@ impl Fleet {
     /// How often objects of databases have changed.
     pub fn changes(&self) -> &Changes {
         &self.0.changes
+    }
+
+    /// The pools of shard `index` at this moment.
+    pub fn pools(&self, index: usize) -> Guard<Arc<Vec<Arc<PoolMetrics>>>> {
+        self.0.pools[index].load()
+    }
+
+    fn set_pools(&self, index: usize, pools: Vec<Arc<PoolMetrics>>) {
+        self.0.pools[index].store(Arc::new(pools));
+    }
+
+    /// The readings at the last two ticks.
+    pub fn ticks(&self) -> Guard<Arc<window::Ticks>> {
+        self.0.ticks.load()
+    }
+
+    /// Ends a window. To be called by the control thread, every [`window::WINDOW`].
+    pub fn tick(&self) {
+        let next = self.ticks().tick(window::Reading::take(self));
+        self.0.ticks.store(Arc::new(next));
+    }
+
+    /// The process takes no clients any more, and ends sooner or later.
+    pub fn close(&self) {
+        self.0.is_closing.store(true, Ordering::Relaxed);
+    }
+
+    /// True once the process takes no clients any more.
+    pub fn is_closing(&self) -> bool {
+        self.0.is_closing.load(Ordering::Relaxed)
+    }
+
+    /// A moment as a number that fits into a cell: microseconds since the start plus one, so never 0.
+    pub fn micros(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.0.start);
+        u64::try_from(since.as_micros()).map_or(u64::MAX, |micros| micros.saturating_add(1))
     }
 }
 

@@ -17,6 +17,12 @@ pub struct ProcessSnapshot {
     pub clients: u64,
     /// Memory claimed by client messages that do not arrive in one piece, in bytes.
     pub message_memory_bytes: u64,
+    /// Virtual memory of the process, in bytes.
+    pub virtual_memory_bytes: u64,
+    /// Connections since the start: plain, TLS, cancel requests, all.
+    pub connection_counts: [u64; 4],
+    /// Open sockets: TCP over IPv4 and over IPv6, Unix, others.
+    pub socket_counts: [u64; 4],
 }
 
 /// One number of one shard.
@@ -37,6 +43,23 @@ pub struct ShardSnapshot {
     pub shard: usize,
     /// Its numbers in the order of the table.
     pub readings: Vec<Reading>,
+}
+
+/// Connections since the start: plain, TLS, cancel requests, all.
+pub fn connection_counts(fleet: &Fleet) -> [u64; 4] {
+    let mut sums = [0; 4];
+    for shard in fleet.shards() {
+        let numbers = [
+            &shard.logins_plain,
+            &shard.logins_tls,
+            &shard.cancels_received,
+            &shard.clients_accepted,
+        ];
+        for (sum, number) in sums.iter_mut().zip(numbers) {
+            *sum += number.get();
+        }
+    }
+    sums
 }
 
 impl ShardSnapshot {

@@ -18,7 +18,7 @@ use rand::distr::{Alphanumeric, SampleString};
 use shards::spawn;
 
 use crate::config::PoolMode;
-use crate::metrics::ShardMetrics;
+use crate::metrics::{Enrolled, ShardMetrics};
 use crate::protocol::backend::TransactionStatus;
 use crate::server::baits::Baits;
 use crate::server::connection::{self, Login, ServerConnection, Socket};
@@ -27,13 +27,14 @@ use crate::server::reset::Leftovers;
 use crate::server::statements::Statements;
 use crate::server::statements::text::{Key, Statement};
 use crate::server::sync::Sync;
-use crate::server::{Lease, ServerError};
+use crate::server::{Lease, ServerCard, ServerError, ServerTally};
 
 use super::base::Base;
 use super::cleaner;
 use super::error::{CheckoutError, REST_AFTER_FAILURE};
 use super::host::Host;
 use super::part::{Habits, Part, Place, Sizes};
+use super::pause::Noted;
 use super::permits;
 use super::quarantine;
 use super::state::Ticket;
@@ -96,6 +97,11 @@ pub struct Pool {
     pub(super) part: RefCell<Part<Box<ServerConnection>, Waker>>,
     /// What its servers report at login.
     pub base: Base,
+    /// Its numbers.
+    pub metrics: Rc<Enrolled>,
+    pub(super) noted: Cell<Noted>,
+    /// Servers that were opened before this are closed when they come back.
+    pub(super) outdated: Cell<Option<Instant>>,
     /// Not configured any more: servers are closed after each use.
     retired: Cell<bool>,
     /// Hash of the database's name on the server.
@@ -133,6 +139,8 @@ impl Pool {
         };
         let part = Part::new(place, sizes, settings.habits, reloads);
         let database = permits::hash(&settings.login.database, "");
+        let metrics = host.enrol(&key);
+        metrics.size.set(sizes.size as u64);
         let pool = Rc::new(Self {
             label: format!("{}@{}", key.user, key.database).into(),
             key,
@@ -141,11 +149,15 @@ impl Pool {
             host,
             part: RefCell::new(part),
             base: Base::default(),
+            metrics,
+            noted: Cell::default(),
+            outdated: Cell::default(),
             retired: Cell::new(false),
             database,
             is_planned: Cell::new(false),
         });
         pool.host.introduce(&pool);
+        pool.pause_if_asked();
         pool
     }
 
@@ -218,7 +230,8 @@ impl Pool {
             };
             // What it said while it was idle is not for this client.
             let is_fit = !server.stream.has_received() || cleaner::read_unasked(self, &mut server);
-            if !is_fit || !server.is_clean() || server.has_expired(now) {
+            if !is_fit || !server.is_clean() || server.has_expired(now) || self.is_outdated(&server)
+            {
                 self.discard(server);
                 continue;
             }
@@ -227,6 +240,7 @@ impl Pool {
                 spawn(cleaner::verify(Rc::clone(self), server));
                 continue;
             }
+            self.note_numbers(&self.part.borrow());
             return Acquired::Server(server);
         }
         let deadline = now + self.settings.query_wait_timeout;
@@ -290,11 +304,12 @@ impl Pool {
         let now = shards::now();
         let waiting = self.part.borrow().state().waiting_count();
         let is_unwanted = self.retired.get() && waiting == 0;
-        if is_unwanted || server.has_expired(now) {
+        if is_unwanted || server.has_expired(now) || self.is_outdated(&server) {
             self.discard(server);
             return;
         }
         let expires = server.expires;
+        server.card.is_lent.set(false);
         if waiting == 0 {
             server.stream.watch(server.number);
         }
@@ -401,6 +416,8 @@ impl Pool {
             self.close(server);
         }
         self.open_more();
+        // Who waits may go on with the pool that replaces this one.
+        self.wake_waiting();
     }
 
     /// True if the pool is not configured any more.
@@ -411,6 +428,7 @@ impl Pool {
     /// Changes the sizes; connections stay.
     pub fn resize(self: &Rc<Self>, sizes: Sizes) {
         let reloads = self.host.reloads();
+        self.metrics.size.set(sizes.size as u64);
         self.part.borrow_mut().resize(sizes, reloads, shards::now());
         self.open_more();
     }
@@ -442,16 +460,19 @@ impl Pool {
 async fn open_one(pool: Rc<Pool>) {
     let nonce = Alphanumeric.sample_string(&mut rand::rng(), 24);
     let settings = &pool.settings;
-    let deadline = Instant::now() + settings.connect_timeout;
+    // From the beginning: it is as old as what it was opened for.
+    let born = Instant::now();
+    let deadline = born + settings.connect_timeout;
     let errands = Rc::clone(&pool.host.errands);
     let opening = connection::open(&settings.socket, &settings.login, nonce, &*errands);
     match shards::until(deadline, Box::pin(opening)).await {
         None => pool.open_failed(CheckoutError::LoginTimeout),
         Some(Err(error)) => pool.open_failed(login_error(&error)),
         Some(Ok((stream, framer, greeting))) => {
-            let born = Instant::now();
             let timeout = settings.connect_timeout;
             let lease = Lease::new(greeting.key, &stream, &settings.socket, timeout);
+            let pid = lease.target().map_or(0, |target| target.pid);
+            let card = ServerCard::new(Rc::clone(&pool.metrics), pid, born, ServerTally::new());
             let server = Box::new(ServerConnection {
                 stream,
                 framer,
@@ -464,7 +485,8 @@ async fn open_one(pool: Rc<Pool>) {
                 base: pool.intern(greeting.parameters),
                 applied: pool.intern(ParameterSet::default()),
                 lease,
-                number: pool.host.number(&pool),
+                number: pool.host.number(&pool, &card),
+                card,
                 born,
                 expires: expiry(born, settings.server_lifetime),
             });

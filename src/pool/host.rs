@@ -12,13 +12,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 
-use crate::metrics::{Changes, Droppable, Fleet, ShardMetrics};
-use crate::server::Errands;
+use crate::metrics::{Changes, Droppable, Enrolled, Fleet, ShardMetrics};
 use crate::server::parameters::Interner;
 use crate::server::statements;
+use crate::server::{Errands, ServerCard};
 
 use super::alarm::Alarm;
-use super::driver::{Pool, PoolId};
+use super::driver::{Pool, PoolId, PoolKey};
+use super::pause::Paused;
 use super::travel::{Letter, Mail};
 
 /// What all pools of a shard share.
@@ -39,6 +40,10 @@ pub struct Host {
     pub alarm: Alarm,
     /// When a pool is to be reviewed next.
     pub reviews: Alarm,
+    /// Databases whose pools lend no servers at the moment.
+    pub(super) paused: RefCell<Paused>,
+    /// The blocks of numbers of pools that exist.
+    blocks: RefCell<HashMap<PoolKey, Weak<Enrolled>>>,
     fleet: Fleet,
     reloads: Cell<u32>,
     numbers: RefCell<Numbers>,
@@ -54,6 +59,7 @@ pub struct Host {
 #[derive(Default)]
 struct Numbers {
     pools: Vec<Weak<Pool>>,
+    cards: Vec<Option<Rc<ServerCard>>>,
     free: Vec<u32>,
 }
 
@@ -74,6 +80,8 @@ impl Host {
             statements: RefCell::default(),
             alarm: Alarm::default(),
             reviews: Alarm::default(),
+            paused: RefCell::default(),
+            blocks: RefCell::default(),
             fleet,
             reloads: Cell::new(0),
             numbers: RefCell::default(),
@@ -92,6 +100,34 @@ impl Host {
     /// How often objects of databases have changed.
     pub fn changes(&self) -> &Changes {
         self.fleet.changes()
+    }
+
+    /// The block of numbers of the pools of these names.
+    pub(super) fn enrol(&self, key: &PoolKey) -> Rc<Enrolled> {
+        let mut blocks = self.blocks.borrow_mut();
+        blocks.retain(|_, block| block.strong_count() > 0);
+        if let Some(block) = blocks.get(key).and_then(Weak::upgrade) {
+            return block;
+        }
+        let block = Enrolled::new(&self.fleet, self.here, &key.database, &key.user);
+        blocks.insert(key.clone(), Rc::downgrade(&block));
+        block
+    }
+
+    /// The pools that exist, also those that are not configured any more.
+    pub(super) fn pools(&self) -> Vec<Rc<Pool>> {
+        let pools = self.pools.borrow();
+        pools.values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// The servers with up to `count` numbers from `from` on, and where to go on.
+    pub fn server_cards(&self, from: u32, count: usize) -> (Vec<Rc<ServerCard>>, Option<u32>) {
+        let numbers = self.numbers.borrow();
+        let start = (from as usize).min(numbers.cards.len());
+        let end = numbers.cards.len().min(start + count);
+        let cards = numbers.cards[start..end].iter().flatten();
+        let next = (end < numbers.cards.len()).then_some(end as u32);
+        (cards.cloned().collect(), next)
     }
 
     /// How many configurations this shard has had before the present one.
@@ -141,21 +177,28 @@ impl Host {
         }
     }
 
-    pub(super) fn number(&self, pool: &Rc<Pool>) -> u32 {
+    pub(super) fn number(&self, pool: &Rc<Pool>, card: &Rc<ServerCard>) -> u32 {
+        let card = Some(Rc::clone(card));
         self.metrics().servers.add(1);
         let mut numbers = self.numbers.borrow_mut();
         let pool = Rc::downgrade(pool);
         if let Some(number) = numbers.free.pop() {
             numbers.pools[number as usize] = pool;
+            numbers.cards[number as usize] = card;
             return number;
         }
         numbers.pools.push(pool);
+        numbers.cards.push(card);
         (numbers.pools.len() - 1) as u32
     }
 
     pub(super) fn free_number(&self, number: u32) {
         self.metrics().servers.sub(1);
-        self.numbers.borrow_mut().free.push(number);
+        let mut numbers = self.numbers.borrow_mut();
+        let card = numbers.cards[number as usize].take();
+        numbers.free.push(number);
+        drop(numbers);
+        drop(card);
     }
 
     /// The pools that are not configured any more but still have clients: their waits end, too.

@@ -17,6 +17,7 @@ pub mod error;
 pub mod host;
 pub mod letter;
 pub mod part;
+pub mod pause;
 pub mod permits;
 mod quarantine;
 pub mod state;

@@ -21,7 +21,7 @@ use crate::server::lease::CancelTarget;
 use crate::server::parameters::ParameterSet;
 use crate::server::reset::Leftovers;
 use crate::server::sync::Sync;
-use crate::server::{Lease, ServerConnection};
+use crate::server::{Lease, ServerCard, ServerConnection};
 
 use super::cleaner;
 use super::driver::{Pool, PoolId};
@@ -44,6 +44,7 @@ impl Pool {
     pub(super) fn act(self: &Rc<Self>) {
         let (post, closing, wakers, tally) = {
             let mut part = self.part.borrow_mut();
+            self.note_numbers(&part);
             if let Some(at) = part.review_at() {
                 self.host.plan_review(self);
                 self.host.reviews.at_most(at);
@@ -139,7 +140,7 @@ impl Pool {
         let quiescent = poll_fn(|context| server.stream.poll_quiescent(context));
         let has_let_go = shards::until(deadline, quiescent).await.is_some();
         let is_fit = has_let_go && cleaner::read_unasked(self, &mut server) && server.is_clean();
-        if !is_fit {
+        if !is_fit || self.is_outdated(&server) {
             self.close(server);
             return None;
         }
@@ -158,6 +159,7 @@ impl Pool {
             statements: server.statements,
             key,
             peer,
+            tally: server.card.tally.get(),
             born: server.born,
             expires: server.expires,
         }))
@@ -179,6 +181,10 @@ impl Pool {
             timeout: self.settings.connect_timeout,
         });
         let lease = Rc::new(Lease::of(target));
+        let pid = lease.target().map_or(0, |target| target.pid);
+        let (born, tally) = (travelling.born, travelling.tally);
+        let card = ServerCard::new(Rc::clone(&self.metrics), pid, born, tally);
+        card.is_lent.set(false);
         let mut server = Box::new(ServerConnection {
             stream,
             framer: travelling.framer,
@@ -191,8 +197,9 @@ impl Pool {
             base,
             applied: self.intern(travelling.applied),
             lease,
-            number: self.host.number(self),
-            born: travelling.born,
+            number: self.host.number(self, &card),
+            card,
+            born,
             expires: travelling.expires,
         });
         self.host.metrics().servers_moved_in.add(1);
@@ -201,7 +208,7 @@ impl Pool {
             let chunk = server.stream.chunk_of(unread);
             cleaner::read_own_replies(self, &mut server, chunk)
         };
-        if is_fit && server.is_clean() {
+        if is_fit && server.is_clean() && !self.is_outdated(&server) {
             server.stream.watch(server.number);
             Some(server)
         } else {

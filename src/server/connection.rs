@@ -21,6 +21,7 @@ use crate::protocol::frontend::Target;
 use crate::protocol::writer;
 
 use super::baits::Baits;
+use super::card::ServerCard;
 use super::errands::Errands;
 use super::error::ServerError;
 use super::handshake::{Action, Credentials, Greeting, Handshake};
@@ -90,6 +91,8 @@ pub struct ServerConnection {
     pub applied: Rc<ParameterSet>,
     /// Who may use it now, and how its statements are cancelled.
     pub lease: Rc<Lease>,
+    /// What is told of it.
+    pub card: Rc<ServerCard>,
     /// Numbers this connection among all of its shard.
     pub number: u32,
     /// When it was opened.

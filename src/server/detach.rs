@@ -16,6 +16,7 @@ use shards::Detached;
 
 use crate::protocol::framer::Framer;
 
+use super::card::ServerTally;
 use super::parameters::ParameterSet;
 use super::statements::Statements;
 
@@ -38,6 +39,8 @@ pub struct Travelling {
     pub key: Option<(i32, Box<[u8]>)>,
     /// The address that it is connected to, for cancel requests; none on a Unix socket.
     pub peer: Option<SocketAddr>,
+    /// What it has done.
+    pub tally: ServerTally,
     /// When it was opened.
     pub born: Instant,
     /// When it is to be replaced.

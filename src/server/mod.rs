@@ -6,6 +6,7 @@
 
 pub mod baits;
 pub mod cancel;
+pub mod card;
 pub mod connection;
 pub mod detach;
 pub mod errands;
@@ -18,6 +19,7 @@ pub mod statements;
 pub mod sync;
 
 pub use cancel::Canceller;
+pub use card::{ServerCard, ServerTally};
 pub use connection::{Login, ServerConnection, Socket};
 pub use errands::Errands;
 pub use error::ServerError;

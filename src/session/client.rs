@@ -47,10 +47,12 @@ use crate::server::parameters::{self, ParameterSet};
 use crate::server::reset::Leftovers;
 
 use super::budget::Claim;
+use super::card::{Belongs, ClientCard, ClientTally};
 use super::local::{Begun, Local};
 use super::prepared::Prepared;
 use super::registry::Slot;
 use super::report::Failure;
+use super::roster::Seated;
 use super::shard::{Connection, Shard};
 
 /// Bytes that may wait for one side before the other is not read any more.
@@ -120,6 +122,8 @@ pub struct Session {
     /// As `slot`.
     pub(super) connection: Option<Connection>,
     pub(super) log_as: Option<Box<str>>,
+    /// What is told of it.
+    pub(super) card: Seated,
 }
 
 impl Session {
@@ -129,9 +133,12 @@ impl Session {
         pool: Rc<Pool>,
         (client, input): (Stream, Option<Chunk>),
         (asked, wanted): (Rc<ParameterSet>, Rc<ParameterSet>),
-        (slot, connection, log_as): (Slot, Connection, Option<Box<str>>),
+        (slot, connection, log_as, tally): (Slot, Connection, Option<Box<str>>, ClientTally),
     ) -> Self {
         slot.set_stream(client.id());
+        let belongs = Belongs::Pool(Rc::clone(&pool.metrics));
+        let card = ClientCard::new(belongs, Rc::clone(&asked), client.id(), tally);
+        let card = shard.roster.seat(card);
         Self {
             client,
             framer: Framer::new(&INTEREST, BODY_BYTES_MAX),
@@ -151,10 +158,11 @@ impl Session {
             slot: Some(slot),
             connection: Some(connection),
             log_as,
+            card,
         }
     }
 
-    fn step(&mut self, context: &mut Context<'_>) -> Step {
+    pub(super) fn step_on(&mut self, context: &mut Context<'_>) -> Step {
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Idle => self.idle(context),
             Phase::Waiting(ticket) => self.waiting(ticket, context),
@@ -314,9 +322,14 @@ impl Session {
     }
 
     fn waiting(&mut self, ticket: Ticket, context: &mut Context<'_>) -> Step {
+        if self.is_replaced() {
+            self.pool.give_up(ticket);
+            return self.acquire(context);
+        }
         match self.pool.collect(ticket, context.waker()) {
             Some(Ok(server)) => self.attach(server),
             Some(Err(error)) => {
+                self.card.note_no_server();
                 let text = format!(
                     "Could not get a database connection from the pool. All servers may be busy or \
                      down. Error details: {error}. Please try again later."
@@ -339,6 +352,7 @@ impl Session {
     /// statement of another client if this one does not replace it anyhow.
     fn attach(&mut self, mut server: Box<ServerConnection>) -> Step {
         self.begin_anew();
+        server.card.note_client(&self.asked);
         let mut text = String::new();
         if server.has_unnamed && !self.replaces_unnamed() {
             // Any simple query makes PostgreSQL forget the unnamed statement.

@@ -1,10 +1,11 @@
 //! A connection to the console, after its login.
 //!
-//! **Owns:** the messages of such a connection: what is read, refused and answered.
-//! **Does not own:** its login (`login`), the commands (`admin`).
+//! **Owns:** the messages of such a connection: what is read, refused and answered; its prepared
+//! statements and portals.
+//! **Does not own:** its login (`login`), the commands (`admin`, `commands`).
 //!
-//! Only the simple query protocol is spoken. A driver that tries the extended one is told so, and
-//! goes on behind its `Sync`:
+//! Both query protocols are spoken, without parameters and with results as text. After an error in
+//! the extended one everything up to `Sync` is skipped:
 //!
 //! ```text
 //!   ┌─────────┐ ── Parse, Bind, Describe, Execute, Close: an error ──▶ ┌──────────┐
@@ -15,35 +16,51 @@
 //! **Invariants**
 //! 1. A console needs no server, belongs to no pool and is not in the registry: there is nothing that
 //!    could be cancelled or handed to another shard.
-//! 2. It holds one message of at most `MESSAGE_BYTES_MAX`, and is not read while more than
-//!    `WINDOW_BYTES` wait for it.
+//! 2. It holds one message of at most `MESSAGE_BYTES_MAX` and `STATEMENTS_MAX` commands, and is not
+//!    read while more than `WINDOW_BYTES` wait for it.
+//! 3. Whatever a query is, its answer ends with `ReadyForQuery`.
 //!
 //! Source: PostgreSQL documentation, `protocol-flow.html` ("Simple Query", "Extended Query").
 
-use std::future::poll_fn;
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
 
 use rand::Rng;
 use shards::{Chunk, Stream};
 
-use crate::admin::{self, Action, View};
+use crate::admin::command::parse;
+use crate::admin::{Command, Refusal, When};
 use crate::protocol::backend::TransactionStatus;
 use crate::protocol::cancel_key::{CancelKey, CancelSecret, SLOT_MAX};
 use crate::protocol::framer::{FrameError, Framer, Interest};
-use crate::protocol::frontend::Query;
+use crate::protocol::frontend::{self, Bind, Close, Describe, Execute, Query};
 use crate::protocol::sqlstate;
-use crate::protocol::writer::{self, Report, Severity};
+use crate::protocol::writer;
 use crate::server::parameters::ParameterSet;
 
 use super::client::WINDOW_BYTES;
+use super::commands::{self, Done};
 use super::relay::unknown_request;
 use super::report::Failure;
+use super::roster::Seated;
 use super::shard::{Connection, Shard};
 
 /// The largest body of a message, in bytes.
 const MESSAGE_BYTES_MAX: u32 = 64 * 1024;
+/// Prepared statements, and portals, of one console.
+const STATEMENTS_MAX: usize = 256;
+/// How long the answer to `SHUTDOWN` may take to leave.
+const LAST_WORDS_MAX: Duration = Duration::from_millis(500);
 
-static INTEREST: Interest = Interest::of(b"Q");
+static INTEREST: Interest = Interest::of(b"QPBDEC");
+
+const BIND_COMPLETE: &[u8] = b"2\0\0\0\x04";
+const NO_DATA: &[u8] = b"n\0\0\0\x04";
+const NO_PARAMETERS: &[u8] = b"t\0\0\0\x06\0\0";
 
 /// What a console tells of itself at login. Values that the client asks for win, except for those of
 /// the version and the encoding of the texts.
@@ -56,18 +73,39 @@ const PARAMETERS: [(&str, &str); 6] = [
     ("application_name", "pg_doorman"),
 ];
 
-/// What is to be done after a message.
-enum Step {
-    /// Nothing.
-    Quiet,
-    /// Send these bytes.
-    Answer(Vec<u8>),
-    /// Ask all shards for their prepared statements.
-    AskStatements,
-    /// Read the configuration again.
-    Reload,
+/// A message, as far as it is to be served.
+enum Request {
+    /// There is nothing to do.
+    Nothing,
+    /// A text to be run.
+    Query(Vec<u8>),
+    /// A message of the extended protocol, with its body.
+    Extended(u8, Vec<u8>),
+    /// A call of a function, which there are none of.
+    FunctionCall,
+    /// The end of such messages.
+    Sync,
     /// The session is over; these are its last words.
     End(Vec<u8>),
+}
+
+/// A prepared command; none for an empty text.
+type Prepared = Option<Command>;
+
+/// Counts a console as long as it lives.
+struct Counted(Rc<Shard>);
+
+impl Counted {
+    fn new(shard: &Rc<Shard>) -> Self {
+        shard.metrics().consoles.add(1);
+        Self(Rc::clone(shard))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.metrics().consoles.sub(1);
+    }
 }
 
 /// One connection to the console.
@@ -77,6 +115,10 @@ pub struct Console {
     framer: Framer,
     /// An error was reported, and its `Sync` has not come yet.
     is_skipping: bool,
+    statements: HashMap<Vec<u8>, Prepared>,
+    portals: HashMap<Vec<u8>, Prepared>,
+    card: Seated,
+    _counted: Counted,
     _connection: Connection,
 }
 
@@ -121,15 +163,25 @@ fn server_version() -> &'static str {
         .map_or(version, |(numbers, _)| numbers)
 }
 
+/// Names a console to the console: above all process ids that clients are told.
+pub fn console_id(shard: &Shard) -> u32 {
+    let number = shard.roster.next_number() & 0xF_FFFF;
+    1 << 31 | (shard.index as u32 & 0x7FF) << 20 | number
+}
+
 impl Console {
     /// A console that has said its greeting.
-    pub fn new(shard: Rc<Shard>, client: Stream, connection: Connection) -> Self {
+    pub fn new(shard: Rc<Shard>, client: Stream, connection: Connection, card: Seated) -> Self {
         Self {
-            shard,
             client,
             framer: Framer::new(&INTEREST, MESSAGE_BYTES_MAX),
             is_skipping: false,
+            statements: HashMap::new(),
+            portals: HashMap::new(),
+            card,
+            _counted: Counted::new(&shard),
             _connection: connection,
+            shard,
         }
     }
 
@@ -139,9 +191,9 @@ impl Console {
         loop {
             let chunk = match input.take() {
                 Some(chunk) => chunk,
-                None => match self.client.receive().await {
-                    Ok(Some(chunk)) => chunk,
-                    Ok(None) | Err(_) => return,
+                None => match self.receive().await {
+                    Some(chunk) => chunk,
+                    None => return,
                 },
             };
             input = match self.read(chunk).await {
@@ -152,28 +204,57 @@ impl Console {
         }
     }
 
+    /// What the client sends; `None` at its end, or when it is closed by another console.
+    async fn receive(&mut self) -> Option<Chunk> {
+        let received = poll_fn(|context| {
+            if self.card.is_killed() {
+                return Poll::Ready(Ok(None));
+            }
+            self.client.poll_receive(context)
+        })
+        .await;
+        if self.card.is_killed() {
+            let text = "terminating connection due to administrator command";
+            self.client
+                .send(Failure::new(sqlstate::ADMIN_SHUTDOWN, text).to_bytes());
+        }
+        received.ok().flatten()
+    }
+
     /// Handles the next message in `chunk` and returns what is behind it; `None` at the end.
     async fn read(&mut self, mut chunk: Chunk) -> Option<Chunk> {
-        let (len, step) = self.step(&chunk);
+        let (len, request) = self.next(&chunk);
         chunk.advance(len);
         self.framer.free_collected();
-        match step {
-            Step::Quiet => {}
-            Step::Answer(bytes) => self.client.send(bytes),
-            Step::Reload => {
-                chunk = chunk.release_if_scarce();
-                let outcome = self.shard.host.errands.reload().await;
-                let outcome = outcome.map_err(|error| error.to_string());
-                self.client.send(admin::reloaded(&outcome));
-            }
-            Step::AskStatements => {
-                chunk = chunk.release_if_scarce();
-                let accounts = self.shard.surveys.gather(&self.shard).await;
-                self.client.send(admin::statements(accounts));
-            }
-            Step::End(bytes) => {
-                self.client.send(bytes);
+        match request {
+            Request::Nothing => {}
+            Request::End(last_words) => {
+                self.client.send(last_words);
                 return None;
+            }
+            Request::Sync => {
+                self.is_skipping = false;
+                self.send_ready(Vec::new());
+            }
+            Request::FunctionCall => {
+                let mut out = Vec::new();
+                not_spoken("the admin console has no functions").encode(&mut out);
+                self.send_ready(out);
+            }
+            Request::Query(text) => {
+                chunk = chunk.release_if_scarce();
+                let mut out = Vec::new();
+                self.query(&text, &mut out).await?;
+                self.send_ready(out);
+            }
+            Request::Extended(tag, body) => {
+                chunk = chunk.release_if_scarce();
+                let mut out = Vec::new();
+                if let Err(refusal) = self.extended(tag, &body, &mut out).await? {
+                    self.is_skipping = true;
+                    refusal.encode(&mut out);
+                }
+                self.client.send(out);
             }
         }
         if self.client.queued_bytes() > WINDOW_BYTES {
@@ -187,69 +268,257 @@ impl Console {
         Some(chunk)
     }
 
-    /// Looks at the first message of `input`: how many bytes of it are there, and what to do.
-    fn step(&mut self, input: &[u8]) -> (usize, Step) {
+    fn send_ready(&mut self, mut out: Vec<u8>) {
+        writer::ready_for_query(&mut out, TransactionStatus::Idle);
+        self.client.send(out);
+    }
+
+    /// Looks at the first message of `input`: how many bytes of it are there, and what it is.
+    fn next(&mut self, input: &[u8]) -> (usize, Request) {
         match self.framer.next(input) {
-            Err(error) => (input.len(), Step::End(malformed(&error))),
-            Ok(None) => (0, Step::Quiet),
-            Ok(Some(part)) if !part.is_last => (part.len, Step::Quiet),
-            Ok(Some(part)) => {
-                let view = View {
-                    version: env!("CARGO_PKG_VERSION"),
-                    fleet: &self.shard.fleet,
-                };
-                let step = handle(part.tag, part.body, &mut self.is_skipping, &view);
-                (part.len, step)
+            Err(error) => (input.len(), Request::End(malformed(&error))),
+            Ok(None) => (0, Request::Nothing),
+            Ok(Some(part)) if !part.is_last => (part.len, Request::Nothing),
+            Ok(Some(part)) => (part.len, request(part.tag, part.body, self.is_skipping)),
+        }
+    }
+
+    /// Runs the commands of a text, up to the first error. `None` if the client has gone meanwhile.
+    async fn query(&mut self, text: &[u8], out: &mut Vec<u8>) -> Option<()> {
+        let all = parse(text);
+        if all.is_empty() {
+            writer::empty_query_response(out);
+        }
+        for command in all {
+            let outcome = match command {
+                Ok(command) => self.run_command(command, true, out).await?,
+                Err(error) => Err(error.into()),
+            };
+            if let Err(refusal) = outcome {
+                refusal.encode(out);
+                break;
             }
         }
+        Some(())
+    }
+
+    /// Runs a command, and appends its answer. `None` if the client has gone meanwhile.
+    async fn run_command(
+        &mut self,
+        command: Command,
+        describes: bool,
+        out: &mut Vec<u8>,
+    ) -> Option<Result<(), Refusal>> {
+        let done = {
+            let (client, card) = (&mut self.client, &self.card);
+            let mut running = pin!(commands::run(&self.shard, command));
+            poll_fn(|context| {
+                if let Poll::Ready(done) = running.as_mut().poll(context) {
+                    return Poll::Ready(Some(done));
+                }
+                if card.is_killed() {
+                    return Poll::Ready(None);
+                }
+                client.poll_ended(context).map(|()| None)
+            })
+            .await?
+        };
+        Some(match done {
+            Ok(done) => {
+                self.tell(done, describes, out).await?;
+                Ok(())
+            }
+            Err(refusal) => Err(refusal),
+        })
+    }
+
+    /// Appends what has come of a command. `None` if it ends the process: that was told then.
+    async fn tell(&mut self, done: Done, describes: bool, out: &mut Vec<u8>) -> Option<()> {
+        let (table, tag, when) = match done {
+            Done::Tag(tag) => (None, tag, None),
+            Done::Rows(table, tag) => (Some(table), tag, None),
+            Done::Shutdown(table, when) => (Some(table), "SHUTDOWN", Some(when)),
+        };
+        if let Some(table) = table {
+            if describes {
+                table.describe(out);
+            }
+            table.encode_rows(out);
+        }
+        writer::command_complete(out, tag.as_bytes());
+        let Some(when) = when else { return Some(()) };
+        if when == When::Now {
+            // It ends as soon as the client knows.
+            let mut last_words = std::mem::take(out);
+            if describes {
+                writer::ready_for_query(&mut last_words, TransactionStatus::Idle);
+            }
+            self.client.send(last_words);
+            let deadline = shards::now() + LAST_WORDS_MAX;
+            shards::until(deadline, self.client.flush()).await;
+        }
+        commands::shut_down(&self.shard, when);
+        (when != When::Now).then_some(())
+    }
+
+    /// Handles a message of the extended protocol. `None` if the client has gone meanwhile.
+    async fn extended(
+        &mut self,
+        tag: u8,
+        body: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Option<Result<(), Refusal>> {
+        Some(match tag {
+            b'P' => self.prepare(body, out),
+            b'B' => self.bind(body, out),
+            b'D' => self.describe(body, out),
+            b'C' => self.close(body, out),
+            _ => match self.portal(body) {
+                Ok(Some(command)) => return self.run_command(command, false, out).await,
+                Ok(None) => {
+                    writer::empty_query_response(out);
+                    Ok(())
+                }
+                Err(refusal) => Err(refusal),
+            },
+        })
+    }
+
+    fn prepare(&mut self, body: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
+        let message = frontend::Parse::decode(body).map_err(|_| invalid())?;
+        let mut all = parse(message.query);
+        if all.len() > 1 {
+            let text = "cannot insert multiple commands into a prepared statement";
+            return Err(Refusal::new(sqlstate::SYNTAX_ERROR, text));
+        }
+        let command = all.pop().transpose()?;
+        keep(&mut self.statements, message.name, command)?;
+        writer::parse_complete(out);
+        Ok(())
+    }
+
+    fn bind(&mut self, body: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
+        let message = Bind::decode(body).map_err(|_| invalid())?;
+        check_binding(message.rest)?;
+        let command = find(&self.statements, message.statement)?;
+        keep(&mut self.portals, message.portal, command)?;
+        out.extend_from_slice(BIND_COMPLETE);
+        Ok(())
+    }
+
+    fn describe(&self, body: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
+        let message = Describe::decode(body).map_err(|_| invalid())?;
+        let command = match message.kind {
+            frontend::Target::Portal => find(&self.portals, message.name)?,
+            frontend::Target::Statement => {
+                let command = find(&self.statements, message.name)?;
+                out.extend_from_slice(NO_PARAMETERS);
+                command
+            }
+        };
+        let columns = command.and_then(|command| commands::columns(&self.shard, &command));
+        match columns {
+            Some(table) => table.describe(out),
+            None => out.extend_from_slice(NO_DATA),
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, body: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
+        let message = Close::decode(body).map_err(|_| invalid())?;
+        match message.kind {
+            frontend::Target::Portal => self.portals.remove(message.name),
+            frontend::Target::Statement => self.statements.remove(message.name),
+        };
+        writer::close_complete(out);
+        Ok(())
+    }
+
+    fn portal(&self, body: &[u8]) -> Result<Prepared, Refusal> {
+        let message = Execute::decode(body).map_err(|_| invalid())?;
+        find(&self.portals, message.portal)
     }
 }
 
-/// Answers one whole message. Bodies are there for queries.
-fn handle(tag: u8, body: Option<&[u8]>, is_skipping: &mut bool, view: &View<'_>) -> Step {
+fn request(tag: u8, body: Option<&[u8]>, is_skipping: bool) -> Request {
     match tag {
-        b'X' => Step::End(Vec::new()),
-        b'S' => {
-            *is_skipping = false;
-            Step::Answer(ready())
+        b'X' => Request::End(Vec::new()),
+        b'S' => Request::Sync,
+        b'Q' | b'P' | b'B' | b'D' | b'E' | b'C' | b'F' if is_skipping => Request::Nothing,
+        b'Q' => {
+            if let Ok(Query { text }) = Query::decode(body.unwrap_or_default()) {
+                Request::Query(text.to_vec())
+            } else {
+                let text = "invalid message format";
+                Request::End(Failure::new(sqlstate::PROTOCOL_VIOLATION, text).to_bytes())
+            }
         }
-        b'Q' | b'P' | b'B' | b'D' | b'E' | b'C' | b'F' if *is_skipping => Step::Quiet,
-        b'Q' => query(body.unwrap_or_default(), view),
         b'P' | b'B' | b'D' | b'E' | b'C' => {
-            *is_skipping = true;
-            Step::Answer(not_spoken())
+            Request::Extended(tag, body.unwrap_or_default().to_vec())
         }
-        b'F' => Step::Answer([not_spoken(), ready()].concat()),
+        b'F' => Request::FunctionCall,
         // There is nothing to flush, and no COPY that these could belong to.
-        b'H' | b'd' | b'c' | b'f' => Step::Quiet,
-        _ => Step::End(unknown_request(tag).to_bytes()),
+        b'H' | b'd' | b'c' | b'f' => Request::Nothing,
+        _ => Request::End(unknown_request(tag).to_bytes()),
     }
 }
 
-fn query(body: &[u8], view: &View<'_>) -> Step {
-    let Ok(Query { text }) = Query::decode(body) else {
-        let failure = Failure::new(sqlstate::PROTOCOL_VIOLATION, "invalid message format");
-        return Step::End(failure.to_bytes());
+fn keep(
+    commands: &mut HashMap<Vec<u8>, Prepared>,
+    name: &[u8],
+    command: Prepared,
+) -> Result<(), Refusal> {
+    if commands.len() >= STATEMENTS_MAX && !commands.contains_key(name) {
+        let text = format!("a console has at most {STATEMENTS_MAX} prepared statements");
+        return Err(Refusal::new(sqlstate::PROGRAM_LIMIT_EXCEEDED, text));
+    }
+    commands.insert(name.to_vec(), command);
+    Ok(())
+}
+
+fn find(commands: &HashMap<Vec<u8>, Prepared>, name: &[u8]) -> Result<Prepared, Refusal> {
+    commands.get(name).cloned().ok_or_else(|| {
+        let name = String::from_utf8_lossy(name);
+        let text = format!("prepared statement or portal \"{name}\" does not exist");
+        Refusal::new(sqlstate::INVALID_STATEMENT_NAME, text)
+    })
+}
+
+/// Checks what follows the names in a `Bind`: no parameters, and results as text.
+fn check_binding(rest: &[u8]) -> Result<(), Refusal> {
+    let numbers = |bytes: &[u8]| -> Option<(Vec<u16>, usize)> {
+        let (count, rest) = bytes.split_first_chunk::<2>()?;
+        let len = 2 * usize::from(u16::from_be_bytes(*count));
+        let codes = rest.get(..len)?.chunks_exact(2);
+        let codes = codes.map(|code| u16::from(code[0]) << 8 | u16::from(code[1]));
+        Some((codes.collect(), 2 + len))
     };
-    match admin::respond(text, view) {
-        Action::Send(bytes) => Step::Answer(bytes),
-        Action::AskStatements => Step::AskStatements,
-        Action::Reload => Step::Reload,
+    let (_, used) = numbers(rest).ok_or_else(invalid)?;
+    let rest = &rest[used..];
+    let (count, rest) = rest.split_first_chunk::<2>().ok_or_else(invalid)?;
+    if *count != [0, 0] {
+        return Err(not_spoken(
+            "commands of the admin console have no parameters",
+        ));
     }
+    let (formats, used) = numbers(rest).ok_or_else(invalid)?;
+    if used != rest.len() {
+        return Err(invalid());
+    }
+    if formats.iter().any(|format| *format != 0) {
+        return Err(not_spoken(
+            "results of the admin console are text, not binary",
+        ));
+    }
+    Ok(())
 }
 
-fn ready() -> Vec<u8> {
-    let mut out = Vec::new();
-    writer::ready_for_query(&mut out, TransactionStatus::Idle);
-    out
+fn not_spoken(text: &str) -> Refusal {
+    Refusal::new(sqlstate::FEATURE_NOT_SUPPORTED, text)
 }
 
-fn not_spoken() -> Vec<u8> {
-    let mut out = Vec::new();
-    let text = "the admin console speaks the simple query protocol only";
-    let report = Report::new(Severity::Error, sqlstate::FEATURE_NOT_SUPPORTED, text);
-    writer::error_response(&mut out, &report);
-    out
+fn invalid() -> Refusal {
+    Refusal::new(sqlstate::PROTOCOL_VIOLATION, "invalid message format")
 }
 
 fn malformed(error: &FrameError) -> Vec<u8> {
@@ -259,39 +528,43 @@ fn malformed(error: &FrameError) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::Fleet;
 
-    /// The tags of the answers to a sequence of messages without bodies.
-    fn conversation(tags: &[u8]) -> String {
-        let fleet = Fleet::new(1);
-        let view = View {
-            version: "1",
-            fleet: &fleet,
+    /// What is made of messages without bodies.
+    fn requests(tags: &[u8], is_skipping: bool) -> String {
+        let name = |tag: &u8| match request(*tag, Some(b"\0"), is_skipping) {
+            Request::Nothing => '-',
+            Request::Query(_) => 'q',
+            Request::Extended(..) => 'x',
+            Request::FunctionCall => 'f',
+            Request::Sync => 's',
+            Request::End(_) => '.',
         };
-        let mut is_skipping = false;
-        let mut answers = String::new();
-        for tag in tags {
-            match handle(*tag, Some(b"\0"), &mut is_skipping, &view) {
-                Step::Quiet => answers.push('-'),
-                Step::Answer(bytes) => answers.push(bytes[0].into()),
-                Step::AskStatements => answers.push('p'),
-                Step::Reload => answers.push('r'),
-                Step::End(bytes) => {
-                    answers.push(bytes.first().map_or('.', |tag| (*tag).into()));
-                }
-            }
-        }
-        answers
+        tags.iter().map(name).collect()
     }
 
     #[test]
-    fn an_extended_query_gets_one_error_and_goes_on_at_its_sync() {
-        assert_eq!(conversation(b"PBDESQ"), "E---ZI");
-        assert_eq!(conversation(b"PQFS"), "E--Z");
-        assert_eq!(conversation(b"SHdcf"), "Z----");
-        assert_eq!(conversation(b"FQ"), "EI");
-        assert_eq!(conversation(b"PX"), "E.");
-        assert_eq!(conversation(b"!"), "E");
+    fn everything_but_sync_is_skipped_after_an_error() {
+        assert_eq!(requests(b"QPBDECSHdcfX!", false), "qxxxxxs----..");
+        assert_eq!(requests(b"QPBDECFSHdcfX!", true), "-------s----..");
+    }
+
+    #[test]
+    fn only_a_binding_without_parameters_and_with_text_is_taken() {
+        assert_eq!(check_binding(&[0, 0, 0, 0, 0, 0]), Ok(()));
+        assert_eq!(check_binding(&[0, 1, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0]), Ok(()));
+        for (rest, sqlstate) in [
+            (&[0, 0, 0, 1, 0, 0, 0, 1, 65, 0, 0][..], "0A000"),
+            (&[0, 0, 0, 0, 0, 1, 0, 1], "0A000"),
+            (&[0, 0, 0, 0, 0, 0, 0], "08P01"),
+            (&[0, 9, 0, 0], "08P01"),
+            (&[], "08P01"),
+        ] {
+            assert_eq!(
+                check_binding(rest).unwrap_err().sqlstate,
+                sqlstate,
+                "{rest:?}"
+            );
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -33,6 +34,7 @@ use crate::protocol::startup::{CancelKeyBytes, StartupMessage, StartupPacket, pa
 use crate::protocol::writer;
 use crate::server::parameters::{ParameterSet, is_name};
 
+use super::card::{Belongs, ClientCard, ClientTally};
 use super::client::Session;
 use super::console::{self, Console};
 use super::directory::{Directory, Tenant};
@@ -79,6 +81,8 @@ pub struct Login {
     connection: Result<Connection, Connection>,
     peer: Option<SocketAddr>,
     local: Option<IpAddr>,
+    /// When it connected.
+    born: Instant,
 }
 
 /// Logs a new client in; `None` if that has failed and the client has been told.
@@ -99,6 +103,7 @@ pub async fn log_in(
         connection,
         peer: None,
         local: None,
+        born: shards::now(),
     };
     let limit = login.directory.config.general.client_login_timeout;
     let deadline = shards::now() + limit;
@@ -109,17 +114,25 @@ pub async fn log_in(
     };
     match outcome {
         Some(Ok(Accepted::Client(accepted))) => Some(login.become_session(accepted)),
-        Some(Ok(Accepted::Console { asked, speaks_3_2 })) => {
-            let (console, rest) = login.become_console(&asked, speaks_3_2);
+        Some(Ok(Accepted::Console {
+            asked,
+            speaks_3_2,
+            names,
+        })) => {
+            let (console, rest) = login.become_console(asked, speaks_3_2, names);
             console.run(rest).await;
             None
         }
-        Some(Err(Rejection::Silent)) => None,
+        Some(Err(Rejection::Silent)) => {
+            login.shard.metrics().logins_failed.add(1);
+            None
+        }
         Some(Err(Rejection::Cancel(key))) => {
             login.serve_cancel(&key).await;
             None
         }
         Some(Err(Rejection::Told(failure))) => {
+            login.shard.metrics().logins_failed.add(1);
             tracing::info!(
                 client = %login.peer_text(), sqlstate = %failure.sqlstate,
                 reason = %failure.message, "login refused"
@@ -128,6 +141,7 @@ pub async fn log_in(
             None
         }
         None => {
+            login.shard.metrics().logins_failed.add(1);
             tracing::info!(client = %login.peer_text(), "login took too long, client closed");
             let text = "canceling authentication due to timeout";
             let failure = Failure::new(sqlstate::QUERY_CANCELED, text);
@@ -145,8 +159,13 @@ enum Accepted {
     Console {
         asked: ParameterSet,
         speaks_3_2: bool,
+        /// The database and the user, as they were asked for.
+        names: Names,
     },
 }
+
+/// Database and user.
+type Names = Box<(Box<str>, Box<str>)>;
 
 /// What the login of a client of a pool has settled.
 struct AcceptedClient {
@@ -176,7 +195,13 @@ impl Login {
         let speaks_3_2 = startup.negotiated_minor() >= 2;
         if admin::is_console(&startup.database) {
             self.authenticate_admin(&startup).await?;
-            return Ok(Accepted::Console { asked, speaks_3_2 });
+            let StartupMessage { database, user, .. } = startup;
+            let names = Box::new((database.into(), user.into()));
+            return Ok(Accepted::Console {
+                asked,
+                speaks_3_2,
+                names,
+            });
         }
         let tenant = self.authenticate(&startup).await?;
         let base = learn_base(&tenant.pool)
@@ -383,15 +408,27 @@ impl Login {
         Ok(())
     }
 
-    fn become_console(self, asked: &ParameterSet, speaks_3_2: bool) -> (Console, Option<Chunk>) {
+    fn become_console(
+        self,
+        asked: ParameterSet,
+        speaks_3_2: bool,
+        names: Names,
+    ) -> (Console, Option<Chunk>) {
+        self.shard.metrics().logins_plain.add(1);
         tracing::info!(client = %self.peer_text(), "console opened");
         let key = console::dead_key(&self.shard, speaks_3_2);
         let (mut client, rest) = self.talk.finish();
-        client.send(console::greeting(asked, &key));
+        client.send(console::greeting(&asked, &key));
+        let id = console::console_id(&self.shard);
+        let tally = ClientTally::new(id, self.peer, self.born);
+        let asked = self.shard.host.interner.borrow_mut().intern(asked);
+        let belongs = Belongs::Console(names);
+        let card = ClientCard::new(belongs, asked, client.id(), tally);
+        let card = self.shard.roster.seat(card);
         let connection = match self.connection {
             Ok(connection) | Err(connection) => connection,
         };
-        (Console::new(self.shard, client, connection), rest)
+        (Console::new(self.shard, client, connection, card), rest)
     }
 
     fn become_session(self, accepted: AcceptedClient) -> Session {
@@ -401,6 +438,7 @@ impl Login {
             base,
             speaks_3_2,
         } = accepted;
+        self.shard.metrics().logins_plain.add(1);
         let (slot, secret) = self.shard.registry.enter(speaks_3_2);
         let key = CancelKey {
             generation: self.shard.generation,
@@ -432,7 +470,9 @@ impl Login {
         let pool = Rc::clone(&tenant.pool);
         let wanted = pool.intern(beyond(&asked, &base));
         let settings = (pool.intern(asked), wanted);
-        let place = (slot, connection, log_as);
+        let id = key.pid().map_or(0, i32::cast_unsigned);
+        let tally = ClientTally::new(id, self.peer, self.born);
+        let place = (slot, connection, log_as, tally);
         Session::new(self.shard, pool, (client, rest), settings, place)
     }
 }

@@ -14,15 +14,20 @@
 
 pub mod budget;
 pub mod cancel;
+pub mod card;
 pub mod client;
+mod commands;
 pub mod console;
 mod deallocate;
 pub mod directory;
+pub mod doors;
 pub mod first_server;
 mod heal;
 mod held;
+mod kill;
 mod local;
 pub mod login;
+pub mod orders;
 mod parting;
 mod pipeline;
 pub mod prepared;
@@ -31,6 +36,7 @@ pub mod relay;
 pub mod report;
 pub mod resume;
 mod rewrite;
+pub mod roster;
 pub mod shard;
 mod splice;
 pub mod startup;

@@ -79,7 +79,10 @@ impl Session {
                 } else if part.tag == b'P' && !part.is_first {
                     note_long_parse(&mut server.leftovers, part.body);
                 }
-                is_flushed |= manages && part.tag == b'H';
+                if part.tag == b'H' {
+                    self.card.note_flush();
+                    is_flushed = manages;
+                }
                 // The next one that is cut claims for itself.
                 self.claim = None;
             }
@@ -94,6 +97,7 @@ impl Session {
         } else {
             self.framer.free_collected();
         }
+        self.card.sent(&server.card, position);
         splice.finish(chunk, position, &mut server.stream);
         // Once for all of the chunk: replies may come early, and many small pieces are slow.
         if is_flushed && server.framer.is_at_boundary() {
@@ -143,6 +147,8 @@ impl Session {
                     if let Ok(ready) = ReadyForQuery::decode(body) {
                         server.status = ready.status;
                     }
+                    let owed = server.sync.owed_count();
+                    self.card.answered(&server.card, server.status, owed);
                     self.has_reset = false;
                     self.note_ready(server);
                 }
@@ -156,6 +162,7 @@ impl Session {
                     note_wanted(self, &server.base, body, (&mut splice, &chunk, end));
                 }
                 (b'E', body) if part.is_last => {
+                    self.card.note_error();
                     self.has_farewell |= body.is_some_and(is_fatal);
                     let leftovers = &mut server.leftovers;
                     heal::heal(&mut server.sync, &mut server.statements, leftovers, body);
@@ -164,6 +171,7 @@ impl Session {
             }
             position = end;
         };
+        self.card.received(&server.card, position);
         splice.finish(chunk, position, &mut self.client);
         if !in_step {
             self.report_out_of_step(server);

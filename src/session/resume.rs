@@ -20,6 +20,7 @@ use std::time::Instant;
 
 use shards::{Detached, Stream};
 
+use super::card::ClientTally;
 use super::client::{Phase, Session, Step};
 use super::local::Begun;
 use super::prepared::{Definition, Prepared};
@@ -53,6 +54,8 @@ pub struct SessionRecord {
     pub base: Option<ParameterSet>,
     /// What it is known by.
     pub identity: Identity,
+    /// What it has done.
+    pub tally: ClientTally,
     /// Its place among the connections of the process.
     pub connection: Connection,
     /// What log lines call it, if its coming and going is logged.
@@ -181,6 +184,7 @@ impl Session {
                 .map_or_else(Vec::new, |mut prepared| prepared.take_all()),
             base: self.pool.base.get().map(|base| (*base).clone()),
             identity: slot.depart(),
+            tally: self.card.tally(),
             connection,
             log_as: self.log_as.take(),
         }))
@@ -207,7 +211,7 @@ impl Session {
         let pool = &tenant.pool;
         let (asked, wanted) = (pool.intern(record.asked), pool.intern(record.wanted));
         let unread = (!record.unread.is_empty()).then(|| client.chunk_of(record.unread));
-        let place = (slot, record.connection, record.log_as);
+        let place = (slot, record.connection, record.log_as, record.tally);
         let prepared = pool.settings.manages_statements().then(|| {
             let mut prepared = Box::<Prepared>::default();
             prepared.generation = pool.generation();
@@ -242,10 +246,13 @@ mod tests {
     use super::super::budget::Budget;
     use super::super::cancel::{self, Cancels};
     use super::super::directory::Directory;
+    use super::super::doors::Doors;
+    use super::super::orders::{self, Order, Outcome, Staff};
     use super::super::registry::{Place, Registry};
     use super::super::shard::Connections;
     use super::super::survey::{Surveyors, Surveys};
     use super::*;
+    use crate::admin::Sockets;
     use crate::auth::ScramKeys;
     use crate::config;
     use crate::metrics::Fleet;
@@ -277,6 +284,22 @@ mod tests {
         }
 
         fn reload(&self) -> Answer<()> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    impl Staff for NoErrands {
+        fn order(&self, _: usize, _: Order) -> orders::Answer<Outcome> {
+            Box::pin(std::future::pending())
+        }
+
+        fn set(&self, _: String, _: String) -> orders::Answer<Result<(), String>> {
+            Box::pin(std::future::pending())
+        }
+
+        fn shut_down(&self) {}
+
+        fn sockets(&self) -> orders::Answer<Sockets> {
             Box::pin(std::future::pending())
         }
     }
@@ -337,6 +360,9 @@ mod tests {
             generation: 0,
             directory: RefCell::new(Rc::new(Directory::new(config, &host, None))),
             registry,
+            roster: Rc::default(),
+            staff: Rc::new(NoErrands),
+            doors: Doors::default(),
             cancels,
             surveys: Surveys::new(Box::new(NobodyElse)),
             neighbours,
@@ -377,6 +403,7 @@ mod tests {
                 life: 5,
                 moves: 0,
             },
+            tally: ClientTally::new(1, None, shards::now()),
             connection: shard.connections.open(1).unwrap(),
             log_as: None,
         };

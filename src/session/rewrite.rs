@@ -174,7 +174,7 @@ impl Session {
         }
         let known = prepared.unnamed_as(definition);
         let statement = known.unwrap_or_else(|| self.pool.intern_statement(definition));
-        statement.used(&self.pool.label, 0);
+        statement.used(&self.pool.label, &self.pool.metrics, 0);
         // What is on its way may end, or fail, the transaction.
         let may_be_refused = match server.status {
             TransactionStatus::Idle => false,
@@ -253,7 +253,7 @@ impl Session {
             lay_bait(server, splice, name, Noted::BY_NOBODY);
             prepared.portal_bound(bind.portal, Some(name));
         }
-        statement.used(&self.pool.label, 1);
+        statement.used(&self.pool.label, &self.pool.metrics, 1);
         message.rename_bind(splice, &bind, &text::name(key));
         let wanted = server.statements.last_wanted();
         server.sync.sent_about(b'B', Noted::BY_NOBODY, wanted);
@@ -442,6 +442,9 @@ fn provide(
     pool: &Pool,
 ) {
     let need = server.statements.want(key, asker);
+    server
+        .card
+        .wanted(need == Need::Nothing, server.statements.count());
     let is_clients = asker == Asker::Parse;
     let metrics = pool.metrics();
     if need == Need::Nothing {

@@ -14,8 +14,11 @@ use crate::pool::Host;
 use super::budget::Budget;
 use super::cancel::Cancels;
 use super::directory::Directory;
+use super::doors::Doors;
+use super::orders::Staff;
 use super::registry::Registry;
 use super::resume::Neighbours;
+use super::roster::Roster;
 use super::survey::Surveys;
 
 /// Open client connections of the process.
@@ -66,6 +69,12 @@ pub struct Shard {
     pub directory: RefCell<Rc<Directory>>,
     /// The sessions of this shard.
     pub registry: Rc<Registry>,
+    /// The clients of this shard, consoles included.
+    pub roster: Rc<Roster>,
+    /// Carry out what consoles ask for.
+    pub staff: Rc<dyn Staff>,
+    /// Whether clients are let in.
+    pub doors: Doors,
     /// The cancel requests on their way.
     pub cancels: Cancels,
     /// The surveys of this shard's consoles.

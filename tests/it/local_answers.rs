@@ -344,7 +344,7 @@ fn begun_transaction_takes_no_server(shards: usize) {
 }
 
 fn begun_transaction_waits_for_a_server_like_any_query(shards: usize) {
-    let (doorman, mut holder) = busy_doorman(config(shards).general("query_wait_timeout", "300ms"));
+    let (doorman, mut holder) = busy_doorman(config(shards).general("query_wait_timeout", "1s"));
     let mut client = doorman.connect();
     client.execute("begin;");
     client.send(&query("select 1"));

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::common::message::{bind, close, execute, parse};
+use crate::common::message::{bind, close, describe, execute, parse};
 use crate::common::{Client, Config, Doorman, Postgres, User, eventually, with_one_and_two_shards};
 
 with_one_and_two_shards!(
@@ -14,6 +14,8 @@ with_one_and_two_shards!(
     long_texts_are_shown_in_part,
     thousands_of_statements_are_shown,
     parses_are_counted_by_what_becomes_of_them,
+    pools_and_servers_count_statements,
+    statements_are_shown_in_both_protocols,
 );
 
 fn pooler(shards: usize) -> Config {
@@ -196,4 +198,46 @@ fn parses_are_counted_by_what_becomes_of_them(shards: usize) {
         };
         kept >= 2 && bytes >= 2 * 11 && kept <= 2 * shards as u64
     });
+}
+
+fn pools_and_servers_count_statements(shards: usize) {
+    let doorman = pooler(shards).start();
+    let mut client = doorman.connect();
+    client.batch(&[parse("a", "select 1"), parse("b", "select 22")]);
+    for _ in 0..3 {
+        assert_eq!(client.batch(&run("a")).value(), "1");
+    }
+    let mut console = console(&doorman);
+    let numbers = |console: &mut Client| -> Vec<String> {
+        let row = console.rows("show pools_memory").remove(0);
+        row.into_iter().skip(2).flatten().collect()
+    };
+    eventually("its pool counts them", || {
+        let numbers = numbers(&mut console);
+        numbers[0] == "2" && numbers[2] == "2" && numbers[4] == "0"
+    });
+    let servers = console.rows("show servers");
+    let sum = |at: usize| -> u64 {
+        let cells = servers.iter().map(|row| row[at].as_deref().unwrap());
+        cells.map(|cell| cell.parse::<u64>().unwrap()).sum()
+    };
+    assert_eq!([sum(12), sum(13), sum(14)], [3, 2, 2], "{servers:?}");
+    drop(client);
+    eventually("nobody has them", || {
+        let numbers = numbers(&mut console);
+        numbers[2] == "0" && numbers[3] == "0"
+    });
+}
+
+fn statements_are_shown_in_both_protocols(shards: usize) {
+    let doorman = pooler(shards).start();
+    let mut client = doorman.connect();
+    client.batch(&[parse("a", "select 1")]);
+    let mut console = console(&doorman);
+    let simple = console.rows("show prepared_statements");
+    assert_eq!(simple.len(), 1);
+    console.batch(&[parse("s", "SHOW PREPARED_STATEMENTS")]);
+    let reply = console.batch(&[bind("", "s", &[]), describe(b'P', ""), execute("", 0)]);
+    assert_eq!((reply.tags.as_str(), reply.rows.len()), ("2TDCZ", 1));
+    assert_eq!(reply.rows[0][3], simple[0][3]);
 }

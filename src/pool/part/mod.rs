@@ -305,7 +305,7 @@ impl<S, W> Part<S, W> {
         rest: Duration,
     ) -> Vec<W> {
         let mut wakers = Vec::new();
-        if self.state.open_failed(now, rest) {
+        if self.state.open_failed(now, rest) || self.state.is_paused() {
             self.failing = None;
         } else if self.place.count == 1 {
             wakers = self.state.fail_all(error);
@@ -366,6 +366,19 @@ impl<S, W> Part<S, W> {
         self.ledger = Some(Ledger::new(permits, 1, 0, self.sizes.opening_max));
         (self.want, self.recall, self.open_asked) = (None, None, 0);
         self.post.clear();
+        self.review(now);
+    }
+
+    /// Stops giving servers to clients: who waits goes on waiting.
+    pub fn pause(&mut self, now: Instant) {
+        self.state.pause();
+        self.failing = None;
+        self.review(now);
+    }
+
+    /// Goes on giving servers to clients. No wait ends before `deadline` for want of time.
+    pub fn resume(&mut self, now: Instant, deadline: Instant) {
+        self.state.resume(deadline);
         self.review(now);
     }
 

@@ -27,6 +27,26 @@ fn fleet(count: usize, size: usize, kept: usize) -> Fleet {
         .collect()
 }
 
+#[test]
+fn waiters_of_a_paused_pool_get_no_error_when_an_opening_fails() {
+    let now = Instant::now();
+    let error = Rc::new(CheckoutError::LoginTimeout);
+    for count in [1, 2] {
+        let mut fleet = fleet(count, 2, 0);
+        let ticket = fleet[0].wait('a', now, now + Duration::from_secs(9));
+        assert_eq!(fleet[0].openings(now), 1);
+        fleet[0].pause(now);
+        let rest = Duration::from_millis(50);
+        assert!(fleet[0].open_failed(&error, now, rest).is_empty());
+        deliver(&mut fleet, now);
+        assert!(fleet[0].want().is_none() && fleet[0].take_wakers().is_empty());
+        assert!(fleet[0].collect(ticket).is_none());
+        let later = now + 2 * rest;
+        fleet[0].resume(later, later + Duration::from_secs(9));
+        assert_eq!(fleet[0].openings(later), 1);
+    }
+}
+
 /// Delivers all letters, and those that they lead to.
 fn deliver(fleet: &mut Fleet, now: Instant) {
     loop {
@@ -435,7 +455,7 @@ fn who_cannot_open_waits_for_servers_elsewhere_and_fails_if_there_are_none() {
             deliver(fleet, now);
         }
         assert_eq!(fleet[1].state().opening_count(), 1);
-        assert_eq!(fleet[1].open_failed(&error, now, rest), []);
+        assert!(fleet[1].open_failed(&error, now, rest).is_empty());
         deliver(fleet, now);
         ticket
     };
@@ -445,7 +465,7 @@ fn who_cannot_open_waits_for_servers_elsewhere_and_fails_if_there_are_none() {
     assert_eq!(fleet[1].openings(now), 0);
     deliver(&mut fleet, now);
     assert_eq!(fleet[1].openings(now), 1);
-    assert_eq!(fleet[1].open_failed(&error, now, rest), []);
+    assert!(fleet[1].open_failed(&error, now, rest).is_empty());
     deliver(&mut fleet, now);
     assert_eq!(fleet[1].take_wakers(), ['w']);
     assert!(fleet[1].collect(ticket).unwrap().is_err(), "nobody has one");
@@ -465,7 +485,7 @@ fn who_cannot_open_waits_for_servers_elsewhere_and_fails_if_there_are_none() {
         fleet[1].openings(now);
         deliver(&mut fleet, now);
     }
-    assert_eq!(fleet[1].open_failed(&error, now, rest), []);
+    assert!(fleet[1].open_failed(&error, now, rest).is_empty());
     deliver(&mut fleet, now);
     assert!(fleet[1].collect(ticket).is_none(), "it waits for that one");
     let now = now + rest;

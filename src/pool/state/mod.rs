@@ -84,6 +84,8 @@ pub struct PoolState<S, W> {
     rest_until: Option<Instant>,
     /// When somebody who waited was last given a server.
     served_at: Option<Instant>,
+    /// Nobody is given a server, and none is opened; who waits goes on waiting.
+    is_paused: bool,
 }
 
 impl<S, W> PoolState<S, W> {
@@ -100,6 +102,7 @@ impl<S, W> PoolState<S, W> {
             queued: 0,
             rest_until: None,
             served_at: None,
+            is_paused: false,
         }
     }
 
@@ -135,7 +138,7 @@ impl<S, W> PoolState<S, W> {
 
     /// Takes an idle server, unless others have waited for one before.
     pub fn checkout(&mut self) -> Option<(S, Instant)> {
-        if self.queued > 0 {
+        if self.queued > 0 || self.is_paused {
             return None;
         }
         let idle = if self.limits.round_robin {
@@ -271,7 +274,12 @@ impl<S, W> PoolState<S, W> {
     /// Takes back a lent server that is fit for the next client. Gives the waker of the waiter who
     /// now has it, if any.
     pub fn checkin(&mut self, server: S, now: Instant, expires: Option<Instant>) -> Option<W> {
-        match self.end_first_wait(Wait::Granted(server)) {
+        let given = if self.is_paused {
+            Err(Wait::Granted(server))
+        } else {
+            self.end_first_wait(Wait::Granted(server))
+        };
+        match given {
             Ok(waker) => {
                 self.served_at = Some(now);
                 Some(waker)
@@ -301,7 +309,7 @@ impl<S, W> PoolState<S, W> {
 
     /// How many connections should be opened now, as far as there are permits.
     pub fn openings_wanted(&mut self, now: Instant) -> usize {
-        if self.rest_until.is_some_and(|until| until > now) {
+        if self.is_paused || self.rest_until.is_some_and(|until| until > now) {
             return 0;
         }
         // A rest that is over is no deadline any more, whether or not something can be opened.
@@ -318,6 +326,9 @@ impl<S, W> PoolState<S, W> {
 
     /// Clients that wait although every permit of this shard has a server or an opening.
     pub fn unserved(&self) -> usize {
+        if self.is_paused {
+            return 0;
+        }
         self.queued.saturating_sub(self.opening + self.spare())
     }
 
@@ -395,6 +406,9 @@ impl<S, W> PoolState<S, W> {
     /// Ends the waits whose deadline has passed; the wakers of those who waited.
     pub fn expire(&mut self, now: Instant, error: &Rc<CheckoutError>) -> Vec<W> {
         let mut wakers = Vec::new();
+        if self.is_paused {
+            return wakers;
+        }
         while let Some(&first) = self.queue.front() {
             let due = match self.waiter(first) {
                 Some(waiter) if matches!(waiter.wait, Wait::Queued(_)) => waiter.deadline <= now,
@@ -413,6 +427,9 @@ impl<S, W> PoolState<S, W> {
 
     /// When [`Self::expire`] or [`Self::openings`] has something to do next.
     pub fn next_deadline(&self) -> Option<Instant> {
+        if self.is_paused {
+            return None;
+        }
         let first = self.queue.iter().find_map(|ticket| {
             let waiter = self.waiters.get(ticket.index as usize)?;
             let waits = waiter.round == ticket.round && matches!(waiter.wait, Wait::Queued(_));
@@ -454,6 +471,33 @@ impl<S, W> PoolState<S, W> {
             since,
             expires,
         });
+    }
+
+    /// True if nobody is given a server at the moment.
+    pub const fn is_paused(&self) -> bool {
+        self.is_paused
+    }
+
+    /// Stops giving servers to clients.
+    pub const fn pause(&mut self) {
+        self.is_paused = true;
+    }
+
+    /// Goes on giving servers to clients. Nobody's wait ends before `deadline` for want of time: it was
+    /// not theirs to use.
+    pub fn resume(&mut self, deadline: Instant) {
+        self.is_paused = false;
+        for waiter in &mut self.waiters {
+            waiter.deadline = waiter.deadline.max(deadline);
+        }
+    }
+
+    /// Those who wait.
+    pub fn waiting(&self) -> impl Iterator<Item = &W> {
+        self.waiters.iter().filter_map(|waiter| match &waiter.wait {
+            Wait::Queued(waker) => Some(waker),
+            Wait::Free | Wait::Granted(_) | Wait::Failed(_) => None,
+        })
     }
 
     /// Takes out all idle servers.

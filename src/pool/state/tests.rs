@@ -257,3 +257,27 @@ fn who_leaves_at_the_front_of_a_long_queue_is_not_looked_at_again() {
     let _ = pool.cancel(tickets[0]);
     assert_eq!(pool.queue.front(), Some(&tickets[8]));
 }
+
+#[test]
+fn a_paused_pool_lends_and_opens_nothing_and_nobody_s_time_runs() {
+    let now = Instant::now();
+    let mut pool = with_idle(2, now);
+    let (server, _) = pool.checkout().unwrap();
+    pool.pause();
+    assert!(pool.is_paused() && pool.checkout().is_none());
+    assert_eq!(pool.drain_idle().len(), 1);
+    let soon = now + Duration::from_secs(1);
+    let ticket = pool.wait('a', now, soon);
+    assert_eq!((pool.unserved(), open(&mut pool, now, 9)), (0, 0));
+    assert_eq!(pool.checkin(server, now, None), None, "a waits on");
+    assert_eq!(pool.drain_idle().len(), 1);
+    let later = now + Duration::from_secs(5);
+    assert_eq!(pool.next_deadline(), None);
+    assert!(pool.expire(later, &error()).is_empty());
+    assert_eq!(pool.waiting().copied().collect::<String>(), "a");
+    pool.resume(later + Duration::from_secs(1));
+    assert!(pool.expire(later, &error()).is_empty());
+    assert_eq!(open(&mut pool, later, 9), 1);
+    assert_eq!(opened(&mut pool, 7, later), Some('a'));
+    assert_eq!(pool.collect(ticket).unwrap().unwrap(), 7);
+}

@@ -24,6 +24,7 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::metrics::Enrolled;
 use crate::server::parameters::ParameterSet;
 use crate::server::reset::Leftovers;
 
@@ -63,7 +64,7 @@ pub struct Statement {
     /// What running it does to other statements.
     pub effect: Effect,
     /// How often clients have run it, by pool.
-    uses: RefCell<Vec<(Rc<str>, u64)>>,
+    uses: RefCell<Vec<Use>>,
     holders: Cell<usize>,
     kept: Rc<Kept>,
     /// What running it may do to the meaning of others.
@@ -109,6 +110,15 @@ impl Kept {
     }
 }
 
+/// What one pool does with a statement.
+#[derive(Debug)]
+struct Use {
+    pool: Rc<str>,
+    count: u64,
+    /// Where the pool counts what it remembers.
+    numbers: Weak<Enrolled>,
+}
+
 /// A client has a statement, under a name or none. Ends when dropped.
 #[derive(Debug)]
 pub struct Hold(Rc<Statement>);
@@ -132,6 +142,12 @@ impl Drop for Statement {
         let Kept { count, bytes, .. } = &*self.kept;
         count.set(count.get() - 1);
         bytes.set(bytes.get() - self.definition.len());
+        for numbers in self.uses.get_mut().drain(..) {
+            if let Some(numbers) = numbers.numbers.upgrade() {
+                numbers.prepared_entries.sub(1);
+                numbers.prepared_bytes.sub(self.definition.len() as u64);
+            }
+        }
     }
 }
 
@@ -163,20 +179,34 @@ impl Statement {
     }
 
     /// Counts runs by clients of a pool; 0 if one of them only knows it now.
-    pub fn used(&self, pool: &Rc<str>, count: u64) {
+    pub fn used(&self, pool: &Rc<str>, numbers: &Rc<Enrolled>, count: u64) {
         let mut uses = self.uses.borrow_mut();
-        let is_it = |known: &Rc<str>| Rc::ptr_eq(known, pool) || **known == **pool;
-        if let Some((_, uses)) = uses.iter_mut().find(|(known, _)| is_it(known)) {
-            *uses += count;
+        let is_it = |one: &&mut Use| Rc::ptr_eq(&one.pool, pool) || *one.pool == **pool;
+        if let Some(known) = uses.iter_mut().find(is_it) {
+            known.count += count;
+            if known.numbers.strong_count() > 0 {
+                return;
+            }
+            // The pool had gone, and there is one of its name again.
+            known.numbers = Rc::downgrade(numbers);
         } else {
             uses.reserve_exact(1);
-            uses.push((Rc::clone(pool), count));
+            uses.push(Use {
+                pool: Rc::clone(pool),
+                count,
+                numbers: Rc::downgrade(numbers),
+            });
         }
+        numbers.prepared_entries.add(1);
+        numbers.prepared_bytes.add(self.definition.len() as u64);
     }
 
     /// The pools whose clients have had it, and how often they have run it.
     pub fn uses(&self) -> Vec<(Rc<str>, u64)> {
-        self.uses.borrow().clone()
+        let uses = self.uses.borrow();
+        uses.iter()
+            .map(|one| (Rc::clone(&one.pool), one.count))
+            .collect()
     }
 
     fn new(definition: Arc<[u8]>, key: Key, kept: Rc<Kept>) -> Self {
@@ -514,6 +544,7 @@ impl Interner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Fleet;
 
     #[test]
     fn a_name_is_made_of_the_key_and_found_in_messages() {
@@ -574,9 +605,16 @@ mod tests {
         let pools: [Rc<str>; 2] = ["a@x".into(), "b@x".into()];
         let one = interner.intern(b"select 1\0\0\0");
         let two = interner.intern(b"select 22\0\0\0");
-        one.used(&pools[0], 0);
-        one.used(&pools[1], 2);
-        one.used(&Rc::from("b@x"), 1);
+        let fleet = Fleet::new(1);
+        let numbers = ["a", "b"].map(|user| Enrolled::new(&fleet, 0, "x", user));
+        one.used(&pools[0], &numbers[0], 0);
+        one.used(&pools[1], &numbers[1], 2);
+        one.used(&Rc::from("b@x"), &numbers[1], 1);
+        let remembered = || {
+            let of = |one: &Rc<Enrolled>| (one.prepared_entries.get(), one.prepared_bytes.get());
+            (of(&numbers[0]), of(&numbers[1]))
+        };
+        assert_eq!(remembered(), ((1, 11), (1, 11)));
         let [a, b] = pools;
         assert_eq!(one.uses(), [(a, 0), (b, 3)]);
         assert_eq!(two.query(), b"select 22");
@@ -593,6 +631,7 @@ mod tests {
         drop((one, two));
         interner.recent.clear();
         assert_eq!((interner.kept().count(), interner.kept().memory()), (0, 0));
+        assert_eq!(remembered(), ((0, 0), (0, 0)));
         let text = |number| format!("select {number}\0\0\0");
         let many = (0..200).map(|number| interner.intern(text(number).as_bytes()));
         drop(many.collect::<Vec<_>>());

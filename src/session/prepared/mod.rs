@@ -127,6 +127,11 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
+    /// How many names stand for a statement, and the bytes of their texts.
+    pub(super) const fn extent(&self) -> (usize, usize) {
+        (self.kept.count, self.kept.bytes)
+    }
+
     /// The statement that the client calls `name`; empty for the unnamed one.
     pub(super) fn get(&mut self, name: &[u8]) -> Option<&Rc<Statement>> {
         if name.is_empty() {

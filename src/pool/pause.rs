@@ -1,0 +1,183 @@
+//! What an operator does to a pool that runs: pausing it, having its servers replaced; and its gauges.
+//!
+//! **Owns:** which databases are paused on this shard, closing servers for it, writing the gauges of a
+//! pool's servers.
+//! **Does not own:** the commands (`session::orders`), waiting until everything is closed.
+//!
+//! ```text
+//!              pause: idle servers close, lent ones when they come back;
+//!              clients join the queue and wait there
+//!   lending ──────────────────────────────────────────────▶ paused
+//!      ▲                                                       │
+//!      └── resume: servers are opened; nobody's time has run ──┘
+//! ```
+//!
+//! **Invariants**
+//! 1. A pool that is paused gives nobody a server and opens none, on any shard that has been told, and
+//!    no wait ends with an error for it.
+//! 2. A pool that a reload makes is paused if its database is. Those who wait for the one before go over
+//!    to it.
+
+use std::collections::HashSet;
+use std::rc::Rc;
+use std::task::Waker;
+use std::time::Instant;
+
+use crate::server::ServerConnection;
+
+use super::driver::Pool;
+use super::host::Host;
+use super::part::Part;
+
+/// Which databases lend no servers at the moment.
+#[derive(Debug, Default)]
+pub(super) struct Paused {
+    everything: bool,
+    databases: HashSet<Box<str>>,
+}
+
+impl Paused {
+    fn has(&self, database: &str) -> bool {
+        self.everything || self.databases.contains(database)
+    }
+}
+
+/// What a pool has added to its gauges. Two pools may share them: one that a reload has replaced, and
+/// its successor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Noted {
+    lent: usize,
+    idle: usize,
+    opening: usize,
+    waits_since: Option<Instant>,
+}
+
+impl Host {
+    /// Has pools of `database`, or all, lend no servers.
+    pub fn pause(&self, database: Option<&str>) {
+        {
+            let mut paused = self.paused.borrow_mut();
+            match database {
+                None => paused.everything = true,
+                Some(name) => {
+                    paused.databases.insert(name.into());
+                }
+            }
+        }
+        for pool in self.pools() {
+            pool.pause_if_asked();
+        }
+    }
+
+    /// Has pools of `database`, or all, lend servers again.
+    pub fn resume(&self, database: Option<&str>) {
+        {
+            let mut paused = self.paused.borrow_mut();
+            match database {
+                None => *paused = Paused::default(),
+                Some(name) => {
+                    paused.databases.remove(name);
+                }
+            }
+        }
+        for pool in self.pools() {
+            if !self.paused.borrow().has(&pool.key.database) {
+                pool.resume();
+            }
+        }
+    }
+
+    /// Has servers of `database`, or all, that were opened before `at` replaced.
+    pub fn reconnect(&self, database: Option<&str>, at: Instant) {
+        for pool in self.pools() {
+            if database.is_none_or(|name| *name == *pool.key.database) {
+                pool.outdated.set(Some(at));
+                pool.close_idle();
+            }
+        }
+    }
+}
+
+impl Pool {
+    fn is_paused(&self) -> bool {
+        self.part.borrow().state().is_paused()
+    }
+
+    /// True if `server` is not to be used any more, as an operator has said.
+    pub(super) fn is_outdated(&self, server: &ServerConnection) -> bool {
+        self.outdated.get().is_some_and(|at| server.born <= at) || self.is_paused()
+    }
+
+    pub(super) fn pause_if_asked(self: &Rc<Self>) {
+        let is_asked = self.host.paused.borrow().has(&self.key.database);
+        if !is_asked || self.is_paused() {
+            return;
+        }
+        self.metrics.is_paused.set(1);
+        self.part.borrow_mut().pause(shards::now());
+        self.close_idle();
+    }
+
+    fn resume(self: &Rc<Self>) {
+        if !self.is_paused() {
+            return;
+        }
+        self.metrics.is_paused.set(0);
+        let now = shards::now();
+        let deadline = now + self.settings.query_wait_timeout;
+        self.part.borrow_mut().resume(now, deadline);
+        self.open_more();
+        self.host.alarm.at_most(deadline);
+    }
+
+    fn close_idle(self: &Rc<Self>) {
+        let idle = self.part.borrow_mut().drain_idle();
+        for server in idle {
+            self.close(server);
+        }
+        self.open_more();
+    }
+
+    /// Wakes those who wait, to look where they stand.
+    pub(super) fn wake_waiting(&self) {
+        let part = self.part.borrow();
+        let wakers: Vec<_> = part.state().waiting().cloned().collect();
+        drop(part);
+        for waker in wakers {
+            waker.wake();
+        }
+    }
+
+    /// Writes the gauges of the servers and of the queue.
+    pub(super) fn note_numbers(&self, part: &Part<Box<ServerConnection>, Waker>) {
+        let state = part.state();
+        self.note(Noted {
+            lent: state.lent_count(),
+            idle: state.idle_count(),
+            opening: state.opening_count(),
+            waits_since: state.head(),
+        });
+    }
+
+    fn note(&self, now: Noted) {
+        let before = self.noted.replace(now);
+        if before == now {
+            return;
+        }
+        let metrics = &self.metrics;
+        metrics.servers_active.shift(before.lent, now.lent);
+        metrics.servers_idle.shift(before.idle, now.idle);
+        metrics.servers_login.shift(before.opening, now.opening);
+        if before.waits_since != now.waits_since {
+            let since = now.waits_since;
+            let since = since.map_or(0, |since| metrics.fleet().micros(since));
+            metrics.waits_since_us.set(since);
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.note(Noted::default());
+    }
+}

@@ -1,0 +1,266 @@
+//! Running the commands of a console.
+//!
+//! **Owns:** what a command does on which shards, waiting for it, gathering what is shown.
+//! **Does not own:** the words and the tables (`admin`), one shard's part (`orders`).
+//!
+//! **Invariants**
+//! 1. A command that changes something is carried out by all shards before it is answered.
+//! 2. No shard waits for another one: only the task of the console does, at most [`ANSWER_MAX`] for
+//!    one answer. `PAUSE` waits for as long as servers are used; its console may go meanwhile.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use shards::{sleep, spawn};
+
+use crate::admin::{
+    self, ClientRow, Command, Refusal, ServerRow, Sockets, Subject, Table, View, When,
+};
+use crate::metrics::PoolMetrics;
+use crate::metrics::statements::{StatementAccount, add_up};
+use crate::protocol::sqlstate;
+
+use super::orders::{Order, Outcome, Target, carry_out};
+use super::shard::Shard;
+
+/// How long another shard may take to answer.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// How often it is looked whether servers have been closed or clients have gone.
+const LOOK: Duration = Duration::from_millis(5);
+/// A server that is between two shards is on none of them: several looks in a row have to find none.
+const LOOKS_MIN: u32 = 3;
+
+/// What has come of a command.
+pub(super) enum Done {
+    /// A result, and its command tag.
+    Rows(Table, &'static str),
+    /// As `Rows`, and then the process is to end.
+    Shutdown(Table, When),
+    /// Nothing to show; the command tag.
+    Tag(&'static str),
+}
+
+/// What is gathered for a `SHOW`.
+#[derive(Default)]
+struct Gathered {
+    clients: Vec<ClientRow>,
+    servers: Vec<ServerRow>,
+    statements: Vec<StatementAccount>,
+    sockets: Sockets,
+}
+
+/// Runs a command.
+pub(super) async fn run(shard: &Rc<Shard>, command: Command) -> Result<Done, Refusal> {
+    match command {
+        Command::Show(subject) => {
+            let gathered = gather(shard, subject).await?;
+            Ok(Done::Rows(show(shard, subject, &gathered), "SHOW"))
+        }
+        Command::Reload => {
+            let outcome = shard.host.errands.reload().await;
+            outcome.map_err(|error| Refusal::system(error.to_string()))?;
+            Ok(Done::Tag("RELOAD"))
+        }
+        Command::Pause(database) => {
+            let database = checked(shard, database)?;
+            ask_all(shard, &Order::Pause(database.clone())).await?;
+            wait_for_pause(shard, database.as_deref()).await?;
+            Ok(Done::Tag("PAUSE"))
+        }
+        Command::Resume(database) => {
+            let database = checked(shard, database)?;
+            ask_all(shard, &Order::Resume(database)).await?;
+            Ok(Done::Tag("RESUME"))
+        }
+        Command::Reconnect(database) => {
+            let database = checked(shard, database)?;
+            ask_all(shard, &Order::Reconnect(database, Instant::now())).await?;
+            Ok(Done::Tag("RECONNECT"))
+        }
+        Command::Kill(database) => {
+            let database = checked(shard, Some(database))?.unwrap_or_default();
+            ask_all(shard, &Order::Pause(Some(database.clone()))).await?;
+            ask_all(shard, &Order::Kill(Target::Database(database))).await?;
+            Ok(Done::Tag("KILL"))
+        }
+        Command::KillClient(id) => {
+            let outcomes = ask_all(shard, &Order::Kill(Target::Client(id))).await?;
+            if outcomes.iter().all(|outcome| *outcome == Outcome::Done(0)) {
+                let text = format!("there is no client 0x{id:08X}");
+                return Err(Refusal::new(sqlstate::UNDEFINED_OBJECT, text));
+            }
+            Ok(Done::Tag("KILL_CLIENT"))
+        }
+        Command::Set { key, value } => {
+            let outcome = shard.staff.set(key, value).await;
+            let outcome = outcome.map_err(|error| Refusal::system(error.to_string()))?;
+            outcome.map_err(|text| Refusal::new(sqlstate::INVALID_PARAMETER_VALUE, text))?;
+            Ok(Done::Tag("SET"))
+        }
+        Command::Shutdown(when) => {
+            tracing::info!(?when, "SHUTDOWN at the console");
+            if when != When::Now {
+                ask_all(shard, &Order::Refuse).await?;
+            }
+            if when == When::NoServers {
+                ask_all(shard, &Order::Pause(None)).await?;
+            }
+            let mut table = Table::new(vec![admin::Column::text("success")]);
+            table.push(vec!["t".to_owned()]);
+            Ok(Done::Shutdown(table, when))
+        }
+    }
+}
+
+/// The columns that a command will show, without running it.
+pub(super) fn columns(shard: &Shard, command: &Command) -> Option<Table> {
+    match command {
+        Command::Show(subject) => Some(show(shard, *subject, &Gathered::default())),
+        Command::Shutdown(_) => Some(Table::new(vec![admin::Column::text("success")])),
+        _ => None,
+    }
+}
+
+fn show(shard: &Shard, subject: Subject, gathered: &Gathered) -> Table {
+    let directory = shard.directory();
+    let view = View {
+        version: env!("CARGO_PKG_VERSION"),
+        fleet: &shard.fleet,
+        config: &directory.config,
+        clients: &gathered.clients,
+        servers: &gathered.servers,
+        statements: &gathered.statements,
+        sockets: &gathered.sockets,
+    };
+    admin::table(subject, &view)
+}
+
+async fn gather(shard: &Rc<Shard>, subject: Subject) -> Result<Gathered, Refusal> {
+    let mut gathered = Gathered::default();
+    match subject {
+        Subject::Clients => {
+            for index in 0..shard.count {
+                let mut next = Some(0);
+                while let Some(from) = next.take() {
+                    if let Outcome::Clients(rows, after) =
+                        ask(shard, index, Order::Clients(from)).await?
+                    {
+                        gathered.clients.extend(rows);
+                        next = after;
+                    }
+                }
+            }
+        }
+        Subject::Servers => {
+            for index in 0..shard.count {
+                let mut next = Some(0);
+                while let Some(from) = next.take() {
+                    if let Outcome::Servers(rows, after) =
+                        ask(shard, index, Order::Servers(from)).await?
+                    {
+                        gathered.servers.extend(rows);
+                        next = after;
+                    }
+                }
+            }
+        }
+        Subject::PreparedStatements => {
+            let accounts = shard.surveys.gather(shard).await;
+            gathered.statements = add_up(accounts.map_err(Refusal::system)?);
+        }
+        Subject::Sockets => {
+            let sockets = shard.staff.sockets().await;
+            gathered.sockets = sockets.map_err(|error| Refusal::system(error.to_string()))?;
+        }
+        _ => {}
+    }
+    Ok(gathered)
+}
+
+async fn ask(shard: &Rc<Shard>, index: usize, order: Order) -> Result<Outcome, Refusal> {
+    if index == shard.index {
+        return Ok(carry_out(shard, order));
+    }
+    let deadline = shards::now() + ANSWER_MAX;
+    let answer = shard.staff.order(index, order);
+    let outcome = shards::until(deadline, answer).await;
+    let outcome = outcome.unwrap_or_else(|| Err(std::io::ErrorKind::TimedOut.into()));
+    outcome.map_err(|error| Refusal::system(format!("shard {index} has not answered: {error}")))
+}
+
+/// Has all shards carry out an order.
+async fn ask_all(shard: &Rc<Shard>, order: &Order) -> Result<Vec<Outcome>, Refusal> {
+    let mut outcomes = Vec::new();
+    for index in 0..shard.count {
+        outcomes.push(ask(shard, index, order.clone()).await?);
+    }
+    Ok(outcomes)
+}
+
+/// The name of a database that is configured.
+fn checked(shard: &Shard, database: Option<String>) -> Result<Option<Box<str>>, Refusal> {
+    let Some(name) = database else {
+        return Ok(None);
+    };
+    let directory = shard.directory();
+    if directory.config.pools.iter().any(|pool| pool.name == name) {
+        return Ok(Some(name.into()));
+    }
+    let text = format!("No such database: {name}");
+    Err(Refusal::new(sqlstate::INVALID_CATALOG_NAME, text))
+}
+
+/// The sum of a number over the pools of a database, or of all, and over all shards.
+fn sum(shard: &Shard, database: Option<&str>, of: impl Fn(&PoolMetrics) -> u64) -> u64 {
+    let mut sum = 0;
+    for index in 0..shard.count {
+        let pools = shard.fleet.pools(index);
+        let pools = pools
+            .iter()
+            .filter(|pool| database.is_none_or(|name| *name == *pool.database));
+        sum += pools.map(|pool| of(pool)).sum::<u64>();
+    }
+    sum
+}
+
+fn servers(pool: &PoolMetrics) -> u64 {
+    pool.servers_active.get() + pool.servers_idle.get() + pool.servers_login.get()
+}
+
+/// Waits until no server of the database is left.
+async fn wait_for_pause(shard: &Shard, database: Option<&str>) -> Result<(), Refusal> {
+    let mut looks = 0;
+    while looks < LOOKS_MIN {
+        sleep(LOOK).await;
+        let is_paused = sum(shard, database, |pool| pool.is_paused.get()) > 0;
+        if !is_paused && sum(shard, database, |_| 1) > 0 {
+            return Err(Refusal::system(
+                "RESUME has ended the pause before it was complete",
+            ));
+        }
+        looks = if sum(shard, database, servers) == 0 {
+            looks + 1
+        } else {
+            0
+        };
+    }
+    Ok(())
+}
+
+/// Ends the process when it is time for it.
+pub(super) fn shut_down(shard: &Rc<Shard>, when: When) {
+    let shard = Rc::clone(shard);
+    spawn(async move {
+        loop {
+            let is_time = match when {
+                When::Now => true,
+                When::NoClients => sum(&shard, None, |pool| pool.clients.get()) == 0,
+                When::NoServers => sum(&shard, None, servers) == 0,
+            };
+            if is_time {
+                return shard.staff.shut_down();
+            }
+            sleep(LOOK).await;
+        }
+    });
+}

@@ -1,0 +1,47 @@
+//! Clients who are sent away: closed by an operator, or from one pool to the one that replaces it.
+//!
+//! **Owns:** what becomes of such a client.
+//! **Does not own:** who is sent away (`orders`, a reload).
+
+use std::rc::Rc;
+
+use crate::protocol::sqlstate;
+
+use super::client::{Phase, Session, Step};
+use super::report::Failure;
+
+impl Session {
+    /// An operator has this client closed. It is told, unless it is in the middle of an answer.
+    pub(super) fn killed(&mut self) -> Step {
+        let text = "terminating connection due to administrator command";
+        let failure = Failure::new(sqlstate::ADMIN_SHUTDOWN, text);
+        match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Serving(server) => {
+                if server.framer.is_at_boundary() && !self.has_farewell {
+                    self.fail(&failure);
+                }
+                if let Some(slot) = &self.slot {
+                    slot.rest();
+                }
+                self.client_gone(server);
+            }
+            phase => {
+                self.fail(&failure);
+                // What it had is given up as the session is dropped.
+                self.phase = phase;
+            }
+        }
+        Step::End
+    }
+
+    /// True if the pool whose queue this client stands in was replaced by another one of its names.
+    pub(super) fn is_replaced(&self) -> bool {
+        let key = &self.pool.key;
+        self.pool.is_retired()
+            && self
+                .shard
+                .directory()
+                .tenant(&key.database, &key.user)
+                .is_some_and(|tenant| !Rc::ptr_eq(&tenant.pool, &self.pool))
+    }
+}
