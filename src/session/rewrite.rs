@@ -1,8 +1,8 @@
 //! Messages about prepared statements, in transaction mode.
 //!
 //! **Owns:** what a server gets instead of a client's Parse, Bind, Describe and Close.
-//! **Does not own:** holding such a message until enough of it is there (`held`), what a server has (`server::statements`), what a client calls it (`prepared`),
-//! the order of replies (`server::sync`).
+//! **Does not own:** holding such a message until enough of it is there (`held`), what a server has
+//! (`server::statements`), what a client calls it (`prepared`), the order of replies (`server::sync`).
 //!
 //! ```text
 //!   client            server that has the statement     server that lacks it
