@@ -47,18 +47,18 @@ with_one_and_two_shards!(
     names_pass_when_the_pooler_does_not_rename,
 );
 
-fn pooler(shards: usize, servers: usize) -> Config {
+pub(crate) fn pooler(shards: usize, servers: usize) -> Config {
     Config::new(Postgres::shared())
         .shards(shards)
         .pool_size(servers)
 }
 
 /// Binds and runs.
-fn run(name: &str, parameters: &[Option<&[u8]>]) -> Vec<u8> {
+pub(crate) fn run(name: &str, parameters: &[Option<&[u8]>]) -> Vec<u8> {
     [bind("", name, parameters), execute("", 0)].concat()
 }
 
-fn tags(client: &mut Client, messages: &[Vec<u8>]) -> String {
+pub(crate) fn tags(client: &mut Client, messages: &[Vec<u8>]) -> String {
     let reply = client.batch(messages);
     let mut tags = reply.tags;
     for error in reply.errors {

@@ -5,12 +5,11 @@
 //!
 //! Source: protocol-flow.html (extended query), sql-prepare.html (notes), sql-discard.html.
 
-use std::fmt::Write as _;
-
-use crate::common::message::{bind, close, describe, execute, parse, query, sync, unnamed};
+use crate::common::message::{close, describe, parse, query, sync, unnamed};
 use crate::common::{
     Client, Config, Doorman, Postgres, Target, User, everywhere, unique, with_one_and_two_shards,
 };
+use crate::prepared::{pooler, run, tags};
 
 everywhere!(
     temporary_table_hides_another_until_it_is_gone,
@@ -40,26 +39,6 @@ with_one_and_two_shards!(
     changed_result_is_healed_without_cleaning,
     settings_left_on_a_server_do_not_read_for_others,
 );
-
-fn pooler(shards: usize, servers: usize) -> Config {
-    Config::new(Postgres::shared())
-        .shards(shards)
-        .pool_size(servers)
-}
-
-/// Binds and runs.
-fn run(name: &str, parameters: &[Option<&[u8]>]) -> Vec<u8> {
-    [bind("", name, parameters), execute("", 0)].concat()
-}
-
-fn tags(client: &mut Client, messages: &[Vec<u8>]) -> String {
-    let reply = client.batch(messages);
-    let mut tags = reply.tags;
-    for error in reply.errors {
-        let _ = write!(tags, " {}", error.sqlstate);
-    }
-    tags
-}
 
 /// Parses anew, without a name, and returns the one value.
 fn fresh(client: &mut Client, sql: &str) -> String {
