@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
 use shards::{
-    Listener, Policy, Requested, ShardCount, Stream, Topology, bind_tcp, connect_tcp, launch, place,
+    Families, Listener, Policy, Requested, ShardCount, Stream, Topology, bind_tcp, connect_tcp, launch, place,
 };
 
 /// Bytes that may wait for a slow reader before its peer is not read any more.
@@ -44,7 +44,7 @@ async fn join(mut near: Stream, target: SocketAddr) {
 }
 
 async fn serve(listen: SocketAddr, target: SocketAddr) {
-    let socket = bind_tcp(listen).expect("the listening address can be bound");
+    let socket = bind_tcp(listen, Families::Both).expect("the listening address can be bound");
     socket
         .set_tcp_nodelay(true)
         .expect("TCP_NODELAY can be set");

@@ -43,7 +43,7 @@ mod topology;
 
 pub use connect::{connect_tcp, connect_unix};
 pub use error::{PlacementError, ProbeError, RingCall};
-pub use listener::{Listener, bind_tcp, bind_unix};
+pub use listener::{Families, Listener, bind_tcp, bind_unix};
 pub use mailbox::{ControlSeat, Inbox, Outbox, Seat, SendError};
 pub use placement::{Placement, PlacementNote, Policy, Requested, ShardPlan, place};
 pub use probe::{KernelVersion, ProbeReport, probe_host};

@@ -1,4 +1,4 @@
-//! Listening sockets, one per shard and address.
+//! Listening sockets: of TCP one per shard and address, of a Unix address one that all shards share.
 //!
 //! **Owns:** making them (`SO_REUSEPORT`), adopting inherited ones, accepting.
 //! **Does not own:** what accepted sockets are for.
@@ -25,17 +25,27 @@ use crate::timer::sleep;
 /// How long accepting rests when descriptors or memory have run out.
 const REST: Duration = Duration::from_millis(10);
 
+/// Whether a socket for an IPv6 address takes IPv4 as well. It is always said: what the system does by
+/// itself is a setting (`net.ipv6.bindv6only`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Families {
+    /// An IPv6 socket for `::` takes IPv4, too.
+    Both,
+    /// Each family needs a socket of its own.
+    Own,
+}
+
 /// Binds a TCP address with `SO_REUSEADDR` and `SO_REUSEPORT`; not yet listening.
 ///
 /// # Errors
 ///
 /// What socket(2), setsockopt(2) or bind(2) says.
-pub fn bind_tcp(address: SocketAddr) -> io::Result<Socket> {
+pub fn bind_tcp(address: SocketAddr, families: Families) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     if address.is_ipv6() {
-        socket.set_only_v6(false)?;
+        socket.set_only_v6(families == Families::Own)?;
     }
     socket.bind(&address.into())?;
     Ok(socket)

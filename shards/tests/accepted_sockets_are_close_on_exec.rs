@@ -8,7 +8,7 @@ use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use common::on_a_shard;
-use shards::{Listener, Stream, bind_tcp, bind_unix, connect_tcp, connect_unix};
+use shards::{Families, Listener, Stream, bind_tcp, bind_unix, connect_tcp, connect_unix};
 
 fn assert_closes(fd: BorrowedFd<'_>) {
     // SAFETY: F_GETFD takes no pointer.
@@ -19,7 +19,7 @@ fn assert_closes(fd: BorrowedFd<'_>) {
 #[test]
 fn sockets_close_on_exec() {
     on_a_shard(|| async {
-        let socket = bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+        let socket = bind_tcp("127.0.0.1:0".parse().unwrap(), Families::Both).unwrap();
         socket.listen(8).unwrap();
         let address = socket.local_addr().unwrap().as_socket().unwrap();
         let mut listener = Listener::new(socket);

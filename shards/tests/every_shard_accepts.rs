@@ -12,12 +12,12 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use common::{LIMIT, launch_shards, within_limit};
-use shards::{Listener, ShardId, Stream, bind_tcp, spawn};
+use shards::{Families, Listener, ShardId, Stream, bind_tcp, spawn};
 
 const CONNECTIONS: usize = 200;
 
 fn free_address() -> SocketAddr {
-    let holder = bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+    let holder = bind_tcp("127.0.0.1:0".parse().unwrap(), Families::Both).unwrap();
     holder.local_addr().unwrap().as_socket().unwrap()
 }
 
@@ -36,7 +36,7 @@ fn two_shards_share_two_hundred_connections() {
         let (fleet, control) = launch_shards::<(), _, _>(2, move |mut context| {
             let ready = ready.clone();
             async move {
-                let socket = bind_tcp(address).unwrap();
+                let socket = bind_tcp(address, Families::Both).unwrap();
                 socket.listen(256).unwrap();
                 let listener = Listener::new(socket);
                 ready.send(()).unwrap();

@@ -9,7 +9,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use common::{launch_shards, pair, within_limit};
-use shards::{Listener, Stream, bind_tcp, sleep};
+use shards::{Families, Listener, Stream, bind_tcp, sleep};
 
 async fn wait_for_bytes(mut stream: Stream) {
     let _ = stream.receive().await;
@@ -34,7 +34,7 @@ fn the_fleet_ends_with_streams_open_and_closes_them() {
                     shards::spawn(wait_for_bytes(Stream::new(near)));
                 }
                 shards::spawn(async {
-                    let socket = bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+                    let socket = bind_tcp("127.0.0.1:0".parse().unwrap(), Families::Both).unwrap();
                     socket.listen(8).unwrap();
                     let _ = Listener::new(socket).accept().await;
                 });

@@ -71,6 +71,7 @@ pub enum Subject {
     StatsAverages,
     Sockets,
     Shards,
+    Listen,
 }
 
 /// The words behind `SHOW`, in the order of `SHOW HELP`.
@@ -93,6 +94,7 @@ pub const SUBJECTS: &[(&str, Subject)] = &[
     ("STATS_AVERAGES", Subject::StatsAverages),
     ("SOCKETS", Subject::Sockets),
     ("SHARDS", Subject::Shards),
+    ("LISTEN", Subject::Listen),
 ];
 
 /// Other words for the same.

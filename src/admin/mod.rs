@@ -30,7 +30,7 @@ use crate::protocol::writer::{self, Report, Severity};
 pub use command::{Command, CommandError, Subject, When};
 pub use sockets::Sockets;
 pub use table::{Column, ColumnType, Table};
-pub use view::{ClientRow, ServerRow, View};
+pub use view::{ClientRow, Listening, ServerRow, View};
 
 /// The databases that are the console. A pool with such a name cannot be reached.
 pub const DATABASES: [&str; 2] = ["pgdoorman", "pgbouncer"];
@@ -61,6 +61,7 @@ pub fn table(subject: Subject, view: &View<'_>) -> Table {
         Subject::StatsAverages => show::stats(view, false, true),
         Subject::Sockets => show::sockets(view.sockets),
         Subject::Shards => show_shards::table(view.fleet),
+        Subject::Listen => show::listen(view.listening),
     }
 }
 

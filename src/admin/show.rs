@@ -11,7 +11,7 @@ use crate::metrics::window::{Averages, PoolView};
 
 use super::sockets::{Sockets, TCP_STATES, UNIX_STATES};
 use super::table::{Column, Table};
-use super::view::{View, host_and_port};
+use super::view::{Listening, View, host_and_port};
 
 /// Columns of one type.
 fn numerics(names: &[&'static str]) -> impl Iterator<Item = Column> {
@@ -34,6 +34,16 @@ fn mode(mode: PoolMode) -> String {
 pub fn version(version: &str) -> Table {
     let mut table = Table::new(texts(&["version"]));
     table.push(vec![format!("PgDoorman {version}")]);
+    table
+}
+
+/// A row a place where clients can connect.
+pub fn listen(listening: &[Listening]) -> Table {
+    let mut table = Table::new(texts(&["address", "port", "family"]));
+    for place in listening {
+        let port = place.port.to_string();
+        table.push(vec![place.address.clone(), port, place.family.to_owned()]);
+    }
     table
 }
 

@@ -67,6 +67,11 @@ fn with_view<T>(fleet: &Fleet, body: impl Fn(&View<'_>) -> T) -> T {
         servers: &[server],
         statements: &[],
         sockets: &Sockets::default(),
+        listening: &[Listening {
+            address: "::".to_owned(),
+            port: 6432,
+            family: "ipv6, ipv4",
+        }],
     })
 }
 

@@ -30,6 +30,19 @@ pub struct View<'a> {
     pub statements: &'a [StatementAccount],
     /// The sockets, if they are asked for.
     pub sockets: &'a Sockets,
+    /// Where clients can connect.
+    pub listening: &'a [Listening],
+}
+
+/// A place where clients can connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listening {
+    /// An IP address, or the path of a socket.
+    pub address: String,
+    /// The port; that in the name of the socket.
+    pub port: u16,
+    /// `ipv4`, `ipv6`, `ipv6, ipv4` or `unix`.
+    pub family: &'static str,
 }
 
 /// One client.

@@ -14,6 +14,7 @@ mod daemon;
 pub mod errands;
 pub mod generate;
 pub mod hand_over;
+mod listen;
 pub mod logging;
 pub mod mailbox;
 pub mod migrate;

@@ -27,14 +27,6 @@ pub fn warnings(config: &Config) -> Vec<&'static str> {
             "[talos] has no effect yet: such clients cannot log in",
         ),
         (
-            general.unix_socket_dir.is_some(),
-            "unix_socket_dir has no effect yet: there is no Unix socket for clients",
-        ),
-        (
-            general.syslog_prog_name.is_some(),
-            "syslog_prog_name has no effect yet: the log goes to standard output",
-        ),
-        (
             config
                 .pools
                 .iter()

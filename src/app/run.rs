@@ -6,19 +6,16 @@
 //! Source: sysexits.h for the exit codes.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use crossbeam_queue::SegQueue;
 use rand::Rng;
-use shards::{
-    Policy, Requested, ShardCount, Socket, Topology, bind_tcp, launch, place, probe_host,
-};
-use socket2::{Domain, SockRef, Type};
+use shards::{Policy, Requested, ShardCount, Topology, launch, place, probe_host};
 
-use crate::config::{self, Config, General};
+use crate::admin::Listening;
+use crate::config::{self, Config};
 use crate::metrics::Fleet;
 use crate::session::budget::Budget;
 use crate::session::shard::Connections;
@@ -28,6 +25,7 @@ use super::cli::{self, Cli, Command, EXIT_CONFIG};
 use super::control::{control, prepare};
 use super::daemon::{self, Foreground, Side};
 use super::hand_over::OnTheirWay;
+use super::listen::{Places, Unusable};
 use super::scrape::{self, Scrape, Sources};
 use super::shard_main::{Shared, shard_main};
 use super::{generate, logging, migrate};
@@ -105,6 +103,12 @@ impl Refused {
     }
 }
 
+impl From<Unusable> for Refused {
+    fn from(Unusable { what, error }: Unusable) -> Self {
+        Self::new(EXIT_CONFIG, &what, &error)
+    }
+}
+
 /// Serves until a signal. `foreground` is told when clients can connect.
 fn serve(
     cli: &Cli,
@@ -129,9 +133,8 @@ fn serve(
     }
     let prepared = prepare().map_err(os("cannot prepare the control thread"))?;
     let listeners = Arc::new(SegQueue::new());
-    let address = listen_address(general)?;
-    let refused = |error| Refused::new(EXIT_CONFIG, &format!("cannot listen on {address}"), &error);
-    check_free(address).map_err(refused)?;
+    let places = Places::of(general)?;
+    places.check_free()?;
     let shared = Shared {
         config: Arc::clone(config),
         connections: Connections::default(),
@@ -139,22 +142,34 @@ fn serve(
         fleet: Fleet::new(placement.plans.len()),
         on_their_way: OnTheirWay::new(placement.plans.len()),
         mock_secret: rand::rng().random(),
+        listening: places.told().into(),
     };
     // Before the address for clients: who can connect there finds the rest in place.
     let scrape = listen_for_scrapes(config, &shared)?;
-    for _ in &placement.plans {
-        listeners.push(listen(general, address).map_err(refused)?);
+    let opened = places.open(placement.plans.len(), general)?;
+    for sockets in opened.of_shards {
+        listeners.push(sockets);
     }
+    let _socket_file = opened.file;
+    let listening = Arc::clone(&shared.listening);
     let numbers = shared.fleet.clone();
     let (fleet, seat) = launch(&placement.plans, move |context| {
         shard_main(
             context,
             shared.clone(),
-            listeners.pop().into_iter().collect(),
+            listeners.pop().unwrap_or_default(),
         )
     })
     .map_err(os("cannot start the shards"))?;
-    tracing::info!(%address, shards = placement.plans.len(), "Waiting for dear clients");
+    for Listening {
+        address,
+        port,
+        family,
+    } in &*listening
+    {
+        tracing::info!(%address, port, family, "listening");
+    }
+    tracing::info!(shards = placement.plans.len(), "Waiting for dear clients");
     let _pid_file = foreground.take().map(Foreground::ready);
     let told = (cli.config_file.clone(), Arc::clone(config));
     control(prepared, seat, told, numbers, scrape).map_err(os("the control thread has failed"))?;
@@ -167,16 +182,6 @@ fn serve(
         tracing::warn!("not every shard has ended in time");
     }
     Ok(())
-}
-
-fn listen_address(general: &General) -> Result<SocketAddr, Refused> {
-    let text = format!("{}:{}", general.host, general.port);
-    let mut found = text
-        .to_socket_addrs()
-        .map_err(|error| Refused::new(EXIT_CONFIG, &format!("cannot resolve {text}"), &error))?;
-    found
-        .next()
-        .ok_or_else(|| Refused::new(EXIT_CONFIG, &text, &"no address"))
 }
 
 /// The socket for metrics, if they are wanted.
@@ -201,34 +206,4 @@ fn listen_for_scrapes(config: &Config, shared: &Shared) -> Result<Option<Scrape>
     let scrape = Scrape::bind(address, sources).map_err(refused)?;
     tracing::info!(%address, "metrics are served at /metrics");
     Ok(Some(scrape))
-}
-
-/// Finds out whether another process listens on `address`. The shards share their address among
-/// themselves (`SO_REUSEPORT`), and would share it with a stranger of the same user just as well.
-fn check_free(address: SocketAddr) -> io::Result<()> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())
-}
-
-/// A listening socket whose options every accepted socket inherits.
-fn listen(general: &General, address: SocketAddr) -> io::Result<Socket> {
-    let socket = bind_tcp(address)?;
-    socket.set_tcp_nodelay(general.tcp_no_delay)?;
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(general.tcp_keepalives_idle)
-        .with_interval(general.tcp_keepalives_interval)
-        .with_retries(general.tcp_keepalives_count);
-    socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_linger(Some(general.tcp_so_linger))?;
-    if !general.tcp_user_timeout.is_zero() {
-        SockRef::from(&socket).set_tcp_user_timeout(Some(general.tcp_user_timeout))?;
-    }
-    let backlog = if general.backlog == 0 {
-        general.max_connections.min(i32::MAX as u64) as i32
-    } else {
-        i32::try_from(general.backlog).unwrap_or(i32::MAX)
-    };
-    socket.listen(backlog)?;
-    Ok(socket)
 }

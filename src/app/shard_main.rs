@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use shards::{Context, Inbox, Listener, Seat, Socket, sleep_until, spawn};
 
+use crate::admin::Listening;
 use crate::config::Config;
 use crate::metrics::Fleet;
 use crate::pool::Host;
@@ -57,6 +58,8 @@ pub struct Shared {
     pub on_their_way: OnTheirWay,
     /// Makes the salts of users who do not exist.
     pub mock_secret: [u8; 32],
+    /// Where clients can connect.
+    pub listening: Arc<[Listening]>,
 }
 
 /// Runs a shard until it is told to stop.
@@ -111,6 +114,7 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
         budget: shared.budget,
         fleet: shared.fleet,
         mock_secret: shared.mock_secret,
+        listening: shared.listening,
     });
     for listener in listeners {
         spawn(accept(

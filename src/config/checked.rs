@@ -35,7 +35,7 @@ pub struct Config {
 /// `[general]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct General {
-    /// Listen address: an IP, `[::]` with brackets, or a name to resolve.
+    /// Listen addresses with `,` between them: IPs, perhaps in brackets, names to resolve, `*`.
     pub host: String,
     /// Listen port.
     pub port: u16,
@@ -59,6 +59,8 @@ pub struct General {
     pub unix_socket_buffer_size: u64,
     /// Directory of the Unix-domain listener; none = no such listener.
     pub unix_socket_dir: Option<PathBuf>,
+    /// Rights of its file, as of chmod(2).
+    pub unix_socket_mode: u32,
     /// Time from accept to the end of authentication; 0 = off.
     pub client_login_timeout: Duration,
     /// Time to open a server connection, authentication included.
@@ -85,8 +87,12 @@ pub struct General {
     pub max_memory_usage: u64,
     /// Log connects and disconnects.
     pub log_client_connections: bool,
-    /// Accepted; `log_client_connections` decides.
+    /// Log disconnects, also without `log_client_connections`.
     pub log_client_disconnections: bool,
+    /// Queries that take at least this long are logged; 0 = off.
+    pub log_min_duration: Duration,
+    /// What is logged; none = as the command line says.
+    pub log_level: Option<tracing::Level>,
     /// Log to syslog under this name.
     pub syslog_prog_name: Option<String>,
     /// Number of shards; at least 1.
@@ -322,7 +328,7 @@ pub(super) fn build(path: &Path, document: Document, resolved: Resolved) -> Conf
 
 fn build_general(raw: schema::General, resolved: Resolved) -> General {
     General {
-        host: raw.host,
+        host: raw.host.0,
         port: raw.port,
         backlog: raw.backlog,
         max_connections: raw.max_connections,
@@ -334,6 +340,7 @@ fn build_general(raw: schema::General, resolved: Resolved) -> General {
         tcp_user_timeout: Duration::from_secs(raw.tcp_user_timeout),
         unix_socket_buffer_size: raw.unix_socket_buffer_size.bytes(),
         unix_socket_dir: raw.unix_socket_dir,
+        unix_socket_mode: raw.unix_socket_mode.0,
         client_login_timeout: raw.client_login_timeout.duration(),
         connect_timeout: raw.connect_timeout.duration(),
         query_wait_timeout: raw.query_wait_timeout.duration(),
@@ -348,6 +355,8 @@ fn build_general(raw: schema::General, resolved: Resolved) -> General {
         max_memory_usage: raw.max_memory_usage.bytes(),
         log_client_connections: raw.log_client_connections,
         log_client_disconnections: raw.log_client_disconnections,
+        log_min_duration: raw.log_min_duration.duration(),
+        log_level: resolved.log_level,
         syslog_prog_name: raw.syslog_prog_name,
         worker_threads: raw.worker_threads,
         worker_cpu_affinity_pinning: raw.worker_cpu_affinity_pinning,

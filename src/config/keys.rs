@@ -119,12 +119,14 @@ pub static KEYS: &[Key] = keys! {
         "Further files, TOML or YAML, merged into this one in their order: tables merge, arrays are concatenated, the later of two scalars wins. Paths are relative to the working directory. Not recursive.";
 
 [General, "Network"]
-    host: "string" = "\"0.0.0.0\"", Restart,
-        "Listen address: an IP (IPv6 in brackets) or a name, of which the first address is used.";
+    host: "string or array" = "\"0.0.0.0\"", Restart,
+        "Listen addresses: a list, or one text with commas. Each is an IP, a name, of which the first address is used, or `*`: everywhere. An IPv6 `::` takes IPv4, too, unless an IPv4 address is listed. Empty = only the Unix socket.";
     port: "integer" = "5432", Restart,
         "Listen port.";
     unix_socket_dir: "path" = "not set" or "\"/var/run/pg_doorman\"", Restart,
-        "Directory for a Unix-domain listening socket `.s.PGSQL.<port>`.";
+        "Directory for a Unix-domain listening socket `.s.PGSQL.<port>`. Lines `local` of `pg_hba` are for its clients.";
+    unix_socket_mode: "octal string" = "\"0600\"", Restart,
+        "Who may connect to it, as in chmod. `0777` = everybody on this machine, `0770` = its group.";
     backlog: "integer" = "0", Restart,
         "Length of the accept queue. 0 = `max_connections`.";
     max_connections: "integer" = "8192", AtOnce,
@@ -174,11 +176,15 @@ pub static KEYS: &[Key] = keys! {
 
 [General, "Logging"]
     log_client_connections: "bool" = "false", AtOnce,
-        "Log when clients connect and when they leave.";
-    log_client_disconnections: "bool" = "false", Ignored,
-        "Accepted for existing files; `log_client_connections` covers both.";
+        "Log when clients connect and when they leave, with the reason.";
+    log_client_disconnections: "bool" = "false", AtOnce,
+        "Log when clients leave, even if `log_client_connections` is off.";
+    log_level: "string" = "as --log-level" or "\"info\"", AtOnce,
+        "How much is logged: `error`, `warn`, `info`, `debug` or `trace`. Goes before the command line and `LOG_LEVEL`.";
+    log_min_duration: "duration" = "0", AtOnce,
+        "Log queries that take at least this long, with the first 1000 bytes of their text. 0 = off. What stands in the text, stands in the log.";
     syslog_prog_name: "string" = "not set" or "\"pg_doorman\"", Restart,
-        "Log to the local syslog under this name instead of standard output.";
+        "Log to the local syslog under this name instead of standard output, facility `user`.";
 
 [General, "Workers"]
     worker_threads: "integer" = "4", Restart,
@@ -331,7 +337,6 @@ const NEWER_KEYS: &[(Section, &[&str])] = &[
             "server_tls_private_key",
             "startup_parameters",
             "tcp_socket_buffer_size",
-            "unix_socket_mode",
         ],
     ),
     (

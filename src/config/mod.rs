@@ -21,6 +21,7 @@ pub mod error;
 pub mod hba;
 pub mod keys;
 mod keys_ru;
+pub mod listening;
 mod load;
 pub mod reference;
 pub mod schema;

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
+use super::listening::{FileMode, HostList};
 use super::secret::Secret;
 use super::units::{ByteSize, ConfigDuration};
 
@@ -35,7 +36,7 @@ pub(crate) struct Document {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 pub(crate) struct General {
-    pub(crate) host: String,
+    pub(crate) host: HostList,
     pub(crate) port: u16,
     pub(crate) backlog: u32,
     pub(crate) max_connections: u64,
@@ -47,6 +48,7 @@ pub(crate) struct General {
     pub(crate) tcp_user_timeout: u64,
     pub(crate) unix_socket_buffer_size: ByteSize,
     pub(crate) unix_socket_dir: Option<PathBuf>,
+    pub(crate) unix_socket_mode: FileMode,
     pub(crate) client_login_timeout: ConfigDuration,
     pub(crate) connect_timeout: ConfigDuration,
     pub(crate) query_wait_timeout: ConfigDuration,
@@ -61,6 +63,8 @@ pub(crate) struct General {
     pub(crate) max_memory_usage: ByteSize,
     pub(crate) log_client_connections: bool,
     pub(crate) log_client_disconnections: bool,
+    pub(crate) log_min_duration: ConfigDuration,
+    pub(crate) log_level: Option<String>,
     pub(crate) syslog_prog_name: Option<String>,
     pub(crate) worker_threads: usize,
     pub(crate) worker_cpu_affinity_pinning: bool,
@@ -94,7 +98,7 @@ pub(crate) struct General {
 impl Default for General {
     fn default() -> Self {
         Self {
-            host: "0.0.0.0".to_owned(),
+            host: HostList("0.0.0.0".to_owned()),
             port: 5432,
             backlog: 0,
             max_connections: 8192,
@@ -106,6 +110,7 @@ impl Default for General {
             tcp_user_timeout: 60,
             unix_socket_buffer_size: ByteSize::from_bytes(1 << 20),
             unix_socket_dir: None,
+            unix_socket_mode: FileMode(0o600),
             client_login_timeout: ConfigDuration::from_secs(60),
             connect_timeout: ConfigDuration::from_secs(3),
             query_wait_timeout: ConfigDuration::from_secs(5),
@@ -120,6 +125,8 @@ impl Default for General {
             max_memory_usage: ByteSize::from_bytes(256 << 20),
             log_client_connections: false,
             log_client_disconnections: false,
+            log_min_duration: ConfigDuration::from_millis(0),
+            log_level: None,
             syslog_prog_name: None,
             worker_threads: 4,
             worker_cpu_affinity_pinning: false,

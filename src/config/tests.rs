@@ -93,6 +93,25 @@ fn the_minimal_toml_file_loads() {
 }
 
 #[test]
+fn several_listen_addresses_are_a_list_or_a_text() {
+    let host = |line: &str| config(&format!("{GENERAL}{line}\n[pools]\n")).general.host;
+    assert_eq!(host("host = ['10.0.0.1', '::1']"), "10.0.0.1, ::1");
+    assert_eq!(host("host = '10.0.0.1,::1'"), "10.0.0.1,::1");
+    let only_unix = config(&format!(
+        "{GENERAL}host = ''\nunix_socket_dir = '/run/p'\nunix_socket_mode = '0770'\n[pools]\n"
+    ));
+    assert_eq!(only_unix.general.unix_socket_mode, 0o770);
+    for (line, reason) in [
+        ("host = []", "host is empty and unix_socket_dir is not set"),
+        ("unix_socket_mode = '0888'", "invalid mode: '0888'"),
+        ("log_level = 'loud'", "log_level should be error, warn"),
+    ] {
+        let error = error(&format!("{GENERAL}{line}\n[pools]\n"));
+        assert!(error.contains(reason), "{error}");
+    }
+}
+
+#[test]
 fn the_minimal_yaml_file_loads() {
     let text = r#"
 general:

@@ -13,6 +13,7 @@ use super::ReadFile;
 use super::checked::TlsMode;
 use super::error::{Fault, KeyPath};
 use super::hba::{self, HbaRule, IpNet};
+use super::listening::hosts;
 use super::schema::{Document, General, PgHba, Pool, User};
 use super::secret::Secret;
 
@@ -33,6 +34,7 @@ pub(super) struct Resolved {
     pub(super) hba: Vec<IpNet>,
     pub(super) pg_hba: Option<Vec<HbaRule>>,
     pub(super) tls_mode: TlsMode,
+    pub(super) log_level: Option<tracing::Level>,
 }
 
 /// Checks the whole document.
@@ -45,6 +47,8 @@ pub(super) fn validate(document: &Document, read: ReadFile<'_>) -> Result<Outcom
     let (hba, pg_hba) = access(general, read, &mut warnings)?;
     prepared_statements(general)?;
     let tls_mode = tls(general, read)?;
+    let log_level = log_level(general)?;
+    listening(general)?;
     workers(general, &mut warnings)?;
     prometheus(document)?;
     for (name, pool) in &document.pools {
@@ -56,6 +60,7 @@ pub(super) fn validate(document: &Document, read: ReadFile<'_>) -> Result<Outcom
         hba,
         pg_hba,
         tls_mode,
+        log_level,
     };
     Ok(Outcome { resolved, warnings })
 }
@@ -235,6 +240,23 @@ fn tls(general: &General, read: ReadFile<'_>) -> Result<TlsMode, Fault> {
         }
     }
     Ok(mode)
+}
+
+fn log_level(general: &General) -> Result<Option<tracing::Level>, Fault> {
+    let level = general.log_level.as_deref().map(str::parse).transpose();
+    level.map_err(|_| {
+        let reason = "log_level should be error, warn, info, debug or trace";
+        Fault::new(general_key("log_level"), reason)
+    })
+}
+
+fn listening(general: &General) -> Result<(), Fault> {
+    let listens = hosts(&general.host.0).next().is_some() || general.unix_socket_dir.is_some();
+    if listens {
+        return Ok(());
+    }
+    let reason = "host is empty and unix_socket_dir is not set: nobody could connect";
+    Err(Fault::new(general_key("host"), reason))
 }
 
 fn workers(general: &General, warnings: &mut Vec<String>) -> Result<(), Fault> {

@@ -131,6 +131,7 @@ fn show(shard: &Shard, subject: Subject, gathered: &Gathered) -> Table {
         servers: &gathered.servers,
         statements: &gathered.statements,
         sockets: &gathered.sockets,
+        listening: &shard.listening,
     };
     admin::table(subject, &view)
 }

@@ -371,6 +371,7 @@ mod tests {
             budget: Budget::default(),
             fleet,
             mock_secret: [0; 32],
+            listening: Arc::default(),
         })
     }
 

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::admin::Listening;
 use crate::metrics::{Fleet, ShardMetrics};
 use crate::pool::Host;
 
@@ -91,6 +92,8 @@ pub struct Shard {
     pub fleet: Fleet,
     /// Makes the salts of users who do not exist.
     pub mock_secret: [u8; 32],
+    /// Where clients can connect.
+    pub listening: Arc<[Listening]>,
 }
 
 impl Shard {

@@ -7,7 +7,7 @@
 //! than `PROOF_BYTES_MAX` bytes for it.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use shards::{Chunk, Stream};
 use socket2::SockRef;
@@ -56,11 +56,13 @@ impl Conversation {
     /// # Errors
     ///
     /// The socket is not connected any more.
-    pub fn addresses(&self) -> io::Result<(Option<std::net::SocketAddr>, Option<IpAddr>)> {
+    pub fn addresses(&self) -> io::Result<(Option<SocketAddr>, Option<IpAddr>)> {
         let socket = SockRef::from(&self.stream);
-        let peer = socket.peer_addr()?.as_socket();
-        let local = socket.local_addr()?.as_socket().map(|address| address.ip());
-        Ok((peer, local))
+        // A client of IPv4 on a socket of IPv6 is one of IPv4.
+        let plain = |address: SocketAddr| (address.ip().to_canonical(), address.port());
+        let peer = socket.peer_addr()?.as_socket().map(plain);
+        let local = socket.local_addr()?.as_socket().map(plain);
+        Ok((peer.map(SocketAddr::from), local.map(|(ip, _)| ip)))
     }
 
     async fn receive(&mut self) -> Result<(), Ended> {

@@ -87,11 +87,6 @@ fn inert(general: &General, found: &mut Vec<String>) {
     let default = schema::General::default();
     let facts = [
         (
-            "log_client_disconnections",
-            general.log_client_disconnections && !general.log_client_connections,
-            "has no effect: log_client_connections covers both, and is off",
-        ),
-        (
             "max_blocking_threads",
             general.max_blocking_threads.is_some(),
             "has no effect: there is no such pool of threads",

@@ -8,6 +8,7 @@
 
 use toml::Value;
 
+use crate::config::listening::hosts;
 use crate::config::units::ConfigDuration;
 
 use super::Outcome;
@@ -84,7 +85,7 @@ const RULES: &[(&str, Rule)] = &[
     ("listen_backlog", Rule::Count("backlog")),
     ("listen_port", Rule::Count("port")),
     ("log_connections", Rule::Bool("log_client_connections")),
-    ("log_disconnections", Rule::None { harmless: ALWAYS, remark: "needs nothing: log_client_connections covers both" }),
+    ("log_disconnections", Rule::Bool("log_client_disconnections")),
     ("log_pooler_errors", Rule::None { harmless: &["1"], remark: "has no counterpart: errors are always logged" }),
     ("log_stats", Rule::None { harmless: &["1"], remark: "has no counterpart: numbers are in the console and in [prometheus]" }),
     ("logfile", Rule::None { harmless: &[""], remark: "has no counterpart: the log goes to standard output; have the service manager keep it" }),
@@ -144,7 +145,7 @@ const RULES: &[(&str, Rule)] = &[
     ("transaction_timeout", Rule::None { harmless: OFF, remark: "has no counterpart. PostgreSQL 17 has one for each role: alter role … set transaction_timeout" }),
     ("unix_socket_dir", Rule::Text("unix_socket_dir")),
     ("unix_socket_group", Rule::None { harmless: &[""], remark: "has no counterpart: set the rights of the directory" }),
-    ("unix_socket_mode", Rule::None { harmless: &["0777"], remark: "has no counterpart: set the rights of the directory" }),
+    ("unix_socket_mode", Rule::Text("unix_socket_mode")),
     ("user", Rule::None { harmless: &[""], remark: "has no counterpart: start the program as that user" }),
     ("verbose", Rule::None { harmless: OFF, remark: "is an option here: --log-level debug" }),
 ];
@@ -160,6 +161,8 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("server_lifetime", "3600"),
     ("query_wait_timeout", "120"),
     ("log_connections", "1"),
+    ("log_disconnections", "1"),
+    ("unix_socket_mode", "0777"),
 ];
 
 /// Takes over `[pgbouncer]`.
@@ -244,36 +247,18 @@ pub(super) fn bool_of(text: &str) -> Option<bool> {
 
 fn listen_addresses(ini: &Ini, out: &mut Outcome) {
     let written = ini.setting("listen_addr").unwrap_or_default();
-    let mut addresses = written
-        .split(',')
-        .map(str::trim)
-        .filter(|address| !address.is_empty());
-    let Some(first) = addresses.next() else {
+    if hosts(written).next().is_some() {
+        out.set("host", written, &format!("listen_addr = {written}"));
+    } else if ini.setting("unix_socket_dir").is_some_and(|dir| !dir.is_empty()) {
+        out.set("host", "", "no listen_addr: no TCP");
+    } else {
+        // There it is the socket directory of its package, which belongs to another program.
         out.remark(
             "listen_addr (not set)",
-            "means no TCP there; here there is always a TCP port: 127.0.0.1 is written",
+            "means no TCP there, only a Unix socket in /tmp: 127.0.0.1 is written",
         );
         out.set("host", "127.0.0.1", "no listen_addr");
-        return;
-    };
-    let others: Vec<&str> = addresses.collect();
-    if !others.is_empty() {
-        let remark = format!("one address only: {first} is used");
-        out.remark(&format!("listen_addr = {written}"), &remark);
     }
-    let host = match first {
-        "*" => "0.0.0.0".to_owned(),
-        // An address of IPv6 stands in brackets.
-        _ if first.contains(':') && !first.starts_with('[') => format!("[{first}]"),
-        _ => first.to_owned(),
-    };
-    if first == "*" {
-        out.remark(
-            "listen_addr = *",
-            "means IPv4 and IPv6 there; 0.0.0.0 is written, use [::] for both",
-        );
-    }
-    out.set("host", host, &format!("listen_addr = {written}"));
 }
 
 fn keepalive(ini: &Ini, out: &mut Outcome) {

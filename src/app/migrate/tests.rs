@@ -166,6 +166,7 @@ fn an_empty_configuration_gets_the_defaults_of_pgbouncer_and_loads() {
     assert_eq!((general.max_connections, general.backlog), (100, 128));
     assert_eq!(general.server_lifetime.as_secs(), 3600);
     assert_eq!(general.idle_timeout.as_secs(), 600);
+    assert!(general.log_client_connections && general.log_client_disconnections);
     assert_eq!(config.pools, []);
     assert_eq!(general.admin_password.expose().len(), 24);
     assert!(
@@ -173,6 +174,24 @@ fn an_empty_configuration_gets_the_defaults_of_pgbouncer_and_loads() {
             .iter()
             .any(|remark| remark.starts_with("listen_addr (not set)"))
     );
+}
+
+#[test]
+fn all_listen_addresses_and_the_unix_socket_are_taken_over() {
+    for (written, expected) in [
+        ("listen_addr = *", "*"),
+        ("listen_addr = ::1, 10.0.0.1", "::1, 10.0.0.1"),
+        ("unix_socket_dir = /run/p\nunix_socket_mode = 0750", ""),
+        ("listen_addr = db.example\nunix_socket_dir = /run/p", "db.example"),
+    ] {
+        let (config, ..) = migrate(&format!("[databases]\n[pgbouncer]\n{written}"), "");
+        let general = &config.general;
+        assert_eq!(general.host, expected);
+        let has_unix = written.contains("/run/p");
+        assert_eq!(general.unix_socket_dir.is_some(), has_unix, "{written}");
+        let mode = if written.contains("0750") { 0o750 } else { 0o777 };
+        assert_eq!(general.unix_socket_mode, mode, "{written}");
+    }
 }
 
 #[test]
@@ -233,11 +252,6 @@ fn what_has_no_counterpart_or_another_meaning_is_told() {
         (
             "client_tls_sslmode = require",
             "client_tls_sslmode = require: needs a key",
-        ),
-        ("listen_addr = *", "listen_addr = *: means IPv4 and IPv6"),
-        (
-            "listen_addr = ::1, 10.0.0.1",
-            "listen_addr = ::1, 10.0.0.1: one address only",
         ),
         (
             "auth_file = nowhere",

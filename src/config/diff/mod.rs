@@ -128,7 +128,7 @@ type HasChanged = fn(&General, &General) -> bool;
 
 /// The keys marked with `Effect::Restart` in `keys`; a test keeps the two equal.
 const RESTART_KEYS: &[(&str, HasChanged)] = general_keys! {
-    host port backlog unix_socket_dir
+    host port backlog unix_socket_dir unix_socket_mode
     retain_connections_time retain_connections_max shutdown_timeout
     syslog_prog_name
     worker_threads worker_cpu_affinity_pinning worker_stack_size
