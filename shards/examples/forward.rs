@@ -11,7 +11,8 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
 use shards::{
-    Families, Listener, Policy, Requested, ShardCount, Stream, Topology, bind_tcp, connect_tcp, launch, place,
+    Families, Listener, Policy, Requested, ShardCount, Stream, Topology, bind_tcp, connect_tcp,
+    launch, place,
 };
 
 /// Bytes that may wait for a slow reader before its peer is not read any more.

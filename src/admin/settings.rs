@@ -9,6 +9,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use tracing::Level;
+
 use crate::config::General;
 use crate::config::units::{ByteSize, ConfigDuration};
 
@@ -50,6 +52,7 @@ enum Place {
     Bytes(fn(&mut General) -> &mut u64),
     Count(fn(&mut General) -> &mut u64),
     Size(fn(&mut General) -> &mut usize),
+    Level(fn(&mut General) -> &mut Option<Level>),
     Switch(fn(&mut General) -> &mut bool),
     /// Zero is a value, too: off.
     Time(fn(&mut General) -> &mut Duration),
@@ -75,6 +78,9 @@ const TABLE: &[(&str, Place)] = &[
     ("max_memory_usage", Place::Bytes(|general| &mut general.max_memory_usage)),
     ("server_round_robin", Place::Switch(|general| &mut general.server_round_robin)),
     ("log_client_connections", Place::Switch(|general| &mut general.log_client_connections)),
+    ("log_client_disconnections", Place::Switch(|general| &mut general.log_client_disconnections)),
+    ("log_level", Place::Level(|general| &mut general.log_level)),
+    ("log_min_duration", Place::Time(|general| &mut general.log_min_duration)),
     ("worker_threads", Place::Fixed(|general| general.worker_threads.to_string())),
 ];
 
@@ -103,6 +109,10 @@ fn show(place: &Place, general: &mut General) -> String {
         Place::Fixed(read) => read(general),
         Place::Bytes(at) | Place::Count(at) => at(general).to_string(),
         Place::Size(at) => at(general).to_string(),
+        Place::Level(at) => at(general).map_or_else(
+            || "-".to_owned(),
+            |level| level.as_str().to_ascii_lowercase(),
+        ),
         Place::Switch(at) => at(general).to_string(),
         Place::Time(at) | Place::Bound(at) => at(general).as_millis().to_string(),
     }
@@ -130,6 +140,10 @@ pub fn set(general: &mut General, key: &str, value: &str) -> Result<(), SetError
             *at(general) = count.ok_or_else(|| invalid("a number above zero"))?;
         }
         Place::Size(at) => *at(general) = value.parse().map_err(|_| invalid("a number"))?,
+        Place::Level(at) => {
+            let level = value.parse().map_err(|_| invalid("a level"))?;
+            *at(general) = Some(level);
+        }
         Place::Switch(at) => {
             *at(general) = switch(value).ok_or_else(|| invalid("true or false"))?;
         }

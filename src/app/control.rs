@@ -14,6 +14,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tracing::Level;
 
 use crate::admin::settings;
 use crate::auth::derive_keys;
@@ -24,7 +25,7 @@ use crate::metrics::window::WINDOW;
 use super::advice::{self, Facts};
 use super::mailbox::{ShardMessage, Work, WorkResult};
 use super::scrape::Scrape;
-use super::{report, sockets};
+use super::{logging, report, sockets};
 
 /// How often a message that did not fit is tried again.
 const RETRY: Duration = Duration::from_millis(5);
@@ -35,6 +36,8 @@ struct Control {
     config_file: PathBuf,
     /// What the shards have been told last.
     config: Arc<Config>,
+    /// What is logged if the file does not say it.
+    log_level: Level,
     fleet: Fleet,
     is_over: bool,
     done: UnboundedSender<(Seat, u32, WorkResult)>,
@@ -80,7 +83,7 @@ pub fn prepare() -> io::Result<Prepared> {
 pub fn control(
     prepared: Prepared,
     seat: ControlSeat<ShardMessage>,
-    (config_file, config): (PathBuf, Arc<Config>),
+    (config_file, config, log_level): (PathBuf, Arc<Config>, Level),
     fleet: Fleet,
     scrape: Option<Scrape>,
 ) -> io::Result<()> {
@@ -99,6 +102,7 @@ pub fn control(
             seat,
             config_file,
             config,
+            log_level,
             fleet,
             is_over: false,
             done,
@@ -125,6 +129,7 @@ impl Control {
             tokio::select! {
                 _ = windows.tick() => {
                     self.fleet.tick();
+                    logging::tell_suppressed();
                     report::write(&self.fleet);
                 }
                 _ = signals.terminate.recv() => break,
@@ -165,7 +170,7 @@ impl Control {
 
     /// Reads the configuration again and gives it to the shards; otherwise says why not.
     async fn reload(&mut self) -> Result<(), String> {
-        let loaded = config::load(&self.config_file).map_err(|error| {
+        let mut loaded = config::load(&self.config_file).map_err(|error| {
             tracing::error!(%error, "Config reload error, the old configuration stays");
             error.to_string()
         })?;
@@ -176,6 +181,11 @@ impl Control {
         for warning in advice::warnings(&loaded.config, facts) {
             tracing::warn!("configuration: {warning}");
         }
+        loaded
+            .config
+            .general
+            .log_level
+            .get_or_insert(self.log_level);
         self.spread(Arc::new(loaded.config)).await;
         tracing::info!("configuration reloaded");
         Ok(())
@@ -183,6 +193,12 @@ impl Control {
 
     /// Gives a configuration to the shards.
     async fn spread(&mut self, config: Arc<Config>) {
+        if config.general.log_level != self.config.general.log_level
+            && let Some(level) = config.general.log_level
+            && let Err(error) = logging::set_level(level)
+        {
+            tracing::error!(%level, %error, "the level of the log cannot be changed");
+        }
         for shard in 0..self.seat.shard_count() {
             let message = ShardMessage::Reload(Arc::clone(&config));
             self.send(ShardId::new(shard as u16), message).await;

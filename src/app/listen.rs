@@ -158,7 +158,9 @@ fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {
         let only_v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
         return Ok(has_v6.map_or(only_v4, |()| everywhere));
     }
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
     let host = bare.unwrap_or(host);
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok((ip, port).into());

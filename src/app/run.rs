@@ -15,7 +15,7 @@ use rand::Rng;
 use shards::{Policy, Requested, ShardCount, Topology, launch, place, probe_host};
 
 use crate::admin::Listening;
-use crate::config::{self, Config};
+use crate::config::{self, Config, General};
 use crate::metrics::Fleet;
 use crate::session::budget::Budget;
 use crate::session::shard::Connections;
@@ -26,6 +26,7 @@ use super::control::{control, prepare};
 use super::daemon::{self, Foreground, Side};
 use super::hand_over::OnTheirWay;
 use super::listen::{Places, Unusable};
+use super::logging::{Destination, Syslog};
 use super::scrape::{self, Scrape, Sources};
 use super::shard_main::{Shared, shard_main};
 use super::{generate, logging, migrate};
@@ -45,7 +46,7 @@ pub fn run(cli: &Cli) -> ExitCode {
     if cli.test_config {
         return cli::test_config(&cli.config_file);
     }
-    let loaded = match config::load(&cli.config_file) {
+    let mut loaded = match config::load(&cli.config_file) {
         Ok(loaded) => loaded,
         Err(error) => return cli::refuse_config(&error),
     };
@@ -60,7 +61,12 @@ pub fn run(cli: &Cli) -> ExitCode {
             }
         }
     }
-    logging::start(cli.log_level, cli.log_format, !cli.no_color);
+    let general = &mut loaded.config.general;
+    let level = *general.log_level.get_or_insert(cli.log_level);
+    match destination(cli, general) {
+        Ok(destination) => logging::start(level, cli.log_format, destination),
+        Err(refused) => return refused.end(foreground),
+    }
     tracing::info!(
         "Welcome to PgDoorman! (Version {})",
         env!("CARGO_PKG_VERSION")
@@ -76,15 +82,7 @@ pub fn run(cli: &Cli) -> ExitCode {
     }
     match serve(cli, &Arc::new(loaded.config), &mut foreground) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Refused { code, reason }) => {
-            tracing::error!("{reason}");
-            let reason = format!("pg_doorman: {reason}");
-            eprintln!("{reason}");
-            if let Some(waiting) = foreground {
-                waiting.refused(code, &reason);
-            }
-            ExitCode::from(code)
-        }
+        Err(refused) => refused.end(foreground),
     }
 }
 
@@ -101,6 +99,30 @@ impl Refused {
             reason: format!("{what}: {error}"),
         }
     }
+
+    /// Tells it to everybody who may read it.
+    fn end(self, foreground: Option<Foreground>) -> ExitCode {
+        let Self { code, reason } = self;
+        tracing::error!("{reason}");
+        let reason = format!("pg_doorman: {reason}");
+        eprintln!("{reason}");
+        if let Some(waiting) = foreground {
+            waiting.refused(code, &reason);
+        }
+        ExitCode::from(code)
+    }
+}
+
+/// Where the log goes.
+fn destination(cli: &Cli, general: &General) -> Result<Destination, Refused> {
+    let Some(name) = &general.syslog_prog_name else {
+        return Ok(Destination::Output {
+            has_colours: !cli.no_color,
+        });
+    };
+    let syslog = Syslog::connect(name);
+    let refused = |error| Refused::new(EXIT_OS, "cannot log to syslog (syslog_prog_name)", &error);
+    syslog.map(Destination::Syslog).map_err(refused)
 }
 
 impl From<Unusable> for Refused {
@@ -154,11 +176,7 @@ fn serve(
     let listening = Arc::clone(&shared.listening);
     let numbers = shared.fleet.clone();
     let (fleet, seat) = launch(&placement.plans, move |context| {
-        shard_main(
-            context,
-            shared.clone(),
-            listeners.pop().unwrap_or_default(),
-        )
+        shard_main(context, shared.clone(), listeners.pop().unwrap_or_default())
     })
     .map_err(os("cannot start the shards"))?;
     for Listening {
@@ -171,7 +189,7 @@ fn serve(
     }
     tracing::info!(shards = placement.plans.len(), "Waiting for dear clients");
     let _pid_file = foreground.take().map(Foreground::ready);
-    let told = (cli.config_file.clone(), Arc::clone(config));
+    let told = (cli.config_file.clone(), Arc::clone(config), cli.log_level);
     control(prepared, seat, told, numbers, scrape).map_err(os("the control thread has failed"))?;
     let (ended, ends) = mpsc::channel();
     std::thread::spawn(move || {

@@ -102,7 +102,10 @@ mod tests {
     fn addresses_stand_between_commas() {
         let found = |text| hosts(text).collect::<Vec<_>>();
         assert_eq!(found("0.0.0.0"), ["0.0.0.0"]);
-        assert_eq!(found(" ::1 ,[::],db.example,"), ["::1", "[::]", "db.example"]);
+        assert_eq!(
+            found(" ::1 ,[::],db.example,"),
+            ["::1", "[::]", "db.example"]
+        );
         assert_eq!(found(" , "), [""; 0]);
     }
 }

@@ -59,6 +59,16 @@ fn render_series(out: &mut String, series: &Series, process: &ProcessSnapshot, p
                 }
             }
         }
+        Found::Server(read) => {
+            for pool in pools {
+                for server in &pool.now.by_server {
+                    let pid = server.pid.to_string();
+                    let mut labels = labels("", "", Some(pool));
+                    labels.push(("backend_pid", &pid));
+                    line(out, name, &labels, &read(server).to_string());
+                }
+            }
+        }
         Found::Histogram(read) => {
             for pool in pools {
                 histogram(out, name, pool, read(pool));

@@ -28,7 +28,7 @@ use std::time::Instant;
 
 use arc_swap::{ArcSwap, Guard};
 
-pub use pool::{Enrolled, PoolMetrics};
+pub use pool::{Enrolled, EnrolledServer, PoolMetrics};
 
 pub use changes::Changes;
 

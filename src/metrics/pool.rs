@@ -18,6 +18,8 @@ use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 use super::histogram::{Histogram, HistogramCells};
 use super::{Counter, Fleet, Gauge};
 
@@ -69,6 +71,8 @@ pub struct PoolMetrics {
     pub client_prepared_bytes: Gauge,
     /// Clients that have ever used `Flush`.
     pub async_clients: Gauge,
+    /// The server connections, as a list that is replaced as a whole.
+    servers: ArcSwap<Vec<Arc<ServerNumbers>>>,
 }
 
 /// A block on the list of its shard; it leaves the list when dropped.
@@ -97,6 +101,21 @@ impl Enrolled {
         })
     }
 
+    /// The numbers of a new server connection. To be called on the shard of the block.
+    pub fn enrol_server(&self, pid: i32) -> EnrolledServer {
+        let numbers = Arc::new(ServerNumbers {
+            pid,
+            ..ServerNumbers::default()
+        });
+        let mut servers = (**self.cells.servers.load()).clone();
+        servers.push(Arc::clone(&numbers));
+        self.cells.servers.store(Arc::new(servers));
+        EnrolledServer {
+            pool: Arc::clone(&self.cells),
+            numbers,
+        }
+    }
+
     /// The block's place among all.
     pub const fn fleet(&self) -> &Fleet {
         &self.fleet
@@ -117,6 +136,48 @@ impl Drop for Enrolled {
         pools.retain(|pool| !Arc::ptr_eq(pool, &self.cells));
         self.fleet.set_pools(self.shard, pools);
     }
+}
+
+/// What one server connection counts.
+#[derive(Debug, Default)]
+pub struct ServerNumbers {
+    pid: i32,
+    prepared_hits: Gauge,
+    prepared_misses: Gauge,
+}
+
+/// A server connection on the list of its pool's block; it leaves the list when dropped.
+#[derive(Debug)]
+pub struct EnrolledServer {
+    pool: Arc<PoolMetrics>,
+    numbers: Arc<ServerNumbers>,
+}
+
+impl EnrolledServer {
+    /// Prepared statements that were wanted: those that were there, and those that had to be made.
+    pub fn note(&self, hits: u64, misses: u64) {
+        self.numbers.prepared_hits.set(hits);
+        self.numbers.prepared_misses.set(misses);
+    }
+}
+
+impl Drop for EnrolledServer {
+    fn drop(&mut self) {
+        let mut servers = (**self.pool.servers.load()).clone();
+        servers.retain(|numbers| !Arc::ptr_eq(numbers, &self.numbers));
+        self.pool.servers.store(Arc::new(servers));
+    }
+}
+
+/// The numbers of one server connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerReading {
+    /// Process id of its session.
+    pub pid: i32,
+    /// Prepared statements that were wanted and were there.
+    pub prepared_hits: u64,
+    /// Prepared statements that had to be made.
+    pub prepared_misses: u64,
 }
 
 /// Names a pool: database, user.
@@ -147,6 +208,7 @@ pub struct PoolReading {
     pub client_prepared_entries: u64,
     pub client_prepared_bytes: u64,
     pub async_clients: u64,
+    pub by_server: Vec<ServerReading>,
 }
 
 impl PoolReading {
@@ -174,6 +236,13 @@ impl PoolReading {
         self.client_prepared_entries += cells.client_prepared_entries.get();
         self.client_prepared_bytes += cells.client_prepared_bytes.get();
         self.async_clients += cells.async_clients.get();
+        let servers = cells.servers.load();
+        self.by_server
+            .extend(servers.iter().map(|numbers| ServerReading {
+                pid: numbers.pid,
+                prepared_hits: numbers.prepared_hits.get(),
+                prepared_misses: numbers.prepared_misses.get(),
+            }));
     }
 
     /// Clients that neither have a server nor wait for one. Numbers of a moment may not fit each
@@ -229,6 +298,17 @@ mod tests {
         assert_eq!((reading.clients, reading.clients_idle()), (5, 4));
         assert_eq!((reading.size, reading.queries.count()), (7, 1));
         assert!(reading.wait_us_max >= 1000);
+        let server = second.enrol_server(42);
+        server.note(7, 8);
+        let expected = ServerReading {
+            pid: 42,
+            prepared_hits: 7,
+            prepared_misses: 8,
+        };
+        let reading = |user: &str| read_all(&fleet)[&("db".into(), user.into())].clone();
+        assert_eq!(reading("a").by_server, [expected]);
+        drop(server);
+        assert_eq!(reading("a").by_server, []);
         drop((first, other));
         let all = read_all(&fleet);
         assert_eq!(all.len(), 1);

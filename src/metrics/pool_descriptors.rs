@@ -6,6 +6,7 @@
 //! The first of them are named and typed as earlier versions have it, though some count up and are
 //! called gauges, and some are in milliseconds. Those behind follow the habits of the field.
 
+use super::pool::ServerReading;
 use super::snapshot::ProcessSnapshot;
 use super::window::PoolView;
 
@@ -41,6 +42,8 @@ pub enum Found {
     Process(fn(&ProcessSnapshot) -> Vec<Sample>),
     /// Once in each pool.
     Pool(fn(&PoolView) -> Vec<Sample>),
+    /// Once in each server connection.
+    Server(fn(&ServerReading) -> u64),
     /// A histogram in each pool.
     Histogram(fn(&PoolView) -> &super::histogram::Histogram),
 }
@@ -66,6 +69,7 @@ impl Series {
         let pool: &[_] = match self.found {
             Found::Process(_) => &[],
             Found::Pool(_) | Found::Histogram(_) => &["user", "database"],
+            Found::Server(_) => &["user", "database", "backend_pid"],
         };
         let own = Some(self.label).filter(|label| !label.is_empty());
         own.into_iter().chain(pool.iter().copied()).collect()
@@ -99,6 +103,20 @@ const fn gauge(
         label,
         help,
         found: Found::Pool(found),
+    }
+}
+
+const fn server(
+    name: &'static str,
+    help: &'static str,
+    found: fn(&ServerReading) -> u64,
+) -> Series {
+    Series {
+        name,
+        kind: SeriesKind::Gauge,
+        label: "",
+        help,
+        found: Found::Server(found),
     }
 }
 
@@ -203,6 +221,12 @@ pub static SERIES: &[Series] = &[
     gauge("pg_doorman_async_clients_count", "",
         "Clients that have ever used Flush",
         |pool| one(pool.now.async_clients)),
+    server("pg_doorman_servers_prepared_hits",
+        "Prepared statements that clients wanted and the server connection had",
+        |server| server.prepared_hits),
+    server("pg_doorman_servers_prepared_misses",
+        "Prepared statements that clients wanted and had to be made on the server connection",
+        |server| server.prepared_misses),
     gauge("pg_doorman_pool_size", "",
         "Server connections that the pool may have",
         |pool| one(pool.now.size)),

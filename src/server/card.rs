@@ -11,9 +11,10 @@ use std::time::Instant;
 
 use rand::Rng;
 
-use crate::metrics::Enrolled;
+use crate::metrics::{Enrolled, EnrolledServer};
 
 use super::parameters::ParameterSet;
+use super::question::Question;
 
 /// What a server connection has done, wherever.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,13 +62,19 @@ pub struct ServerCard {
     pub is_asked: Cell<bool>,
     /// Prepared statements that it has, as of the last that was wanted.
     pub statements: Cell<usize>,
+    /// What it is asked, if slow queries are logged.
+    pub question: RefCell<Question>,
     /// What the last client asked for at login.
     client: RefCell<Option<Rc<ParameterSet>>>,
+    /// What everybody may read of it.
+    numbers: EnrolledServer,
 }
 
 impl ServerCard {
     /// The account of a connection that was opened at `born` and has done `tally`.
     pub fn new(pool: Rc<Enrolled>, pid: i32, born: Instant, tally: ServerTally) -> Rc<Self> {
+        let numbers = pool.enrol_server(pid);
+        numbers.note(tally.statements_found, tally.statements_made);
         Rc::new(Self {
             pool,
             pid,
@@ -76,7 +83,9 @@ impl ServerCard {
             is_lent: Cell::new(true),
             is_asked: Cell::new(false),
             statements: Cell::new(0),
+            question: RefCell::default(),
             client: RefCell::default(),
+            numbers,
         })
     }
 
@@ -116,6 +125,8 @@ impl ServerCard {
         let mut tally = self.tally.get();
         tally.statements_found += u64::from(was_there);
         tally.statements_made += u64::from(!was_there);
+        self.numbers
+            .note(tally.statements_found, tally.statements_made);
         self.tally.set(tally);
         self.statements.set(statements);
     }

@@ -244,10 +244,11 @@ impl ClientCard {
         }
     }
 
-    /// The server has sent it a `ReadyForQuery` and owes so many replies yet.
-    pub fn answered(&self, server: &ServerCard, status: TransactionStatus, owed: usize) {
+    /// The server has sent it a `ReadyForQuery` and owes so many replies yet. Returns how long the query
+    /// took, in microseconds.
+    pub fn answered(&self, server: &ServerCard, status: TransactionStatus, owed: usize) -> u64 {
         let Belongs::Pool(pool) = &self.belongs else {
-            return;
+            return 0;
         };
         let now = Self::now(pool);
         let ends_transaction = status == TransactionStatus::Idle;
@@ -257,8 +258,8 @@ impl ClientCard {
         let mut tally = self.tally.get();
         tally.queries += 1;
         let since = self.query_since.replace(next);
-        pool.queries
-            .record(now.saturating_sub(if since == 0 { now } else { since }));
+        let took = now.saturating_sub(if since == 0 { now } else { since });
+        pool.queries.record(took);
         if ends_transaction {
             tally.transactions += 1;
             let since = self.transaction_since.replace(next);
@@ -266,6 +267,7 @@ impl ClientCard {
                 .record(now.saturating_sub(if since == 0 { now } else { since }));
         }
         self.tally.set(tally);
+        took
     }
 
     /// It is told of an error.

@@ -48,6 +48,7 @@ use crate::server::reset::Leftovers;
 
 use super::budget::Claim;
 use super::card::{Belongs, ClientCard, ClientTally};
+use super::ending::Ending;
 use super::local::{Begun, Local};
 use super::prepared::Prepared;
 use super::registry::Slot;
@@ -121,7 +122,8 @@ pub struct Session {
     pub(super) slot: Option<Slot>,
     /// As `slot`.
     pub(super) connection: Option<Connection>,
-    pub(super) log_as: Option<Box<str>>,
+    /// Why it ends, as far as that is known.
+    pub(super) ending: Ending,
     /// What is told of it.
     pub(super) card: Seated,
 }
@@ -133,7 +135,7 @@ impl Session {
         pool: Rc<Pool>,
         (client, input): (Stream, Option<Chunk>),
         (asked, wanted): (Rc<ParameterSet>, Rc<ParameterSet>),
-        (slot, connection, log_as, tally): (Slot, Connection, Option<Box<str>>, ClientTally),
+        (slot, connection, tally): (Slot, Connection, ClientTally),
     ) -> Self {
         slot.set_stream(client.id());
         let belongs = Belongs::Pool(Rc::clone(&pool.metrics));
@@ -157,7 +159,7 @@ impl Session {
             prepared: None,
             slot: Some(slot),
             connection: Some(connection),
-            log_as,
+            ending: Ending::Lost,
             card,
         }
     }
@@ -182,6 +184,7 @@ impl Session {
 
     /// Ends the session with an error.
     pub(super) fn fail(&mut self, failure: &Failure) {
+        self.ending = Ending::told(&failure.sqlstate);
         self.client.send(failure.to_bytes());
     }
 
@@ -587,8 +590,6 @@ impl Drop for Session {
                 self.pool.discard(server);
             }
         }
-        if let Some(client) = &self.log_as {
-            tracing::info!(%client, pool = %self.pool.key.database, "client disconnected");
-        }
+        self.log_end();
     }
 }

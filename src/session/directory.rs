@@ -18,6 +18,7 @@ use crate::server::handshake::Credentials;
 use crate::server::{Login, Socket};
 
 use super::local;
+use super::slow;
 
 /// A user of a pool.
 pub struct Tenant {
@@ -34,7 +35,17 @@ pub struct Directory {
     pub config: Arc<Config>,
     /// The message that is answered without a server.
     pub check_query: Box<[u8]>,
+    /// Queries that take at least so many microseconds are logged.
+    pub slow_us: u64,
     tenants: HashMap<String, HashMap<String, Rc<Tenant>>>,
+}
+
+fn slow_us(config: &Config) -> u64 {
+    let limit = config.general.log_min_duration;
+    if limit.is_zero() {
+        return slow::NEVER;
+    }
+    u64::try_from(limit.as_micros()).unwrap_or(slow::NEVER)
 }
 
 impl Directory {
@@ -53,6 +64,7 @@ impl Directory {
         }
         let directory = Self {
             check_query: local::check_query(&config.general),
+            slow_us: slow_us(&config),
             config,
             tenants,
         };

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use crate::protocol::sqlstate;
 
 use super::client::{Phase, Session, Step};
+use super::ending::Ending;
 use super::report::Failure;
 
 impl Session {
@@ -15,6 +16,7 @@ impl Session {
     pub(super) fn killed(&mut self) -> Step {
         let text = "terminating connection due to administrator command";
         let failure = Failure::new(sqlstate::ADMIN_SHUTDOWN, text);
+        self.ending = Ending::Told(sqlstate::ADMIN_SHUTDOWN);
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Serving(server) => {
                 if server.framer.is_at_boundary() && !self.has_farewell {

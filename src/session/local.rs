@@ -29,6 +29,7 @@ use crate::protocol::{FrontendTag, sqlstate, writer};
 use crate::server::ServerConnection;
 
 use super::client::Session;
+use super::ending::Ending;
 use super::relay::{is_request, unknown_request};
 use super::report::Failure;
 
@@ -84,7 +85,10 @@ impl Session {
             return Local::Handled;
         }
         match tag {
-            b'X' => Local::Leave,
+            b'X' => {
+                self.ending = Ending::GoodBye;
+                Local::Leave
+            }
             b'Q' if matches!(message.get(HEADER_BYTES), Some(b'd' | b'D'))
                 && self.answers_itself(&message[HEADER_BYTES..]) =>
             {

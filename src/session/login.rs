@@ -415,7 +415,7 @@ impl Login {
         names: Names,
     ) -> (Console, Option<Chunk>) {
         self.shard.metrics().logins_plain.add(1);
-        tracing::info!(client = %self.peer_text(), "console opened");
+        tracing::info!(target: "pg_doorman::clients", client = %self.peer_text(), "console opened");
         let key = console::dead_key(&self.shard, speaks_3_2);
         let (mut client, rest) = self.talk.finish();
         client.send(console::greeting(&asked, &key));
@@ -456,12 +456,11 @@ impl Login {
             writer::backend_key_data(&mut out, pid, key.secret.as_bytes());
         }
         writer::ready_for_query(&mut out, TransactionStatus::Idle);
-        let logs = self.general().log_client_connections;
-        if logs {
-            tracing::info!(client = %self.peer_text(), pool = %tenant.pool.key.database,
-                user = %tenant.pool.key.user, "client connected (plain)");
+        if self.general().log_client_connections {
+            tracing::info!(target: "pg_doorman::clients", client = %self.peer_text(),
+                pool = %tenant.pool.key.database, user = %tenant.pool.key.user,
+                "client connected (plain)");
         }
-        let log_as = logs.then(|| self.peer_text().into_boxed_str());
         let (mut client, rest) = self.talk.finish();
         client.send(out);
         let connection = match self.connection {
@@ -472,7 +471,7 @@ impl Login {
         let settings = (pool.intern(asked), wanted);
         let id = key.pid().map_or(0, i32::cast_unsigned);
         let tally = ClientTally::new(id, self.peer, self.born);
-        let place = (slot, connection, log_as, tally);
+        let place = (slot, connection, tally);
         Session::new(self.shard, pool, (client, rest), settings, place)
     }
 }

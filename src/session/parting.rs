@@ -18,6 +18,7 @@ use crate::server::ServerConnection;
 use crate::server::reset::Leftovers;
 
 use super::client::{Session, Step};
+use super::ending::Ending;
 use super::report::Failure;
 
 impl Session {
@@ -96,6 +97,7 @@ impl Session {
         tracing::warn!(
             pool = %self.pool.key.database, pid = server.pid(), "server closed the connection"
         );
+        self.ending = Ending::Told(sqlstate::CONNECTION_FAILURE);
         // In the middle of a message nothing can be said.
         if server.framer.is_at_boundary() && !self.has_farewell {
             let text = "server closed the connection unexpectedly";

@@ -26,6 +26,7 @@ use crate::server::statements::power::Power;
 use crate::server::sync::{Noted, Owner, Reply, Sync};
 
 use super::client::Session;
+use super::ending::Ending;
 use super::heal;
 use super::held::names_statement;
 use super::prepared::Prepared;
@@ -40,6 +41,7 @@ impl Session {
         if manages {
             server.statements.trust.meet(self.pool.generation());
         }
+        self.note_question(server, &chunk);
         let mut splice = Splice::of(&chunk);
         let mut position = 0;
         let mut is_cut = false;
@@ -65,6 +67,7 @@ impl Session {
             if part.is_first {
                 if part.tag == b'X' {
                     self.is_leaving = true;
+                    self.ending = Ending::GoodBye;
                     break;
                 }
                 if !is_request(part.tag) {
@@ -148,7 +151,8 @@ impl Session {
                         server.status = ready.status;
                     }
                     let owed = server.sync.owed_count();
-                    self.card.answered(&server.card, server.status, owed);
+                    let took = self.card.answered(&server.card, server.status, owed);
+                    self.note_time(server, took);
                     self.has_reset = false;
                     self.note_ready(server);
                 }
@@ -201,6 +205,7 @@ impl Session {
             pid = server.pid(),
             "server out of step with the protocol, closed"
         );
+        self.ending = Ending::Told(sqlstate::PROTOCOL_VIOLATION);
         if server.framer.is_at_boundary() {
             let text = "the server sent a message that does not belong here";
             self.fail(&Failure::new(sqlstate::PROTOCOL_VIOLATION, text));

@@ -58,8 +58,6 @@ pub struct SessionRecord {
     pub tally: ClientTally,
     /// Its place among the connections of the process.
     pub connection: Connection,
-    /// What log lines call it, if its coming and going is logged.
-    pub log_as: Option<Box<str>>,
 }
 
 /// What a host tells the origin of one of its sessions.
@@ -186,7 +184,6 @@ impl Session {
             identity: slot.depart(),
             tally: self.card.tally(),
             connection,
-            log_as: self.log_as.take(),
         }))
     }
 
@@ -211,7 +208,7 @@ impl Session {
         let pool = &tenant.pool;
         let (asked, wanted) = (pool.intern(record.asked), pool.intern(record.wanted));
         let unread = (!record.unread.is_empty()).then(|| client.chunk_of(record.unread));
-        let place = (slot, record.connection, record.log_as, record.tally);
+        let place = (slot, record.connection, record.tally);
         let prepared = pool.settings.manages_statements().then(|| {
             let mut prepared = Box::<Prepared>::default();
             prepared.generation = pool.generation();
@@ -406,7 +403,6 @@ mod tests {
             },
             tally: ClientTally::new(1, None, shards::now()),
             connection: shard.connections.open(1).unwrap(),
-            log_as: None,
         };
         (record, far)
     }

@@ -249,7 +249,10 @@ fn listen_addresses(ini: &Ini, out: &mut Outcome) {
     let written = ini.setting("listen_addr").unwrap_or_default();
     if hosts(written).next().is_some() {
         out.set("host", written, &format!("listen_addr = {written}"));
-    } else if ini.setting("unix_socket_dir").is_some_and(|dir| !dir.is_empty()) {
+    } else if ini
+        .setting("unix_socket_dir")
+        .is_some_and(|dir| !dir.is_empty())
+    {
         out.set("host", "", "no listen_addr: no TCP");
     } else {
         // There it is the socket directory of its package, which belongs to another program.

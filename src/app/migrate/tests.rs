@@ -182,14 +182,21 @@ fn all_listen_addresses_and_the_unix_socket_are_taken_over() {
         ("listen_addr = *", "*"),
         ("listen_addr = ::1, 10.0.0.1", "::1, 10.0.0.1"),
         ("unix_socket_dir = /run/p\nunix_socket_mode = 0750", ""),
-        ("listen_addr = db.example\nunix_socket_dir = /run/p", "db.example"),
+        (
+            "listen_addr = db.example\nunix_socket_dir = /run/p",
+            "db.example",
+        ),
     ] {
         let (config, ..) = migrate(&format!("[databases]\n[pgbouncer]\n{written}"), "");
         let general = &config.general;
         assert_eq!(general.host, expected);
         let has_unix = written.contains("/run/p");
         assert_eq!(general.unix_socket_dir.is_some(), has_unix, "{written}");
-        let mode = if written.contains("0750") { 0o750 } else { 0o777 };
+        let mode = if written.contains("0750") {
+            0o750
+        } else {
+            0o777
+        };
         assert_eq!(general.unix_socket_mode, mode, "{written}");
     }
 }

@@ -29,6 +29,7 @@ pub(crate) struct Config {
     pools: Vec<(String, Table, Vec<User>)>,
     application_name: String,
     log_level: &'static str,
+    environment: Vec<(&'static str, String)>,
 }
 
 /// A user of a pool.
@@ -73,6 +74,7 @@ impl Config {
             pools: Vec::new(),
             application_name: format!("{}_{}", unique("doorman"), std::process::id()),
             log_level: "info",
+            environment: Vec::new(),
         };
         config
             .general("host", "127.0.0.1")
@@ -106,6 +108,12 @@ impl Config {
     /// How much is logged.
     pub(crate) fn log_level(mut self, level: &'static str) -> Self {
         self.log_level = level;
+        self
+    }
+
+    /// Sets a variable of the pooler's environment.
+    pub(crate) fn environment(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.environment.push((name, value.into()));
         self
     }
 
@@ -185,7 +193,8 @@ impl Config {
         toml::to_string(&file).unwrap()
     }
 
-    fn port(&self) -> u16 {
+    /// The port on which clients are to be accepted.
+    pub(crate) fn port(&self) -> u16 {
         self.general["port"]
             .as_integer()
             .and_then(|port| u16::try_from(port).ok())
@@ -224,6 +233,7 @@ impl Doorman {
             .current_dir(&directory)
             .env("NO_COLOR", "true")
             .env("LOG_LEVEL", config.log_level)
+            .envs(config.environment.clone())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -243,23 +253,31 @@ impl Doorman {
 
     fn wait_until_it_accepts(&mut self) {
         let port = self.port;
+        let log = self.directory.join("log");
         let child = &mut self.child;
         eventually("pg_doorman accepts connections", || {
             if let Some(status) = child.try_wait().unwrap() {
                 panic!("pg_doorman ended at start: {status}");
             }
-            TcpStream::connect(("127.0.0.1", port)).is_ok()
+            // One that listens on a Unix socket only says so.
+            let told = std::fs::read_to_string(&log).unwrap_or_default();
+            TcpStream::connect(("127.0.0.1", port)).is_ok() || told.contains("dear clients")
         });
     }
 
-    /// Starts another process with the same file and waits for its end.
-    pub(crate) fn run_a_second_time(&self) -> Output {
+    /// Another process with the same file, not started yet.
+    pub(crate) fn second_process(&self) -> Command {
         let mut command = Command::new("timeout");
         command
             .arg("5")
             .arg(program())
             .arg(self.directory.join("pg_doorman.toml"));
         command
+    }
+
+    /// Starts another process with the same file and waits for its end.
+    pub(crate) fn run_a_second_time(&self) -> Output {
+        self.second_process()
             .output()
             .expect("timeout (package coreutils) is there")
     }

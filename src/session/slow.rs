@@ -1,0 +1,101 @@
+//! Queries that take long: the log tells of them.
+//!
+//! **Owns:** which are told, and in what words.
+//! **Does not own:** their times (`card`), what was noted of them (`server::question`).
+//!
+//! **Invariants**
+//! 1. While nothing is to be told, a query costs two comparisons. While something is, its first bytes
+//!    are copied to a place that its server has; nothing is allocated unless it was slow.
+//! 2. A text with a password in it is not told.
+
+use std::borrow::Cow;
+
+use crate::server::ServerConnection;
+use crate::server::question::{Asked, TEXT_BYTES_MAX};
+
+use super::client::Session;
+
+/// As long as no query takes.
+pub(super) const NEVER: u64 = u64::MAX;
+
+impl Session {
+    fn slow_us(&self) -> u64 {
+        self.shard.directory.borrow().slow_us
+    }
+
+    /// Notes what the messages in `chunk` ask, if they begin a query.
+    pub(super) fn note_question(&self, server: &ServerConnection, chunk: &[u8]) {
+        if self.slow_us() != NEVER && !self.card.has_query() && self.framer.is_at_boundary() {
+            server.card.question.borrow_mut().note(chunk);
+        }
+    }
+
+    /// A query was answered that took so many microseconds.
+    pub(super) fn note_time(&mut self, server: &ServerConnection, micros: u64) {
+        let limit = self.slow_us();
+        if limit == NEVER {
+            return;
+        }
+        let mut question = server.card.question.borrow_mut();
+        if micros >= limit {
+            self.tell_slow(question.asked(), server.pid(), micros);
+        }
+        question.forget();
+    }
+
+    #[cold]
+    fn tell_slow(&mut self, asked: Asked<'_>, pid: i32, micros: u64) {
+        let client = self.peer_text();
+        let prepared = &mut self.prepared;
+        let text = match asked {
+            Asked::Unknown => "(behind others in a pipeline)".into(),
+            Asked::Text(text, is_cut) => shown(text, is_cut),
+            Asked::Statement(name) => match prepared.as_mut().and_then(|known| known.get(name)) {
+                Some(statement) => {
+                    let text = statement.query();
+                    let kept = text.get(..TEXT_BYTES_MAX).unwrap_or(text);
+                    shown(kept, kept.len() < text.len())
+                }
+                None => format!("(prepared statement \"{}\")", name.escape_ascii()).into(),
+            },
+        };
+        let ms = format_args!("{}.{:03}", micros / 1000, micros % 1000);
+        tracing::warn!(
+            target: "pg_doorman::slow",
+            pool = %self.pool.key.database, user = %self.pool.key.user, %client,
+            pid, %ms, query = %text, "slow query"
+        );
+    }
+
+    /// Where the client is, in words.
+    pub(super) fn peer_text(&self) -> String {
+        let peer = self.card.tally().peer;
+        peer.map_or_else(|| "local".to_owned(), |peer| peer.to_string())
+    }
+}
+
+fn shown(text: &[u8], is_cut: bool) -> Cow<'_, str> {
+    let word = b"password";
+    if text
+        .windows(word.len())
+        .any(|part| part.eq_ignore_ascii_case(word))
+    {
+        return "(not shown: it speaks of a password)".into();
+    }
+    let text = String::from_utf8_lossy(text);
+    if is_cut { text + " …" } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_not_told() {
+        assert_eq!(shown(b"select 1", false), "select 1");
+        assert_eq!(shown(b"select 1", true), "select 1 …");
+        let told = shown(b"alter role a PassWord 'hunter2'", false);
+        assert!(!told.contains("hunter2"), "{told}");
+        assert_eq!(shown(b"\xff", false), "\u{fffd}");
+    }
+}
