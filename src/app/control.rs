@@ -151,6 +151,7 @@ impl Control {
             }
         }
         self.fleet.close();
+        logging::tell_suppressed();
         tracing::info!("stopping");
         for shard in 0..self.seat.shard_count() {
             self.send(ShardId::new(shard as u16), ShardMessage::Stop)

@@ -367,7 +367,7 @@ fn numbers_survive_a_reload_and_vanish_with_their_pool(shards: usize) {
 }
 
 /// Text at `/metrics`.
-fn scrape(port: u16) -> String {
+pub(crate) fn scrape(port: u16) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream
         .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -61,7 +61,7 @@ pub struct Cli {
     #[arg(env = "CONFIG_FILE", default_value = "pg_doorman.toml")]
     pub config_file: PathBuf,
 
-    /// How much is logged: error, warn, info, debug or trace, or 1 to 5
+    /// How much is logged: error, warn, info, debug or trace, or 1 to 5; `general.log_level` goes before
     ///
     /// `RUST_LOG` may name other levels for parts of the program, as in
     /// `RUST_LOG=pg_doorman::pool=debug`.
@@ -74,7 +74,7 @@ pub struct Cli {
     )]
     pub log_level: Level,
 
-    /// Form of the log lines, which go to standard output
+    /// Form of the log lines
     #[arg(
         short = 'F',
         long,
@@ -92,7 +92,7 @@ pub struct Cli {
     /// Run in the background; returns when clients can connect
     ///
     /// The process id is written to `general.daemon_pid_file`. Standard output is closed, and the log
-    /// with it.
+    /// with it, unless `general.syslog_prog_name` is set.
     #[arg(short, long, env = "DAEMON", action = ArgAction::SetTrue)]
     #[arg(value_parser = BoolishValueParser::new())]
     pub daemon: bool,
