@@ -19,13 +19,7 @@ const TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhcHAifQ.c2VjcmV0LXNpZ25hdHV
 /// What must not be seen anywhere.
 fn secrets() -> Vec<String> {
     let postgres = Postgres::shared();
-    let all = [
-        ADMIN_PASSWORD,
-        WRONG_PASSWORD,
-        FILE_PASSWORD,
-        TOKEN,
-        PASSWORD,
-    ];
+    let all = [ADMIN_PASSWORD, WRONG_PASSWORD, FILE_PASSWORD, TOKEN];
     let mut all = all.map(str::to_owned).to_vec();
     // The token's parts, too.
     all.extend(TOKEN.split('.').map(str::to_owned));
@@ -36,6 +30,13 @@ fn secrets() -> Vec<String> {
         all.extend(parts.map(str::to_owned));
         all.push(verifier.trim_start_matches("md5").to_owned());
     }
+    // Bytes as `Debug` shows them, and a password that is also a word.
+    let bytes = |secret: &String| format!("{:?}", secret.as_bytes());
+    let shown: Vec<_> = all.iter().map(bytes).collect();
+    all.extend(shown);
+    all.push(bytes(&PASSWORD.to_owned()));
+    all.extend(['"', '\''].map(|quote| format!("{quote}{PASSWORD}{quote}")));
+    all.push(format!("={PASSWORD}"));
     all
 }
 

@@ -20,9 +20,9 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use tracing::callsite::Identifier;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
-use tracing::subscriber::Interest;
-use tracing::{Event, Metadata, Subscriber};
-use tracing_subscriber::layer::{Context, Filter};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
 
 /// Target of the events that tell of the others.
 pub(super) const TARGET: &str = "pg_doorman::repeated";
@@ -50,16 +50,8 @@ fn causes() -> MutexGuard<'static, Causes> {
 /// Lets the first of the same events pass.
 pub(super) struct Floods;
 
-impl<S: Subscriber> Filter<S> for Floods {
-    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-        true
-    }
-
-    fn callsite_enabled(&self, _: &'static Metadata<'static>) -> Interest {
-        Interest::always()
-    }
-
-    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+impl<S: Subscriber> Layer<S> for Floods {
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let target = event.metadata().target();
         if !may_flood(target) || LevelFilter::current() >= LevelFilter::DEBUG {
             return true;
@@ -139,7 +131,7 @@ impl Visit for Text {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tracing::Callsite;
+    use tracing::{Callsite, Metadata};
     use tracing_subscriber::layer::SubscriberExt;
 
     #[test]
@@ -179,7 +171,7 @@ mod tests {
     fn ports_and_process_ids_do_not_tell_events_apart() {
         use std::sync::Arc;
         struct Collect(Arc<Mutex<Vec<String>>>);
-        impl<S: Subscriber> tracing_subscriber::Layer<S> for Collect {
+        impl<S: Subscriber> Layer<S> for Collect {
             fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
                 let mut text = Text(String::new());
                 event.record(&mut text);

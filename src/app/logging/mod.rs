@@ -9,7 +9,8 @@
 //!                                                                └──▶ syslog (`syslog`)
 //! ```
 //!
-//! **Invariant:** a line of text is one line: what a client has sent cannot begin another one.
+//! **Invariant:** a line of text is one line: what a client has sent cannot begin another one, nor tell
+//! a terminal anything but a colour.
 
 mod floods;
 mod line;
@@ -59,7 +60,8 @@ pub fn start(level: Level, format: LogFormat, destination: Destination) {
     let is_first = FILTER.set(handle).is_ok();
     let subscriber = tracing_subscriber::registry()
         .with(filter)
-        .with(written.with_filter(floods::Floods));
+        .with(floods::Floods)
+        .with(written);
     if is_first {
         subscriber.init();
     }
@@ -87,7 +89,7 @@ where
 {
     let events = fmt::layer().with_ansi(has_colours);
     match format {
-        LogFormat::Text => Box::new(events.with_writer(line::Output)),
+        LogFormat::Text => Box::new(events.with_writer(line::Output { has_colours })),
         LogFormat::Structured => Box::new(events.json()),
         LogFormat::Debug => Box::new(events.pretty()),
     }

@@ -95,7 +95,7 @@ fn message(level: Level, time: &str, (name, pid): (&str, u32), text: &[u8]) -> V
     let priority = FACILITY * 8 + severity(level);
     let mut message = format!("<{priority}>{time} {name}[{pid}]: ").into_bytes();
     let text = text.get(..TEXT_BYTES_MAX).unwrap_or(text);
-    message.extend_from_slice(&one_line(text));
+    message.extend_from_slice(&one_line(text, false));
     message
 }
 
