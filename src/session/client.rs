@@ -184,7 +184,7 @@ impl Session {
 
     /// Ends the session with an error.
     pub(super) fn fail(&mut self, failure: &Failure) {
-        self.ending = Ending::told(&failure.sqlstate);
+        self.ending = Ending::told(failure);
         self.client.send(failure.to_bytes());
     }
 

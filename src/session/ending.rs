@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use crate::protocol::sqlstate::{self, SqlState};
 
 use super::client::Session;
+use super::report::Failure;
 
 /// Why a session ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +23,8 @@ pub(super) enum Ending {
 
 impl Ending {
     /// The client was told of an error.
-    pub(super) const fn told(sqlstate: &Cow<'static, str>) -> Self {
-        match sqlstate {
+    pub(super) const fn told(failure: &Failure) -> Self {
+        match failure.sqlstate {
             Cow::Borrowed(sqlstate) => Self::Told(sqlstate),
             // One of PostgreSQL's own, about a setting.
             Cow::Owned(_) => Self::Told(sqlstate::INVALID_PARAMETER_VALUE),

@@ -94,7 +94,7 @@ fn each_row_names_tests_that_exist() {
         let words = ["same", "better: ", "not yet", "accepted, "];
         let begins = |word: &&str| row.words.starts_with(word);
         assert!(
-            words.iter().any(|word| begins(&word)),
+            words.iter().any(|word| begins(word)),
             "{}: {}",
             row.name,
             row.words

@@ -86,7 +86,10 @@ fn show_everything(console: &mut Client) -> String {
     for row in console.rows("show help") {
         let command = row[0].clone().unwrap();
         if command.starts_with("SHOW") {
-            told += &format!("{:?}\n", console.rows(&command));
+            for value in console.rows(&command).into_iter().flatten().flatten() {
+                told.push_str(&value);
+                told.push('\n');
+            }
         }
     }
     told

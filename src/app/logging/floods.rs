@@ -72,7 +72,7 @@ fn note(causes: &mut Causes, place: Identifier, text: String) -> bool {
     let is_full = causes.len() >= CAUSES_MAX;
     let mut key = (place, text);
     if is_full && !causes.contains_key(&key) {
-        key.1 = "more".to_owned();
+        "more".clone_into(&mut key.1);
     }
     let is_first = !causes.contains_key(&key);
     let count = causes.entry(key).or_default();
