@@ -20,6 +20,7 @@ use socket2::{Domain, SockRef, Type};
 
 use crate::config::{self, Config, General};
 use crate::metrics::Fleet;
+use crate::server::quota::Quotas;
 use crate::session::budget::Budget;
 use crate::session::shard::Connections;
 
@@ -137,6 +138,7 @@ fn serve(
         connections: Connections::default(),
         budget: Budget::default(),
         fleet: Fleet::new(placement.plans.len()),
+        quotas: Quotas::default(),
         on_their_way: OnTheirWay::new(placement.plans.len()),
         mock_secret: rand::rng().random(),
     };

@@ -21,6 +21,7 @@ pub mod error;
 pub mod hba;
 pub mod keys;
 mod keys_ru;
+pub mod limits;
 mod load;
 pub mod reference;
 pub mod schema;
@@ -35,6 +36,7 @@ mod tests;
 pub use checked::{Config, Endpoint, General, PoolConfig, Prometheus, Talos, TlsMode, UserConfig};
 pub use diff::ConfigDiff;
 pub use error::ConfigError;
+pub use limits::Limits;
 pub use schema::PoolMode;
 pub use secret::Secret;
 

@@ -14,6 +14,7 @@ pub mod error;
 pub mod handshake;
 pub mod lease;
 pub mod parameters;
+pub mod quota;
 pub mod reset;
 pub mod statements;
 pub mod sync;

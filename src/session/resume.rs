@@ -260,6 +260,7 @@ mod tests {
     use crate::pool::{Host, Mail, PoolId};
     use crate::protocol::cancel_key::{CancelKey, CancelSecret};
     use crate::server::Canceller;
+    use crate::server::quota::Quotas;
     use crate::server::errands::{Answer, Errands};
 
     const CONFIG: &str = "[general]\nadmin_username = 'a'\nadmin_password = 'b'\n\
@@ -338,7 +339,7 @@ mod tests {
             (0, 2),
             Rc::new(NoErrands),
             Rc::new(NoErrands),
-            fleet.clone(),
+            (fleet.clone(), Quotas::default()),
         );
         let neighbours = Rc::clone(letters) as Rc<dyn Neighbours>;
         let registry = Registry::new((0, 0), Rc::clone(&neighbours), Instant::now());

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::config::Limits;
 use crate::metrics::{Fleet, ShardMetrics};
 use crate::pool::Host;
 
@@ -15,6 +16,7 @@ use super::budget::Budget;
 use super::cancel::Cancels;
 use super::directory::Directory;
 use super::doors::Doors;
+use super::headcount::{Group, Headcounts, Member};
 use super::orders::Staff;
 use super::registry::Registry;
 use super::resume::Neighbours;
@@ -23,11 +25,18 @@ use super::survey::Surveys;
 
 /// Open client connections of the process.
 #[derive(Clone, Debug, Default)]
-pub struct Connections(Arc<AtomicU64>);
+pub struct Connections {
+    all: Arc<AtomicU64>,
+    headcounts: Headcounts,
+}
 
 /// One open client connection. Ends when dropped.
 #[derive(Debug)]
-pub struct Connection(Connections);
+pub struct Connection {
+    connections: Connections,
+    /// Once it has logged in to a pool.
+    member_of: Option<[Member; 2]>,
+}
 
 impl Connections {
     /// Counts one more; `Err` if there are more than `limit` with it.
@@ -36,8 +45,11 @@ impl Connections {
     ///
     /// The connection, which counts until it is dropped.
     pub fn open(&self, limit: u64) -> Result<Connection, Connection> {
-        let before = self.0.fetch_add(1, Ordering::Relaxed);
-        let connection = Connection(self.clone());
+        let before = self.all.fetch_add(1, Ordering::Relaxed);
+        let connection = Connection {
+            connections: self.clone(),
+            member_of: None,
+        };
         if before < limit {
             Ok(connection)
         } else {
@@ -47,13 +59,35 @@ impl Connections {
 
     /// How many there are.
     pub fn count(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.all.load(Ordering::Relaxed)
+    }
+}
+
+impl Connection {
+    /// Counts it as one of its database and one of its user.
+    ///
+    /// # Errors
+    ///
+    /// The one of the two that has as many as it may have.
+    pub fn join(&mut self, database: &str, user: &str, limits: &Limits) -> Result<(), Group> {
+        let enter = |group, name, limit| {
+            let entered = self.connections.headcounts.enter(group, name, limit);
+            entered.ok_or(group)
+        };
+        let of_database = enter(
+            Group::Database,
+            database,
+            limits.max_db_client_connections,
+        )?;
+        let of_user = enter(Group::User, user, limits.max_user_client_connections)?;
+        self.member_of = Some([of_database, of_user]);
+        Ok(())
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        self.connections.all.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
