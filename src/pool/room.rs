@@ -18,7 +18,8 @@
 //! make it quicker: who has a claim tries again every [`RETRY`].
 //!
 //! **Invariants**
-//! 1. A pool has a claim only while its clients wait here.
+//! 1. A pool has a claim only while its clients wait here, and only for a right: a claim that cannot be
+//!    used would keep all others waiting.
 //! 2. A server is not closed for a claim of its own pool.
 
 use std::rc::Rc;
@@ -108,7 +109,8 @@ impl Pool {
         };
         let head = {
             let part = self.part.borrow();
-            part.state().head().filter(|_| !part.state().is_paused())
+            let head = part.state().head();
+            head.filter(|_| part.is_denied())
         };
         if head == Some(since) {
             return;

@@ -48,7 +48,8 @@ impl Headcounts {
         let count = self.count(group, name);
         let more = |now: u64| (limit == 0 || now < limit as u64).then_some(now + 1);
         let entered = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        entered.is_ok().then_some(Member(count))
+        // Not `then_some`: a member that was never counted would be taken off when dropped.
+        entered.is_ok().then(|| Member(count))
     }
 }
 
@@ -69,6 +70,7 @@ mod tests {
         let (first, second) = (enter("a", 2), enter("a", 2));
         assert!(first.is_some() && second.is_some());
         assert!(enter("a", 2).is_none());
+        assert!(enter("a", 2).is_none(), "a refusal changes nothing");
         assert!(enter("a", 0).is_some(), "no limit");
         assert!(enter("b", 1).is_some());
         assert!(counts.enter(Group::User, "a", 1).is_some());

@@ -64,7 +64,6 @@ impl<S, W> Part<S, W> {
             self.failing = None;
             self.was_told = false;
         }
-        self.is_denied &= self.state.waiting_count() > 0;
         // A permit that no connection can be opened for serves nobody.
         let is_short = self.cannot_open() || self.state.unserved() > 0;
         match (self.state.head().filter(|_| is_short), self.want) {
@@ -76,8 +75,8 @@ impl<S, W> Part<S, W> {
     }
 
     /// True if a permit without a server serves nobody here.
-    const fn cannot_open(&self) -> bool {
-        self.failing.is_some() || self.is_denied
+    fn cannot_open(&self) -> bool {
+        self.failing.is_some() || self.is_denied()
     }
 
     pub(super) fn withdraw(&mut self) {

@@ -189,7 +189,8 @@ impl<S, W> Part<S, W> {
 
     /// True if there is something to take.
     pub const fn has_effects(&self) -> bool {
-        !self.post.is_empty() || !self.closing.is_empty() || !self.wakers.is_empty()
+        let has_let_out = self.tally.reserve > 0;
+        !self.post.is_empty() || !self.closing.is_empty() || !self.wakers.is_empty() || has_let_out
     }
 
     /// The want that is open.

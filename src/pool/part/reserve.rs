@@ -128,6 +128,13 @@ impl<S, W> Part<S, W> {
         self.review(now);
     }
 
+    /// True if somebody waits here, and only for the right to open a connection.
+    pub fn is_denied(&self) -> bool {
+        let state = &self.state;
+        // Without a permit that nothing uses a right would be good for nothing.
+        self.is_denied && state.waiting_count() > 0 && state.spare() > 0 && !state.is_paused()
+    }
+
     /// The next opening need not wait.
     pub fn end_rest(&mut self) {
         self.state.end_rest();
