@@ -184,7 +184,7 @@ fn each_query_has_its_own_time(shards: usize) {
 }
 
 fn who_waits_for_a_server_is_left_alone(shards: usize) {
-    let mut config = config(shards).pool_size(1);
+    let mut config = config(shards).pool_size(2);
     for key in [
         "client_idle_timeout",
         "idle_transaction_timeout",
@@ -194,10 +194,10 @@ fn who_waits_for_a_server_is_left_alone(shards: usize) {
         config = config.general(key, "1000ms");
     }
     let doorman = config.general("query_wait_timeout", "2s").start();
-    let mut waiters: Vec<_> = (0..2).map(|_| doorman.connect()).collect();
     doorman.assert_serves();
     let mut console = console(&doorman);
     console.execute("PAUSE");
+    let mut waiters: Vec<_> = (0..2).map(|_| doorman.connect()).collect();
     waiters[0].send(&query("select 'waited'"));
     assert_eq!(waiters[1].query("begin;").status, 'T');
     waiters[1].send(&query("select 'waited'"));

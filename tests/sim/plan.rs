@@ -18,6 +18,10 @@ pub(crate) struct Plan {
     pub(crate) home: usize,
     pub(crate) sizes: Sizes,
     pub(crate) habits: Habits,
+    /// Permits beyond the size, and the wait after which there are some.
+    pub(crate) reserve: (usize, Duration),
+    /// Connections of the database, with those of another pool; 0 = no limit.
+    pub(crate) room: usize,
     /// The shard of each client.
     pub(crate) clients: Vec<usize>,
     /// Bound on waiting for a server.
@@ -94,7 +98,15 @@ impl Plan {
         } else {
             Vec::new()
         };
+        let reserve = if dice.one_in(2) {
+            (dice.biased(1, 10), dice.micros(1e3, 1e6))
+        } else {
+            (0, Duration::ZERO)
+        };
+        let room = if dice.one_in(2) { dice.biased(1, 60) } else { 0 };
         Self {
+            reserve,
+            room,
             shards,
             home: dice.between(0, shards - 1),
             sizes: sizes(dice),

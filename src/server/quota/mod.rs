@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 const MARGIN: Duration = Duration::from_millis(50);
 
 /// A pool on a shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Claimant {
     /// The shard.
     pub shard: usize,
@@ -164,7 +164,10 @@ impl Quota {
     ) -> Vec<Right> {
         let mut account = self.account();
         account.claims.retain(|claim| claim.who != who);
-        let goes_before = |claim: &&Claim| since.is_none_or(|since| claim.since <= since);
+        // Many wait since the same turn of a shard: without an order among them each would let the others
+        // go first.
+        let goes_before =
+            |claim: &&Claim| since.is_none_or(|since| (claim.since, claim.who) < (since, who));
         let before = account.claims.iter().filter(goes_before);
         let claimed: usize = before.map(|claim| claim.count).sum();
         let count = wanted.min(account.free().saturating_sub(claimed));
@@ -217,7 +220,7 @@ impl Quota {
     pub fn next(&self) -> Vec<Claimant> {
         let mut account = self.account();
         let mut free = account.free();
-        account.claims.sort_by_key(|claim| claim.since);
+        account.claims.sort_by_key(|claim| (claim.since, claim.who));
         let mut next = Vec::new();
         for claim in &account.claims {
             if free == 0 {

@@ -74,6 +74,22 @@ fn no_more_is_closed_than_claims_of_other_pools_need() {
     assert!(!quota.is_short());
 }
 
+#[test]
+fn of_those_who_have_waited_equally_long_one_is_first() {
+    let quota = quota(1);
+    let since = Some(Instant::now());
+    let right = quota.take(claimant(0, 9), 1, None);
+    let waiting = [claimant(0, 1), claimant(0, 2), claimant(1, 1)];
+    for who in waiting {
+        assert!(quota.take(who, 1, since).is_empty());
+    }
+    drop(right);
+    for who in waiting {
+        assert_eq!(quota.next(), [who]);
+        assert_eq!(quota.take(who, 1, since).len(), 1);
+    }
+}
+
 /// Pools on shards that open, close, wait and give up in any order.
 #[test]
 fn rights_never_pass_the_limit_and_who_waits_is_served() {
@@ -87,7 +103,8 @@ fn rights_never_pass_the_limit_and_who_waits_is_served() {
         let mut waits: Vec<Option<Instant>> = vec![None; pools.len()];
         let mut now = Instant::now();
         for _ in 0..200 {
-            now += Duration::from_millis(1);
+            // Some wait since the same moment.
+            now += Duration::from_millis(dice.random_range(0..2));
             let pool = dice.random_range(0..pools.len());
             match dice.random_range(0..4) {
                 0 => {
@@ -125,6 +142,9 @@ fn rights_never_pass_the_limit_and_who_waits_is_served() {
                 let next = quota.next();
                 let told = pools.iter().position(|known| *known == next[0]).unwrap();
                 assert_eq!(waits[told].as_ref(), first, "seed {seed}");
+                let rights = quota.take(next[0], 1, waits[told].take());
+                assert_eq!(rights.len(), 1, "seed {seed}");
+                held.extend(rights.into_iter().map(|right| (told, right)));
             }
         }
         held.clear();
