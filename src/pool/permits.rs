@@ -128,7 +128,10 @@ impl Ledger {
 
     /// True if some shard wants a permit.
     pub fn is_wanted(&self) -> bool {
-        self.wants.iter().take(self.holds.len()).any(Option::is_some)
+        self.wants
+            .iter()
+            .take(self.holds.len())
+            .any(Option::is_some)
     }
 
     /// The next shard after the last one named that has permits, home apart.

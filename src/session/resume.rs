@@ -260,8 +260,8 @@ mod tests {
     use crate::pool::{Host, Mail, PoolId};
     use crate::protocol::cancel_key::{CancelKey, CancelSecret};
     use crate::server::Canceller;
-    use crate::server::quota::Quotas;
     use crate::server::errands::{Answer, Errands};
+    use crate::server::quota::Quotas;
 
     const CONFIG: &str = "[general]\nadmin_username = 'a'\nadmin_password = 'b'\n\
         [pools.db]\nserver_host = '127.0.0.1'\nserver_port = 1\n\

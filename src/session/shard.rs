@@ -32,7 +32,11 @@ pub struct Connections {
 
 /// One open client connection. Ends when dropped.
 #[derive(Debug)]
-pub struct Connection {
+pub struct Connection(Box<Counted>);
+
+/// Where it counts. Boxed: every session has one.
+#[derive(Debug)]
+struct Counted {
     connections: Connections,
     /// Once it has logged in to a pool.
     member_of: Option<[Member; 2]>,
@@ -46,10 +50,10 @@ impl Connections {
     /// The connection, which counts until it is dropped.
     pub fn open(&self, limit: u64) -> Result<Connection, Connection> {
         let before = self.all.fetch_add(1, Ordering::Relaxed);
-        let connection = Connection {
+        let connection = Connection(Box::new(Counted {
             connections: self.clone(),
             member_of: None,
-        };
+        }));
         if before < limit {
             Ok(connection)
         } else {
@@ -71,21 +75,17 @@ impl Connection {
     /// The one of the two that has as many as it may have.
     pub fn join(&mut self, database: &str, user: &str, limits: &Limits) -> Result<(), Group> {
         let enter = |group, name, limit| {
-            let entered = self.connections.headcounts.enter(group, name, limit);
+            let entered = self.0.connections.headcounts.enter(group, name, limit);
             entered.ok_or(group)
         };
-        let of_database = enter(
-            Group::Database,
-            database,
-            limits.max_db_client_connections,
-        )?;
+        let of_database = enter(Group::Database, database, limits.max_db_client_connections)?;
         let of_user = enter(Group::User, user, limits.max_user_client_connections)?;
-        self.member_of = Some([of_database, of_user]);
+        self.0.member_of = Some([of_database, of_user]);
         Ok(())
     }
 }
 
-impl Drop for Connection {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.connections.all.fetch_sub(1, Ordering::Relaxed);
     }

@@ -134,9 +134,8 @@ fn transactions_at_once(doorman: &Doorman) -> usize {
 }
 
 fn reload_changes_the_size_of_a_database(shards: usize) {
-    let config = |limit| {
-        config(shards, &["app", "other"], limit).general("query_wait_timeout", "500ms")
-    };
+    let config =
+        |limit| config(shards, &["app", "other"], limit).general("query_wait_timeout", "500ms");
     let doorman = config(2).start();
     assert_eq!(transactions_at_once(&doorman), 2);
     for limit in [5, 1, 3] {

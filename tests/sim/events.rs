@@ -21,7 +21,8 @@ use crate::cancels::Cancel;
 pub(crate) struct Server {
     pub(crate) number: u32,
     pub(crate) lease: Rc<Lease>,
-    pub(crate) right: Right,
+    /// Held for its end only.
+    pub(crate) _right: Right,
     /// End of its life, since the start of the run.
     pub(crate) expires: Option<Duration>,
 }
@@ -96,11 +97,7 @@ impl Event {
     pub(crate) fn is_routine(&self) -> bool {
         matches!(
             self,
-            Self::Retire(_)
-                | Self::Settle(_)
-                | Self::IdleEnds(_)
-                | Self::LaneFull
-                | Self::Rival
+            Self::Retire(_) | Self::Settle(_) | Self::IdleEnds(_) | Self::LaneFull | Self::Rival
         )
     }
 }

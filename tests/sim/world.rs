@@ -301,7 +301,7 @@ impl World {
             let server = Server {
                 number: self.numbers,
                 lease: new_lease(),
-                right,
+                _right: right,
                 expires,
             };
             self.shards[shard].part.opened(now);

@@ -147,7 +147,11 @@ fn sections(ini: &Ini, section: &str, out: &mut Outcome) -> BTreeMap<String, Pai
 
 /// Their names of counts, and of the times.
 fn names(counts: Same) -> Vec<&'static str> {
-    counts.iter().chain(TIMES).map(|(theirs, _)| *theirs).collect()
+    counts
+        .iter()
+        .chain(TIMES)
+        .map(|(theirs, _)| *theirs)
+        .collect()
 }
 
 /// Takes over counts, and the times.

@@ -124,13 +124,10 @@ fn rights_never_pass_the_limit_and_who_waits_is_served() {
                     quota.renew(pools[pool], None);
                 }
                 _ => {
+                    let closing = quota.close_one(pools[pool].pool, waits[pool]);
                     let of_pool = held.iter().position(|(of, _)| *of == pool);
-                    if let Some(at) = of_pool {
-                        let closing = quota.close_one(pools[pool].pool, waits[pool]);
-                        if closing.is_some() {
-                            held.swap_remove(at);
-                        }
-                    }
+                    let at = of_pool.filter(|_| closing.is_some());
+                    drop(at.map(|at| held.swap_remove(at)));
                 }
             }
             assert!(held.len() <= limit, "seed {seed}");
