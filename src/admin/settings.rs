@@ -81,6 +81,15 @@ const TABLE: &[(&str, Place)] = &[
     ("log_client_disconnections", Place::Switch(|general| &mut general.log_client_disconnections)),
     ("log_level", Place::Level(|general| &mut general.log_level)),
     ("log_min_duration", Place::Time(|general| &mut general.log_min_duration)),
+    ("client_idle_timeout", Place::Time(|general| &mut general.limits.client_idle_timeout)),
+    ("idle_transaction_timeout", Place::Time(|general| &mut general.limits.idle_transaction_timeout)),
+    ("transaction_timeout", Place::Time(|general| &mut general.limits.transaction_timeout)),
+    ("query_timeout", Place::Time(|general| &mut general.limits.query_timeout)),
+    ("max_db_connections", Place::Size(|general| &mut general.limits.max_db_connections)),
+    ("reserve_pool_size", Place::Size(|general| &mut general.limits.reserve_pool_size)),
+    ("reserve_pool_timeout", Place::Time(|general| &mut general.limits.reserve_pool_timeout)),
+    ("max_db_client_connections", Place::Size(|general| &mut general.limits.max_db_client_connections)),
+    ("max_user_client_connections", Place::Size(|general| &mut general.limits.max_user_client_connections)),
     ("worker_threads", Place::Fixed(|general| general.worker_threads.to_string())),
 ];
 

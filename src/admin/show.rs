@@ -84,28 +84,42 @@ pub fn databases(view: &View<'_>) -> Table {
             "current_connections",
             "paused",
             "disabled",
+            "reserve_pool_size",
+            "max_client_connections",
+            "current_client_connections",
         ]
         .map(Column::int),
     );
     let mut table = Table::new(columns);
-    for tenant in view.tenants() {
+    let tenants = view.tenants();
+    for tenant in &tenants {
         let (pool, user) = (tenant.pool, tenant.user);
         let (host, port) = host_and_port(&pool.server);
+        let limits = view.config.limits_of(pool, user);
+        let of_database = tenants.iter().filter(|other| other.pool.name == pool.name);
+        let clients: u64 = of_database.map(|other| other.view.now.clients).sum();
         let size = user.pool_size.to_string();
+        let most = match limits.max_db_connections {
+            0 => size.clone(),
+            most => most.to_string(),
+        };
         table.push(vec![
             pool.name.clone(),
             host,
             port,
             pool.name.clone(),
             user.username.clone(),
-            size.clone(),
-            user.min_pool_size.to_string(),
-            "0".to_owned(),
-            mode(user.pool_mode),
             size,
+            user.min_pool_size.to_string(),
+            limits.reserve().to_string(),
+            mode(user.pool_mode),
+            most,
             tenant.view.now.servers().to_string(),
             u8::from(tenant.view.now.is_paused).to_string(),
             "0".to_owned(),
+            limits.reserve().to_string(),
+            limits.max_db_client_connections.to_string(),
+            clients.to_string(),
         ]);
     }
     table
@@ -113,11 +127,32 @@ pub fn databases(view: &View<'_>) -> Table {
 
 /// A row a pool.
 pub fn users(view: &View<'_>) -> Table {
-    let mut table = Table::new(texts(&["name", "pool_mode"]));
-    for tenant in view.tenants() {
+    let mut columns = texts(&["name", "pool_mode"]);
+    columns.extend(
+        [
+            "pool_size",
+            "reserve_pool_size",
+            "max_user_client_connections",
+            "current_client_connections",
+        ]
+        .map(Column::int),
+    );
+    let mut table = Table::new(columns);
+    let tenants = view.tenants();
+    for tenant in &tenants {
+        let (pool, user) = (tenant.pool, tenant.user);
+        let limits = view.config.limits_of(pool, user);
+        let of_user = tenants
+            .iter()
+            .filter(|other| other.user.username == user.username);
+        let clients: u64 = of_user.map(|other| other.view.now.clients).sum();
         table.push(vec![
-            tenant.user.username.clone(),
-            mode(tenant.user.pool_mode),
+            user.username.clone(),
+            mode(user.pool_mode),
+            user.pool_size.to_string(),
+            limits.reserve().to_string(),
+            limits.max_user_client_connections.to_string(),
+            clients.to_string(),
         ]);
     }
     table

@@ -17,6 +17,7 @@ use shards::{Policy, Requested, ShardCount, Topology, launch, place, probe_host}
 use crate::admin::Listening;
 use crate::config::{self, Config, General};
 use crate::metrics::Fleet;
+use crate::server::quota::Quotas;
 use crate::session::budget::Budget;
 use crate::session::shard::Connections;
 
@@ -162,6 +163,7 @@ fn serve(
         connections: Connections::default(),
         budget: Budget::default(),
         fleet: Fleet::new(placement.plans.len()),
+        quotas: Quotas::default(),
         on_their_way: OnTheirWay::new(placement.plans.len()),
         mock_secret: rand::rng().random(),
         listening: places.told().into(),

@@ -17,10 +17,12 @@ use crate::config::Config;
 use crate::metrics::Fleet;
 use crate::pool::Host;
 use crate::server::Canceller;
+use crate::server::quota::Quotas;
 use crate::session::budget::Budget;
 use crate::session::cancel::{Cancels, Place};
 use crate::session::doors::Doors;
 use crate::session::orders::carry_out;
+use crate::session::overtime;
 use crate::session::registry::Registry;
 use crate::session::resume::Neighbours;
 use crate::session::shard::Connections;
@@ -54,6 +56,8 @@ pub struct Shared {
     pub budget: Budget,
     /// The numbers of all shards.
     pub fleet: Fleet,
+    /// How many server connections databases may have.
+    pub quotas: Quotas,
     /// Clients between two shards.
     pub on_their_way: OnTheirWay,
     /// Makes the salts of users who do not exist.
@@ -72,7 +76,7 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
         place,
         errands,
         Rc::clone(&office) as _,
-        shared.fleet.clone(),
+        (shared.fleet.clone(), shared.quotas.clone()),
     );
     let book = OrderBook::new(Rc::clone(&office), Rc::clone(&desk));
     let directory = Directory::new(shared.config, &host, None);
@@ -138,6 +142,7 @@ fn start_tasks(shard: &Rc<Shard>, post: &Rc<Post>, office: &Rc<PostOffice>) {
     spawn(Rc::clone(office).keep_trying());
     spawn(keep_house(Rc::clone(shard)));
     spawn(busy::measure(Rc::clone(shard)));
+    spawn(overtime::watch(Rc::clone(shard)));
     if shard.count > 1 {
         spawn(rebalance(Rc::clone(shard), Rc::clone(post)));
     }
@@ -219,11 +224,8 @@ async fn review_pools(shard: Rc<Shard>) {
     }
 }
 
-/// Has pools give back permits that they do not need. A single shard has nobody to give them to.
+/// Has pools give back permits that they do not need.
 async fn settle_pools(shard: Rc<Shard>) {
-    if shard.count == 1 {
-        return;
-    }
     loop {
         sleep_until(shards::now() + SETTLE_PERIOD).await;
         let directory = shard.directory();

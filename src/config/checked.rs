@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::hba::{HbaRule, IpNet};
+use super::limits::{Limits, OwnLimits, time};
 use super::schema::{self, Document, PoolMode};
 use super::secret::Secret;
 use super::units::{ByteSize, ConfigDuration};
@@ -79,6 +80,8 @@ pub struct General {
     pub server_idle_check_timeout: Duration,
     /// Time a graceful shutdown may take.
     pub shutdown_timeout: Duration,
+    /// Times and numbers that databases and users may have for themselves.
+    pub limits: Limits,
     /// Time to relay one streamed message.
     pub proxy_copy_data_timeout: Duration,
     /// Server messages with a longer body are relayed in chunks, in bytes; 0 = never.
@@ -210,6 +213,8 @@ pub struct PoolConfig {
     pub prepared_statements_cache_size: usize,
     /// Unnamed statements are kept on servers, too.
     pub prepare_unnamed: bool,
+    /// Override those of `[general]`.
+    pub limits: OwnLimits,
     /// In the order of the file.
     pub users: Vec<UserConfig>,
 }
@@ -276,6 +281,8 @@ pub struct UserConfig {
     pub server_password: Option<Secret>,
     /// Authenticate with this PAM service instead of `password`.
     pub auth_pam_service: Option<String>,
+    /// Override those of the pool.
+    pub limits: OwnLimits,
 }
 
 /// `[prometheus]`.
@@ -328,6 +335,17 @@ pub(super) fn build(path: &Path, document: Document, resolved: Resolved) -> Conf
 
 fn build_general(raw: schema::General, resolved: Resolved) -> General {
     General {
+        limits: Limits {
+            client_idle_timeout: raw.client_idle_timeout.duration(),
+            idle_transaction_timeout: raw.idle_transaction_timeout.duration(),
+            transaction_timeout: raw.transaction_timeout.duration(),
+            query_timeout: raw.query_timeout.duration(),
+            max_db_connections: raw.max_db_connections,
+            reserve_pool_size: raw.reserve_pool_size,
+            reserve_pool_timeout: raw.reserve_pool_timeout.duration(),
+            max_db_client_connections: raw.max_db_client_connections,
+            max_user_client_connections: raw.max_user_client_connections,
+        },
         host: raw.host.0,
         port: raw.port,
         backlog: raw.backlog,
@@ -403,6 +421,17 @@ fn build_pools(pools: BTreeMap<String, schema::Pool>, general: &General) -> Vec<
             .prepared_statements_cache_size
             .unwrap_or(general.prepared_statements_cache_size),
         prepare_unnamed: raw.prepare_unnamed,
+        limits: OwnLimits {
+            client_idle_timeout: time(raw.client_idle_timeout),
+            idle_transaction_timeout: time(raw.idle_transaction_timeout),
+            transaction_timeout: time(raw.transaction_timeout),
+            query_timeout: time(raw.query_timeout),
+            max_db_connections: raw.max_db_connections,
+            reserve_pool_size: raw.reserve_pool_size,
+            reserve_pool_timeout: time(raw.reserve_pool_timeout),
+            max_db_client_connections: raw.max_db_client_connections,
+            max_user_client_connections: None,
+        },
         users: raw
             .users
             .0
@@ -416,6 +445,15 @@ fn build_pools(pools: BTreeMap<String, schema::Pool>, general: &General) -> Vec<
 
 fn build_user(raw: schema::User, pool_mode: PoolMode) -> UserConfig {
     UserConfig {
+        limits: OwnLimits {
+            client_idle_timeout: time(raw.client_idle_timeout),
+            idle_transaction_timeout: time(raw.idle_transaction_timeout),
+            transaction_timeout: time(raw.transaction_timeout),
+            query_timeout: time(raw.query_timeout),
+            reserve_pool_size: raw.reserve_pool_size,
+            max_user_client_connections: raw.max_user_client_connections,
+            ..OwnLimits::default()
+        },
         server_username: raw.server_username.unwrap_or_else(|| raw.username.clone()),
         username: raw.username,
         password: raw.password,

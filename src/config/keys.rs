@@ -167,6 +167,14 @@ pub static KEYS: &[Key] = keys! {
         "Time a graceful shutdown may take.";
     proxy_copy_data_timeout: "duration" = "\"15s\"", AtOnce,
         "Time to relay one message that is streamed to a client.";
+    client_idle_timeout: "duration" = "0", AtOnce,
+        "A client that is silent for this long outside of a transaction is disconnected (57P05). 0 = off.";
+    idle_transaction_timeout: "duration" = "0", AtOnce,
+        "A client that is silent for this long in a transaction is disconnected (25P03), and the transaction rolled back. 0 = off.";
+    transaction_timeout: "duration" = "0", AtOnce,
+        "A client whose transaction takes longer is disconnected (25P04). Time in which it waits for a server does not count. 0 = off.";
+    query_timeout: "duration" = "0", AtOnce,
+        "A client whose query takes longer on a server is disconnected (57014); the query is cancelled and its server connection closed. A COPY is one query. 0 = off.";
 
 [General, "Memory and message sizes"]
     message_size_to_be_stream: "size" = "\"1MB\"", NewServers,
@@ -207,6 +215,16 @@ pub static KEYS: &[Key] = keys! {
         "Bring the server's parameters in line with the client's when it gets a server connection.";
     max_concurrent_creates: "integer" = "4", PoolRebuild,
         "Server connections of one pool being opened at the same time. 0 counts as 1.";
+    max_db_connections: "integer" = "0", AtOnce,
+        "Most server connections of one database, all its users and all shards together. When they are all there, an idle one of another user is closed for a client that waits. 0 = no limit.";
+    reserve_pool_size: "integer" = "0", AtOnce,
+        "Server connections that a pool may have beyond `pool_size` for clients that have waited for `reserve_pool_timeout`; they are closed when nobody waits any more.";
+    reserve_pool_timeout: "duration" = "\"5s\"", AtOnce,
+        "Wait after which a client may have a server connection of the reserve. 0 = there is no reserve.";
+    max_db_client_connections: "integer" = "0", AtOnce,
+        "Most clients of one database; further ones are refused (53300). 0 = no limit.";
+    max_user_client_connections: "integer" = "0", AtOnce,
+        "Most clients of one user, in all databases together; further ones are refused (53300). 0 = no limit.";
     pooler_check_query: "string" = "\";\"", AtOnce,
         "A simple query of exactly this text is answered as an empty one, if the client has no server at the moment.";
     pooler_check_query_request_bytes: "array of bytes" = "not set" or "[81, 0, 0, 0, 6, 59, 0]", AtOnce,
@@ -289,6 +307,22 @@ pub static KEYS: &[Key] = keys! {
         "Overrides the general key for this pool. 0 = prepared statements are not renamed.";
     prepare_unnamed: "bool" = "true", PoolRebuild,
         "Keep unnamed statements on servers too, so that a query sent again and again is parsed once (up to 16 KiB; longer ones pass as they are). `false` if clients often change tables that they read with `select *`.";
+    client_idle_timeout: "duration" = "as general" or "\"1h\"", AtOnce,
+        "Overrides the general key for this pool. 0 = off.";
+    idle_transaction_timeout: "duration" = "as general" or "\"1m\"", AtOnce,
+        "Overrides the general key for this pool. 0 = off.";
+    transaction_timeout: "duration" = "as general" or "\"10m\"", AtOnce,
+        "Overrides the general key for this pool. 0 = off.";
+    query_timeout: "duration" = "as general" or "\"5m\"", AtOnce,
+        "Overrides the general key for this pool. 0 = off.";
+    max_db_connections: "integer" = "as general" or "100", AtOnce,
+        "Overrides the general key for this database. 0 = no limit.";
+    reserve_pool_size: "integer" = "as general" or "5", AtOnce,
+        "Overrides the general key for each user of this database.";
+    reserve_pool_timeout: "duration" = "as general" or "\"5s\"", AtOnce,
+        "Overrides the general key for this database. 0 = there is no reserve.";
+    max_db_client_connections: "integer" = "as general" or "1000", AtOnce,
+        "Overrides the general key for this database. 0 = no limit.";
     users: "array of tables" = "[]", PoolRebuild,
         "The users of this pool. A table with numbers as keys is accepted as well.";
 
@@ -311,6 +345,18 @@ pub static KEYS: &[Key] = keys! {
         "Password on the server, or `jwt-priv-key-fpath:<path>` to sign a token with that key. Only together with `server_username`.";
     auth_pam_service: "string" = "not set" or "\"pg_doorman\"", PoolRebuild,
         "Authenticate this user with this PAM service; `password` is then not compared.";
+    client_idle_timeout: "duration" = "as pool" or "\"1h\"", AtOnce,
+        "Overrides the pool's value for this user. 0 = off.";
+    idle_transaction_timeout: "duration" = "as pool" or "\"1m\"", AtOnce,
+        "Overrides the pool's value for this user. 0 = off.";
+    transaction_timeout: "duration" = "as pool" or "\"10m\"", AtOnce,
+        "Overrides the pool's value for this user. 0 = off.";
+    query_timeout: "duration" = "as pool" or "\"5m\"", AtOnce,
+        "Overrides the pool's value for this user. 0 = off.";
+    reserve_pool_size: "integer" = "as pool" or "5", AtOnce,
+        "Overrides the pool's value for this user.";
+    max_user_client_connections: "integer" = "as general" or "500", AtOnce,
+        "Overrides the general key when this user logs in to this database. 0 = no limit.";
 };
 
 /// Keys of newer files. They are accepted and do nothing here.
@@ -346,13 +392,10 @@ const NEWER_KEYS: &[(Section, &[&str])] = &[
             "fallback_connect_timeout",
             "fallback_cooldown",
             "fallback_lifetime",
-            "max_db_connections",
             "min_connection_lifetime",
             "min_guaranteed_pool_size",
             "patroni_api_timeout",
             "patroni_api_urls",
-            "reserve_pool_size",
-            "reserve_pool_timeout",
             "scaling_cooldown_sleep",
             "scaling_fast_retries",
             "scaling_max_parallel_creates",
@@ -517,7 +560,7 @@ mod tests {
             [web]
             enabled = true
             [pools.db]
-            max_db_connections = 1
+            auth_query = 1
             server_hots = "x"
             users = [{ user_name = "x", username = "y" }]
             [pools.old.users."0"]
@@ -531,7 +574,7 @@ mod tests {
             "key `server_tls_mode` in general has no effect in this version",
             "unknown key `tls_ca_file` in general is ignored: did you mean `tls_ca_cert`?",
             "unknown key `zzz` in general is ignored",
-            "key `max_db_connections` in pools.db has no effect in this version",
+            "key `auth_query` in pools.db has no effect in this version",
             "unknown key `server_hots` in pools.db is ignored: did you mean `server_host`?",
             "unknown key `user_name` in pools.db.users is ignored: did you mean `username`?",
             "unknown key `passwd` in pools.old.users is ignored: did you mean `password`?",

@@ -22,6 +22,7 @@ pub mod hba;
 pub mod keys;
 mod keys_ru;
 pub mod listening;
+pub mod limits;
 mod load;
 pub mod reference;
 pub mod schema;
@@ -36,6 +37,7 @@ mod tests;
 pub use checked::{Config, Endpoint, General, PoolConfig, Prometheus, Talos, TlsMode, UserConfig};
 pub use diff::ConfigDiff;
 pub use error::ConfigError;
+pub use limits::Limits;
 pub use schema::PoolMode;
 pub use secret::Secret;
 

@@ -203,6 +203,22 @@ pub static DESCRIPTORS: &[Descriptor] = &[
         "Sessions that came from another shard"),
     shard!("pg_doorman_shard_clients_moved_out_total", Counter, Count, clients_moved_out,
         "Sessions that left for another shard"),
+    shard!("pg_doorman_shard_timeouts_login_total", Counter, Count, timeouts_login,
+        "Logins that took longer than client_login_timeout"),
+    shard!("pg_doorman_shard_timeouts_idle_total", Counter, Count, timeouts_idle,
+        "Clients that client_idle_timeout has closed"),
+    shard!("pg_doorman_shard_timeouts_idle_transaction_total", Counter, Count, timeouts_idle_transaction,
+        "Clients that idle_transaction_timeout has closed"),
+    shard!("pg_doorman_shard_timeouts_query_total", Counter, Count, timeouts_query,
+        "Clients that query_timeout has closed"),
+    shard!("pg_doorman_shard_timeouts_transaction_total", Counter, Count, timeouts_transaction,
+        "Clients that transaction_timeout has closed"),
+    shard!("pg_doorman_shard_clients_over_limit_total", Counter, Count, clients_over_limit,
+        "Clients refused because their database or user had as many as it may"),
+    shard!("pg_doorman_shard_servers_gave_way_total", Counter, Count, servers_gave_way,
+        "Idle servers closed because another pool of their database needed one"),
+    shard!("pg_doorman_shard_reserves_used_total", Counter, Count, reserves_used,
+        "Server connections of reserves that were allowed, counted at the home shards of their pools"),
 ];
 
 #[cfg(test)]

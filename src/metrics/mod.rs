@@ -128,6 +128,22 @@ pub struct ShardMetrics {
     pub logins_tls: Counter,
     /// Connections that have ended without a login and were no cancel requests.
     pub logins_failed: Counter,
+    /// Logins that took longer than `client_login_timeout`.
+    pub timeouts_login: Counter,
+    /// Clients closed for silence outside of a transaction.
+    pub timeouts_idle: Counter,
+    /// Clients closed for silence in a transaction.
+    pub timeouts_idle_transaction: Counter,
+    /// Clients closed for a long query.
+    pub timeouts_query: Counter,
+    /// Clients closed for a long transaction.
+    pub timeouts_transaction: Counter,
+    /// Clients refused because their database or user had too many.
+    pub clients_over_limit: Counter,
+    /// Idle servers closed because another pool of their database needed one.
+    pub servers_gave_way: Counter,
+    /// Permits of reserves that were given out.
+    pub reserves_used: Counter,
     /// CPU time of the shard's thread, in microseconds, as of its last look.
     pub busy_us: Counter,
     /// Busy share of the last second, in parts per thousand of one core.

@@ -23,6 +23,7 @@ use crate::protocol::backend::TransactionStatus;
 use crate::server::baits::Baits;
 use crate::server::connection::{self, Login, ServerConnection, Socket};
 use crate::server::parameters::ParameterSet;
+use crate::server::quota::{Quota, Right};
 use crate::server::reset::Leftovers;
 use crate::server::statements::Statements;
 use crate::server::statements::text::{Key, Statement};
@@ -100,6 +101,10 @@ pub struct Pool {
     /// Its numbers.
     pub metrics: Rc<Enrolled>,
     pub(super) noted: Cell<Noted>,
+    /// How many connections its database may have.
+    pub(super) quota: Arc<Quota>,
+    /// Since when the first waits for whom it claims a right.
+    pub(super) claim: Cell<Option<Instant>>,
     /// Servers that were opened before this are closed when they come back.
     pub(super) outdated: Cell<Option<Instant>>,
     /// Not configured any more: servers are closed after each use.
@@ -140,6 +145,7 @@ impl Pool {
         let part = Part::new(place, sizes, settings.habits, reloads);
         let database = permits::hash(&settings.login.database, "");
         let metrics = host.enrol(&key);
+        let quota = host.quotas.of(&key.database);
         metrics.size.set(sizes.size as u64);
         let pool = Rc::new(Self {
             label: format!("{}@{}", key.user, key.database).into(),
@@ -151,6 +157,8 @@ impl Pool {
             base: Base::default(),
             metrics,
             noted: Cell::default(),
+            quota,
+            claim: Cell::default(),
             outdated: Cell::default(),
             retired: Cell::new(false),
             database,
@@ -247,7 +255,7 @@ impl Pool {
         let ticket = self.part.borrow_mut().wait(waker.clone(), now, deadline);
         self.open_more();
         // Not only the deadline: it may come while nothing is opened after a failure.
-        let next = self.part.borrow().state().next_deadline();
+        let next = self.part.borrow().next_deadline();
         self.host.alarm.at_most(next.unwrap_or(deadline));
         Acquired::Waiting(ticket)
     }
@@ -300,7 +308,7 @@ impl Pool {
     }
 
     /// Lends a clean server to whoever waits, or keeps it idle.
-    pub(super) fn check_in(self: &Rc<Self>, mut server: Box<ServerConnection>) {
+    pub(super) fn check_in(self: &Rc<Self>, server: Box<ServerConnection>) {
         let now = shards::now();
         let waiting = self.part.borrow().state().waiting_count();
         let is_unwanted = self.retired.get() && waiting == 0;
@@ -308,6 +316,9 @@ impl Pool {
             self.discard(server);
             return;
         }
+        let Some(mut server) = self.gives_way(server) else {
+            return;
+        };
         let expires = server.expires;
         server.card.is_lent.set(false);
         if waiting == 0 {
@@ -336,13 +347,19 @@ impl Pool {
         self.host.free_number(server.number);
         server.lease.give_back();
         server.close();
+        self.tell_claimants();
     }
 
     /// Starts opening connections if somebody waits, or the minimum is not reached.
     pub fn open_more(self: &Rc<Self>) {
         let count = self.part.borrow_mut().openings(shards::now());
-        for _ in 0..count {
-            spawn(open_one(Rc::clone(self)));
+        let rights = self.take_rights(count);
+        let denied = count - rights.len();
+        for right in rights {
+            spawn(open_one(Rc::clone(self), right));
+        }
+        if denied > 0 {
+            self.deny(denied);
         }
         self.act();
     }
@@ -369,6 +386,7 @@ impl Pool {
         for waker in wakers {
             waker.wake();
         }
+        self.tell_claimants();
         self.open_more();
         // A server that is down is not asked a hundred times a second for the minimum's sake.
         if waiting > 0 {
@@ -385,8 +403,9 @@ impl Pool {
         for waker in wakers {
             waker.wake();
         }
+        self.part.borrow_mut().ask_reserve(now);
         self.open_more();
-        self.part.borrow().state().next_deadline()
+        self.part.borrow().next_deadline()
     }
 
     /// Closes up to `count` idle connections that are too old or unused for too long; returns how
@@ -452,12 +471,13 @@ impl Pool {
             self.host.free_number(number);
             server.stream.abort();
             drop(server);
+            self.tell_claimants();
             self.open_more();
         }
     }
 }
 
-async fn open_one(pool: Rc<Pool>) {
+async fn open_one(pool: Rc<Pool>, right: Right) {
     let nonce = Alphanumeric.sample_string(&mut rand::rng(), 24);
     let settings = &pool.settings;
     // From the beginning: it is as old as what it was opened for.
@@ -466,8 +486,14 @@ async fn open_one(pool: Rc<Pool>) {
     let errands = Rc::clone(&pool.host.errands);
     let opening = connection::open(&settings.socket, &settings.login, nonce, &*errands);
     match shards::until(deadline, Box::pin(opening)).await {
-        None => pool.open_failed(CheckoutError::LoginTimeout),
-        Some(Err(error)) => pool.open_failed(login_error(&error)),
+        None => {
+            drop(right);
+            pool.open_failed(CheckoutError::LoginTimeout);
+        }
+        Some(Err(error)) => {
+            drop(right);
+            pool.open_failed(login_error(&error));
+        }
         Some(Ok((stream, framer, greeting))) => {
             let timeout = settings.connect_timeout;
             let lease = Lease::new(greeting.key, &stream, &settings.socket, timeout);
@@ -475,6 +501,7 @@ async fn open_one(pool: Rc<Pool>) {
             let card = ServerCard::new(Rc::clone(&pool.metrics), pid, born, ServerTally::new());
             let server = Box::new(ServerConnection {
                 stream,
+                right,
                 framer,
                 sync: Sync::default(),
                 status: TransactionStatus::Idle,

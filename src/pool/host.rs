@@ -14,6 +14,7 @@ use std::rc::{Rc, Weak};
 
 use crate::metrics::{Changes, Droppable, Enrolled, Fleet, ShardMetrics};
 use crate::server::parameters::Interner;
+use crate::server::quota::Quotas;
 use crate::server::statements;
 use crate::server::{Errands, ServerCard};
 
@@ -32,6 +33,8 @@ pub struct Host {
     pub errands: Rc<dyn Errands>,
     /// Takes letters to other shards.
     pub mail: Rc<dyn Mail>,
+    /// How many connections databases may have.
+    pub(super) quotas: Quotas,
     /// Parameter sets in use on this shard.
     pub interner: RefCell<Interner>,
     /// Prepared statements in use on this shard.
@@ -69,13 +72,14 @@ impl Host {
         (here, count): (usize, usize),
         errands: Rc<dyn Errands>,
         mail: Rc<dyn Mail>,
-        fleet: Fleet,
+        (fleet, quotas): (Fleet, Quotas),
     ) -> Rc<Self> {
         Rc::new(Self {
             here,
             count,
             errands,
             mail,
+            quotas,
             interner: RefCell::default(),
             statements: RefCell::default(),
             alarm: Alarm::default(),
@@ -118,6 +122,11 @@ impl Host {
     pub(super) fn pools(&self) -> Vec<Rc<Pool>> {
         let pools = self.pools.borrow();
         pools.values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// The pool of this name.
+    pub(super) fn pool(&self, id: PoolId) -> Option<Rc<Pool>> {
+        self.pools.borrow().get(&id).and_then(Weak::upgrade)
     }
 
     /// The servers with up to `count` numbers from `from` on, and where to go on.

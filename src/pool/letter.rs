@@ -113,6 +113,8 @@ pub struct Grant<S> {
 pub enum Letter<S> {
     /// To home: may this many connections be opened?
     AskOpen(usize),
+    /// To home: clients have waited long; may there be this many permits beyond `pool_size`?
+    AskReserve(usize),
     /// What servers of the pool report at login.
     Base(Box<ParameterSet>),
     /// To home: nothing can be given now; the recall is kept in mind.
@@ -124,6 +126,10 @@ pub enum Letter<S> {
         /// The shard has servers, all in use.
         has_servers: bool,
     },
+    /// To all: this pool cannot open a connection, because its database has as many as it may have.
+    MakeRoom,
+    /// To a pool that has said so: there may be room now.
+    Room,
     /// From home: the recall for this shard's want is over.
     Forget {
         /// Who wanted it.
@@ -179,6 +185,9 @@ impl<S> Letter<S> {
     pub fn take_server<T>(self) -> (Letter<T>, Option<S>) {
         let letter = match self {
             Self::AskOpen(count) => Letter::AskOpen(count),
+            Self::AskReserve(count) => Letter::AskReserve(count),
+            Self::MakeRoom => Letter::MakeRoom,
+            Self::Room => Letter::Room,
             Self::Base(base) => Letter::Base(base),
             Self::Busy {
                 to,

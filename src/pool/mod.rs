@@ -20,6 +20,7 @@ pub mod part;
 pub mod pause;
 pub mod permits;
 mod quarantine;
+mod room;
 pub mod state;
 pub mod travel;
 

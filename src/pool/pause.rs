@@ -179,5 +179,6 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.note(Noted::default());
+        self.void_claim();
     }
 }

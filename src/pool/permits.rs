@@ -126,6 +126,14 @@ impl Ledger {
         wants + asked + self.opening + self.openers.len() == 0
     }
 
+    /// True if some shard wants a permit.
+    pub fn is_wanted(&self) -> bool {
+        self.wants
+            .iter()
+            .take(self.holds.len())
+            .any(Option::is_some)
+    }
+
     /// The next shard after the last one named that has permits, home apart.
     pub fn next_holder(&mut self, home: usize) -> Option<usize> {
         let count = self.holds.len();

@@ -42,6 +42,7 @@ pub trait Mail {
 impl Pool {
     /// Carries out what the part has decided.
     pub(super) fn act(self: &Rc<Self>) {
+        self.renew_claim();
         let (post, closing, wakers, tally) = {
             let mut part = self.part.borrow_mut();
             self.note_numbers(&part);
@@ -66,6 +67,7 @@ impl Pool {
             .wants_wait_us
             .add(u64::try_from(tally.waited.as_micros()).unwrap_or(u64::MAX));
         metrics.waits_beside_idle.add(tally.beside_idle);
+        metrics.reserves_used.add(tally.reserve);
         for waker in wakers {
             waker.wake();
         }
@@ -94,6 +96,11 @@ impl Pool {
         if let Letter::Base(base) = letter {
             self.base.learn(&self.intern(*base));
             return;
+        }
+        match letter {
+            Letter::MakeRoom => return self.asked_for_room(),
+            Letter::Room => return self.has_room(),
+            _ => {}
         }
         let (letter, travelling) = letter.take_server();
         let server = travelling.and_then(|travelling| self.unpack(*travelling));
@@ -153,6 +160,7 @@ impl Pool {
         Some(Box::new(Travelling {
             detached: server.stream.detach().await,
             framer: server.framer,
+            right: server.right,
             base: (*server.base).clone(),
             applied: (*server.applied).clone(),
             has_unnamed: server.has_unnamed,
@@ -187,6 +195,7 @@ impl Pool {
         card.is_lent.set(false);
         let mut server = Box::new(ServerConnection {
             stream,
+            right: travelling.right,
             framer: travelling.framer,
             sync: Sync::default(),
             status: TransactionStatus::Idle,

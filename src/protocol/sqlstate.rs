@@ -25,6 +25,8 @@ pub const ACTIVE_SQL_TRANSACTION: SqlState = "25001";
 pub const IN_FAILED_SQL_TRANSACTION: SqlState = "25P02";
 /// `idle_in_transaction_session_timeout`.
 pub const IDLE_IN_TRANSACTION_TIMEOUT: SqlState = "25P03";
+/// `transaction_timeout`, PostgreSQL 17.
+pub const TRANSACTION_TIMEOUT: SqlState = "25P04";
 /// `invalid_sql_statement_name`: a prepared statement that does not exist.
 pub const INVALID_STATEMENT_NAME: SqlState = "26000";
 /// `invalid_authorization_specification`.

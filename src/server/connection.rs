@@ -27,6 +27,7 @@ use super::error::ServerError;
 use super::handshake::{Action, Credentials, Greeting, Handshake};
 use super::lease::Lease;
 use super::parameters::ParameterSet;
+use super::quota::Right;
 use super::reset::Leftovers;
 use super::statements::Statements;
 use super::sync::{Owner, Sync};
@@ -71,6 +72,8 @@ pub struct Login {
 pub struct ServerConnection {
     /// The socket.
     pub stream: Stream,
+    /// The right to have it.
+    pub right: Right,
     /// Finds replies in what the server sends.
     pub framer: Framer,
     /// What the server owes.

@@ -18,6 +18,7 @@ use crate::protocol::framer::Framer;
 
 use super::card::ServerTally;
 use super::parameters::ParameterSet;
+use super::quota::Right;
 use super::statements::Statements;
 
 /// A server connection that belongs to no shard at the moment.
@@ -25,6 +26,8 @@ use super::statements::Statements;
 pub struct Travelling {
     /// The socket and what has arrived on it.
     pub detached: Detached,
+    /// The right to have it.
+    pub right: Right,
     /// Its place in what the server sends.
     pub framer: Framer,
     /// The parameters that the server reported at login.

@@ -15,6 +15,7 @@ pub mod handshake;
 pub mod lease;
 pub mod parameters;
 pub mod question;
+pub mod quota;
 pub mod reset;
 pub mod statements;
 pub mod sync;

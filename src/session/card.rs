@@ -69,6 +69,23 @@ pub struct ClientTally {
     pub errors: u64,
     /// It has used `Flush`.
     pub flushes: bool,
+    /// Since when it has nothing to be answered, as `Fleet::micros` has it.
+    pub rests_since: u64,
+    /// Since when it is in a transaction that no server knows, as `Fleet::micros` has it; 0 = it is not.
+    pub begun_since: u64,
+}
+
+/// When a client began what it is doing, as `Fleet::micros` has it; 0 = it does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientTimes {
+    /// Having nothing to be answered.
+    pub rests: u64,
+    /// A transaction that no server knows.
+    pub begun: u64,
+    /// A query.
+    pub query: u64,
+    /// A transaction.
+    pub transaction: u64,
 }
 
 impl ClientTally {
@@ -82,8 +99,20 @@ impl ClientTally {
             queries: 0,
             errors: 0,
             flushes: false,
+            rests_since: 0,
+            begun_since: 0,
         }
     }
+}
+
+/// Why a client is to look at itself before its next step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Summons {
+    None,
+    /// It may have taken too long.
+    Late,
+    /// It is to be closed.
+    Killed,
 }
 
 /// Whose client it is.
@@ -108,8 +137,7 @@ pub struct ClientCard {
     state: Cell<ClientState>,
     /// Its prepared statements and their bytes.
     prepared: Cell<(usize, usize)>,
-    /// It is to be closed.
-    is_killed: Cell<bool>,
+    summons: Cell<Summons>,
     /// When the wait, the query and the transaction began, as `Fleet::micros` has it; 0 = there is
     /// none.
     waits_since: Cell<u64>,
@@ -123,9 +151,12 @@ impl ClientCard {
         belongs: Belongs,
         asked: Rc<ParameterSet>,
         stream: u32,
-        tally: ClientTally,
+        mut tally: ClientTally,
     ) -> Rc<Self> {
         if let Belongs::Pool(pool) = &belongs {
+            if tally.rests_since == 0 {
+                tally.rests_since = Self::now(pool);
+            }
             pool.clients.add(1);
             pool.async_clients.add(u64::from(tally.flushes));
         }
@@ -136,7 +167,7 @@ impl ClientCard {
             tally: Cell::new(tally),
             state: Cell::new(ClientState::Idle),
             prepared: Cell::new((0, 0)),
-            is_killed: Cell::new(false),
+            summons: Cell::new(Summons::None),
             waits_since: Cell::new(0),
             query_since: Cell::new(0),
             transaction_since: Cell::new(0),
@@ -168,12 +199,58 @@ impl ClientCard {
 
     /// Has it closed at its next step.
     pub fn kill(&self) {
-        self.is_killed.set(true);
+        self.summons.set(Summons::Killed);
     }
 
     /// True if it is to be closed.
-    pub const fn is_killed(&self) -> bool {
-        self.is_killed.get()
+    pub fn is_killed(&self) -> bool {
+        self.summons.get() == Summons::Killed
+    }
+
+    /// Has it look at its next step whether it has taken too long.
+    pub fn summon(&self) {
+        if self.summons.get() == Summons::None {
+            self.summons.set(Summons::Late);
+        }
+    }
+
+    /// When it began what it is doing.
+    pub const fn times(&self) -> ClientTimes {
+        let tally = self.tally.get();
+        ClientTimes {
+            rests: tally.rests_since,
+            begun: tally.begun_since,
+            query: self.query_since.get(),
+            transaction: self.transaction_since.get(),
+        }
+    }
+
+    /// It has been answered, or has sent a part of a message.
+    pub fn note_rest(&self) {
+        if let Belongs::Pool(pool) = &self.belongs {
+            let mut tally = self.tally.get();
+            tally.rests_since = Self::now(pool);
+            self.tally.set(tally);
+        }
+    }
+
+    /// It has been answered without a server, and is in a transaction that none knows, or not.
+    pub fn note_local(&self, has_begun: bool) {
+        self.note_rest();
+        let mut tally = self.tally.get();
+        tally.begun_since = match (has_begun, tally.begun_since) {
+            (false, _) => 0,
+            (true, 0) => tally.rests_since,
+            (true, since) => since,
+        };
+        self.tally.set(tally);
+    }
+
+    /// A server knows of its transaction, if it has one.
+    pub fn note_begun(&self) {
+        let mut tally = self.tally.get();
+        tally.begun_since = 0;
+        self.tally.set(tally);
     }
 
     fn now(pool: &Enrolled) -> u64 {
@@ -257,6 +334,7 @@ impl ClientCard {
         let next = if owes_more { now } else { 0 };
         let mut tally = self.tally.get();
         tally.queries += 1;
+        tally.rests_since = now;
         let since = self.query_since.replace(next);
         let took = now.saturating_sub(if since == 0 { now } else { since });
         pool.queries.record(took);
@@ -323,8 +401,15 @@ impl ClientCard {
 impl Session {
     /// One step, with its trace in the account.
     pub(super) fn step(&mut self, context: &mut Context<'_>) -> Step {
-        if self.card.is_killed() {
-            return self.killed();
+        match self.card.summons.get() {
+            Summons::None => {}
+            Summons::Late => {
+                self.card.summons.set(Summons::None);
+                if let Some(step) = self.overtime() {
+                    return step;
+                }
+            }
+            Summons::Killed => return self.killed(),
         }
         let step = self.step_on(context);
         let prepared = self.prepared.as_deref();

@@ -229,6 +229,7 @@ impl Session {
             match self.handle_locally(&chunk[..message_bytes], is_last) {
                 Local::Handled => {
                     self.claim = None;
+                    self.card.note_local(self.begun != Begun::None);
                     chunk.advance(message_bytes);
                 }
                 Local::Leave => return Step::End,
@@ -268,6 +269,7 @@ impl Session {
         }
         match self.client.poll_receive(context) {
             Poll::Ready(Ok(Some(more))) => {
+                self.card.note_rest();
                 let mut held = Vec::with_capacity(message_bytes.max(chunk.len() + more.len()));
                 held.extend_from_slice(&chunk);
                 held.extend_from_slice(&more);

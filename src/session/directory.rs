@@ -12,7 +12,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::auth::StoredPassword;
-use crate::config::{Config, PoolConfig, UserConfig};
+use crate::config::limits::OwnLimits;
+use crate::config::{Config, Limits, PoolConfig, UserConfig};
 use crate::pool::{Habits, Host, Pool, PoolKey, Settings, Sizes};
 use crate::server::handshake::Credentials;
 use crate::server::{Login, Socket};
@@ -26,6 +27,8 @@ pub struct Tenant {
     pub stored: StoredPassword,
     /// The user's servers on this shard.
     pub pool: Rc<Pool>,
+    /// What its clients and servers are limited to.
+    pub limits: Limits,
     made_of: (PoolConfig, UserConfig),
 }
 
@@ -112,22 +115,29 @@ impl Directory {
             return None;
         }
         let sizes = sizes(config, user);
-        if sizes == self::sizes(&self.config, old_user) {
+        let is_resized = sizes != self::sizes(&self.config, old_user);
+        let limits = config.limits_of(pool, user);
+        if !is_resized && limits == tenant.limits {
             return Some(Rc::clone(tenant));
         }
-        tenant.pool.resize(sizes);
+        if is_resized {
+            tenant.pool.resize(sizes);
+        }
+        tenant.pool.limit(&limits);
         Some(Rc::new(Tenant {
             stored: tenant.stored.clone(),
             pool: Rc::clone(&tenant.pool),
+            limits,
             made_of: (alone(pool), user.clone()),
         }))
     }
 }
 
-/// The pool's own settings, without its users.
+/// The pool's own settings, without its users and what can change while it stays.
 fn alone(pool: &PoolConfig) -> PoolConfig {
     PoolConfig {
         users: Vec::new(),
+        limits: OwnLimits::default(),
         ..pool.clone()
     }
 }
@@ -137,6 +147,7 @@ fn unsized_user(user: &UserConfig) -> UserConfig {
     UserConfig {
         pool_size: 0,
         min_pool_size: 0,
+        limits: OwnLimits::default(),
         ..user.clone()
     }
 }
@@ -213,9 +224,13 @@ fn new_tenant(
         },
         prepare_unnamed: pool.prepare_unnamed,
     };
+    let limits = config.limits_of(pool, user);
+    let pool_of_user = Pool::new(key, settings, sizes(config, user), Rc::clone(host));
+    pool_of_user.limit(&limits);
     Rc::new(Tenant {
         stored: StoredPassword::parse(user.password.expose()),
-        pool: Pool::new(key, settings, sizes(config, user), Rc::clone(host)),
+        pool: pool_of_user,
+        limits,
         made_of: (alone(pool), user.clone()),
     })
 }

@@ -1,7 +1,8 @@
-//! Clients who are sent away: closed by an operator, or from one pool to the one that replaces it.
+//! Clients who are sent away: closed by an operator or for lateness, or from one pool to the one that
+//! replaces it.
 //!
 //! **Owns:** what becomes of such a client.
-//! **Does not own:** who is sent away (`orders`, a reload).
+//! **Does not own:** who is sent away (`orders`, `overtime`, a reload).
 
 use std::rc::Rc;
 
@@ -15,20 +16,25 @@ impl Session {
     /// An operator has this client closed. It is told, unless it is in the middle of an answer.
     pub(super) fn killed(&mut self) -> Step {
         let text = "terminating connection due to administrator command";
-        let failure = Failure::new(sqlstate::ADMIN_SHUTDOWN, text);
-        self.ending = Ending::Told(sqlstate::ADMIN_SHUTDOWN);
+        self.dismiss(&Failure::new(sqlstate::ADMIN_SHUTDOWN, text))
+    }
+
+    /// Closes this client. It is told why, unless it is in the middle of an answer. What runs for it is
+    /// cancelled, even if it has said good-bye.
+    pub(super) fn dismiss(&mut self, failure: &Failure) -> Step {
+        self.ending = Ending::told(failure);
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Serving(server) => {
                 if server.framer.is_at_boundary() && !self.has_farewell {
-                    self.fail(&failure);
+                    self.fail(failure);
                 }
                 if let Some(slot) = &self.slot {
                     slot.rest();
                 }
-                self.client_gone(server);
+                self.cut_short(server);
             }
             phase => {
-                self.fail(&failure);
+                self.fail(failure);
                 // What it had is given up as the session is dropped.
                 self.phase = phase;
             }

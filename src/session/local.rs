@@ -156,6 +156,7 @@ impl Session {
         }
         self.begun = Begun::None;
         if server.status == TransactionStatus::InTransaction {
+            self.card.note_begun();
             return true;
         }
         let text = "the server did not begin a transaction";

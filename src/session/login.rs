@@ -39,6 +39,7 @@ use super::client::Session;
 use super::console::{self, Console};
 use super::directory::{Directory, Tenant};
 use super::first_server::learn_base;
+use super::headcount::Group;
 use super::report::Failure;
 use super::shard::{Connection, Shard};
 use super::startup::{Conversation, Ended};
@@ -142,6 +143,7 @@ pub async fn log_in(
         }
         None => {
             login.shard.metrics().logins_failed.add(1);
+            login.shard.metrics().timeouts_login.add(1);
             tracing::info!(client = %login.peer_text(), "login took too long, client closed");
             let text = "canceling authentication due to timeout";
             let failure = Failure::new(sqlstate::QUERY_CANCELED, text);
@@ -204,6 +206,7 @@ impl Login {
             });
         }
         let tenant = self.authenticate(&startup).await?;
+        self.join(&tenant)?;
         let base = learn_base(&tenant.pool)
             .await
             .map_err(|error| no_first_server(&tenant, &startup, &error))?;
@@ -213,6 +216,21 @@ impl Login {
             base,
             speaks_3_2,
         }))
+    }
+
+    /// Counts the client as one of its database and its user.
+    fn join(&mut self, tenant: &Tenant) -> Result<(), Failure> {
+        let (Ok(connection) | Err(connection)) = &mut self.connection;
+        let key = &tenant.pool.key;
+        let Err(group) = connection.join(&key.database, &key.user, &tenant.limits) else {
+            return Ok(());
+        };
+        self.shard.metrics().clients_over_limit.add(1);
+        let text = match group {
+            Group::Database => format!("too many connections for database \"{}\"", key.database),
+            Group::User => format!("too many connections for user \"{}\"", key.user),
+        };
+        Err(Failure::new(sqlstate::TOO_MANY_CONNECTIONS, text))
     }
 
     /// Requests for encryption, which is not offered here, then the startup packet.

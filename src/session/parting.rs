@@ -73,6 +73,16 @@ impl Session {
         self.pool.give_back(server);
     }
 
+    /// The client is closed while it has a server: nobody waits any more for what it has asked.
+    pub(super) fn cut_short(&mut self, mut server: Box<ServerConnection>) {
+        if server.sync.owed_count() == 0 || !self.is_leaving {
+            self.client_gone(server);
+            return;
+        }
+        server.sync.forget_promised();
+        self.cancel_and_discard(server);
+    }
+
     /// Closes the server once what runs on it has been cancelled. Until then it counts as lent, as
     /// PostgreSQL has the session still.
     fn cancel_and_discard(&self, mut server: Box<ServerConnection>) {

@@ -258,6 +258,7 @@ mod tests {
     use crate::protocol::cancel_key::{CancelKey, CancelSecret};
     use crate::server::Canceller;
     use crate::server::errands::{Answer, Errands};
+    use crate::server::quota::Quotas;
 
     const CONFIG: &str = "[general]\nadmin_username = 'a'\nadmin_password = 'b'\n\
         [pools.db]\nserver_host = '127.0.0.1'\nserver_port = 1\n\
@@ -335,7 +336,7 @@ mod tests {
             (0, 2),
             Rc::new(NoErrands),
             Rc::new(NoErrands),
-            fleet.clone(),
+            (fleet.clone(), Quotas::default()),
         );
         let neighbours = Rc::clone(letters) as Rc<dyn Neighbours>;
         let registry = Registry::new((0, 0), Rc::clone(&neighbours), Instant::now());

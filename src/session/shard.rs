@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::admin::Listening;
+use crate::config::Limits;
 use crate::metrics::{Fleet, ShardMetrics};
 use crate::pool::Host;
 
@@ -16,6 +17,7 @@ use super::budget::Budget;
 use super::cancel::Cancels;
 use super::directory::Directory;
 use super::doors::Doors;
+use super::headcount::{Group, Headcounts, Member};
 use super::orders::Staff;
 use super::registry::Registry;
 use super::resume::Neighbours;
@@ -24,11 +26,22 @@ use super::survey::Surveys;
 
 /// Open client connections of the process.
 #[derive(Clone, Debug, Default)]
-pub struct Connections(Arc<AtomicU64>);
+pub struct Connections {
+    all: Arc<AtomicU64>,
+    headcounts: Headcounts,
+}
 
 /// One open client connection. Ends when dropped.
 #[derive(Debug)]
-pub struct Connection(Connections);
+pub struct Connection(Box<Counted>);
+
+/// Where it counts. Boxed: every session has one.
+#[derive(Debug)]
+struct Counted {
+    connections: Connections,
+    /// Once it has logged in to a pool.
+    member_of: Option<[Member; 2]>,
+}
 
 impl Connections {
     /// Counts one more; `Err` if there are more than `limit` with it.
@@ -37,8 +50,11 @@ impl Connections {
     ///
     /// The connection, which counts until it is dropped.
     pub fn open(&self, limit: u64) -> Result<Connection, Connection> {
-        let before = self.0.fetch_add(1, Ordering::Relaxed);
-        let connection = Connection(self.clone());
+        let before = self.all.fetch_add(1, Ordering::Relaxed);
+        let connection = Connection(Box::new(Counted {
+            connections: self.clone(),
+            member_of: None,
+        }));
         if before < limit {
             Ok(connection)
         } else {
@@ -48,13 +64,31 @@ impl Connections {
 
     /// How many there are.
     pub fn count(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.all.load(Ordering::Relaxed)
     }
 }
 
-impl Drop for Connection {
+impl Connection {
+    /// Counts it as one of its database and one of its user.
+    ///
+    /// # Errors
+    ///
+    /// The one of the two that has as many as it may have.
+    pub fn join(&mut self, database: &str, user: &str, limits: &Limits) -> Result<(), Group> {
+        let enter = |group, name, limit| {
+            let entered = self.0.connections.headcounts.enter(group, name, limit);
+            entered.ok_or(group)
+        };
+        let of_database = enter(Group::Database, database, limits.max_db_client_connections)?;
+        let of_user = enter(Group::User, user, limits.max_user_client_connections)?;
+        self.0.member_of = Some([of_database, of_user]);
+        Ok(())
+    }
+}
+
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        self.connections.all.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

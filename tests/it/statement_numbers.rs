@@ -48,7 +48,7 @@ fn shown(console: &mut Client) -> Vec<BTreeMap<&'static str, String>> {
 }
 
 /// A number of `SHOW SHARDS`, of all shards together.
-fn number(console: &mut Client, column: &str) -> u64 {
+pub(crate) fn number(console: &mut Client, column: &str) -> u64 {
     console.send(&crate::common::message::query("show shards"));
     let names = console.expect('T').body;
     let names: Vec<_> = names[2..]

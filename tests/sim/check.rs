@@ -103,7 +103,7 @@ impl World {
     /// that has a permit in turn, and each answers before the next is asked.
     fn patience(&self) -> Duration {
         let plan = &self.plan;
-        let holders = plan.shards.min(self.sizes.size) as u32;
+        let holders = plan.shards.min(self.sizes.size + plan.reserve.0) as u32;
         plan.letter_max() * (2 * holders + 6)
             + plan.pack_delay * 2
             + plan.lateness * 4
@@ -150,12 +150,25 @@ impl World {
             "{} connections exist, {servers} are accounted for",
             self.alive
         );
+        let rights = self.quota.used();
+        let expected = self.alive + openings + self.rival.len();
+        ensure!(rights == expected, "{rights} rights, not {expected}");
+        ensure!(
+            self.plan.room == 0 || rights <= self.plan.room,
+            "{rights} rights, {} may be",
+            self.plan.room
+        );
         if self.is_retired {
             return Ok(());
         }
         permits += self.under_way.permits;
         let debt = self.shards[self.plan.home].part.debt();
-        let expected = self.sizes.size + debt;
+        let reserve = self.shards[self.plan.home].part.reserve_used();
+        ensure!(
+            reserve <= self.plan.reserve.0,
+            "{reserve} permits of the reserve"
+        );
+        let expected = self.sizes.size + reserve + debt;
         ensure!(permits == expected, "{permits} permits, not {expected}");
         // A smaller bound holds for those who begin now; MayOpen may be under way.
         self.watch.opening_max = self.watch.opening_max.max(self.sizes.opening_max);
@@ -181,10 +194,13 @@ impl World {
         let at = self.now();
         let moment = GRACE + self.plan.lateness;
         let mut is_available = false;
+        let idle = |shard: &crate::world::Shard| shard.part.state().idle_count() > 0;
+        let has_idle = self.shards.iter().any(idle);
         for (shard, seen) in self.shards.iter().zip(&mut self.watch.seen) {
             let state = shard.part.state();
             let queued = state.waiting_count();
-            is_available |= state.idle_count() > 0 || state.spare() > queued;
+            let has_rights = self.plan.room == 0 || self.quota.used() < self.plan.room;
+            is_available |= state.idle_count() > 0 || (state.spare() > queued && has_rights);
             let want = shard.part.want();
             let is_new = want.map(|want| want.number) != seen.want.map(|want| want.number);
             // Who rests after a grant asks for nothing that is used.
@@ -208,7 +224,8 @@ impl World {
             let head = state
                 .head()
                 .map(|since| at.saturating_duration_since(since));
-            let waits = state.unserved() > 0 && head.is_some_and(|wait| wait > moment);
+            let is_short = state.unserved() > 0 || (shard.part.is_denied() && has_idle);
+            let waits = is_short && head.is_some_and(|wait| wait > moment);
             seen.unserved_since = hold(seen.unserved_since, waits);
         }
         let since = self.watch.available_since;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use pg_doorman::pool::letter::Letter;
 use pg_doorman::server::lease::Lease;
+use pg_doorman::server::quota::Right;
 
 use crate::cancels::Cancel;
 
@@ -20,6 +21,8 @@ use crate::cancels::Cancel;
 pub(crate) struct Server {
     pub(crate) number: u32,
     pub(crate) lease: Rc<Lease>,
+    /// Held for its end only.
+    pub(crate) _right: Right,
     /// End of its life, since the start of the run.
     pub(crate) expires: Option<Duration>,
 }
@@ -47,6 +50,7 @@ pub(crate) enum Event {
     Opened {
         shard: usize,
         is_fit: bool,
+        right: Right,
     },
     /// A server has been cleaned or tried.
     Tried {
@@ -80,6 +84,10 @@ pub(crate) enum Event {
     Settle(usize),
     /// A shard takes over the so-many-th sizes.
     Resize(usize, usize),
+    /// There may be a right for a shard that was denied one.
+    Room(usize),
+    /// Another pool of the database opens connections, or closes them.
+    Rival,
     /// On this shard the pool is not configured any more.
     GoAlone(usize),
 }
@@ -89,7 +97,7 @@ impl Event {
     pub(crate) fn is_routine(&self) -> bool {
         matches!(
             self,
-            Self::Retire(_) | Self::Settle(_) | Self::IdleEnds(_) | Self::LaneFull
+            Self::Retire(_) | Self::Settle(_) | Self::IdleEnds(_) | Self::LaneFull | Self::Rival
         )
     }
 }

@@ -17,6 +17,7 @@ mod clients;
 mod dice;
 mod events;
 mod plan;
+mod room;
 mod world;
 
 use std::collections::VecDeque;

@@ -18,6 +18,10 @@ pub(crate) struct Plan {
     pub(crate) home: usize,
     pub(crate) sizes: Sizes,
     pub(crate) habits: Habits,
+    /// Permits beyond the size, and the wait after which there are some.
+    pub(crate) reserve: (usize, Duration),
+    /// Connections of the database, with those of another pool; 0 = no limit.
+    pub(crate) room: usize,
     /// The shard of each client.
     pub(crate) clients: Vec<usize>,
     /// Bound on waiting for a server.
@@ -64,6 +68,21 @@ fn sizes(dice: &mut Dice) -> Sizes {
     }
 }
 
+/// Without what is to be kept if there may be no room for it.
+fn fitting(
+    room: usize,
+    mut sizes: Sizes,
+    mut resizings: Vec<(Duration, Sizes)>,
+) -> (Sizes, Vec<(Duration, Sizes)>) {
+    if room > 0 {
+        sizes.kept = 0;
+        for (_, sizes) in &mut resizings {
+            sizes.kept = 0;
+        }
+    }
+    (sizes, resizings)
+}
+
 impl Plan {
     pub(crate) fn of(seed: u64) -> Self {
         let dice = &mut Dice::new(seed);
@@ -94,10 +113,23 @@ impl Plan {
         } else {
             Vec::new()
         };
+        let reserve = if dice.one_in(2) {
+            (dice.biased(1, 10), dice.micros(1e3, 1e6))
+        } else {
+            (0, Duration::ZERO)
+        };
+        let room = if dice.one_in(2) {
+            dice.biased(1, 60)
+        } else {
+            0
+        };
+        let (sizes, resizings) = fitting(room, sizes(dice), resizings);
         Self {
+            reserve,
+            room,
             shards,
             home: dice.between(0, shards - 1),
-            sizes: sizes(dice),
+            sizes,
             habits: Habits {
                 round_robin: dice.one_in(3),
                 idle_timeout: quick(dice, ms(50), Duration::ZERO),

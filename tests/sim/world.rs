@@ -7,11 +7,13 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pg_doorman::pool::error::{CheckoutError, REST_AFTER_FAILURE};
 use pg_doorman::pool::letter::Letter;
 use pg_doorman::pool::part::{Part, Place, Sizes};
+use pg_doorman::server::quota::{Quota, Right};
 
 use crate::cancels::new_lease;
 use crate::check::Watch;
@@ -30,6 +32,8 @@ pub(crate) struct Shard {
     alarm: Option<Duration>,
     reviews: Option<Duration>,
     pub(crate) is_alone: bool,
+    /// Since when the first waits for whom it claims a right.
+    pub(crate) claim: Option<Instant>,
     /// How many resizings it has seen.
     pub(crate) sizing: u32,
     /// How many of those have been put on the clock; also orders them.
@@ -58,6 +62,9 @@ pub(crate) struct World {
     lanes: Vec<Duration>,
     pub(crate) under_way: UnderWay,
     pub(crate) sizes: Sizes,
+    /// The rights of the database, and those that another pool has.
+    pub(crate) quota: Arc<Quota>,
+    pub(crate) rival: Vec<Right>,
     /// Server connections that exist.
     pub(crate) alive: usize,
     numbers: u32,
@@ -91,6 +98,7 @@ impl World {
             alarm: None,
             reviews: None,
             is_alone: false,
+            claim: None,
             sizing: 0,
             reloaded_at: Duration::ZERO,
         });
@@ -107,6 +115,8 @@ impl World {
             lanes: vec![Duration::ZERO; count * count],
             under_way: UnderWay::default(),
             sizes: plan.sizes,
+            quota: Arc::default(),
+            rival: Vec::new(),
             alive: 0,
             numbers: 0,
             users: BTreeMap::new(),
@@ -118,6 +128,7 @@ impl World {
             plan,
         };
         world.under_way.kept = vec![0; world.plan.resizings.len() + 1];
+        world.quota.set_limit(world.plan.room);
         world.prepare();
         world
     }
@@ -128,6 +139,9 @@ impl World {
             self.clock.plan(at, Event::Ask(client));
         }
         for shard in 0..self.shards.len() {
+            let now = self.now();
+            let reserve = self.plan.reserve;
+            self.shards[shard].part.set_reserve(reserve, now);
             let [first, second, third] = [(); 3].map(|()| self.dice.up_to(PERIOD));
             self.clock.plan(first, Event::Settle(shard));
             self.clock.plan(second, Event::Retire(shard));
@@ -143,6 +157,7 @@ impl World {
             }
         }
         self.clock.plan(Duration::ZERO, Event::LaneFull);
+        self.clock.plan(Duration::ZERO, Event::Rival);
     }
 
     /// When a shard takes over a configuration that is sent at `at`: all in the same order.
@@ -187,7 +202,13 @@ impl World {
             Event::CancelActs(cancel) => self.cancel_acts(cancel),
             Event::CancelEnds(cancel) => self.cancel_ends(&cancel),
             Event::Overdue(client, step) => self.overdue(client, step),
-            Event::Opened { shard, is_fit } => self.opened(shard, is_fit),
+            Event::Opened {
+                shard,
+                is_fit,
+                right,
+            } => self.opened(shard, is_fit, right),
+            Event::Room(shard) => self.has_room(shard),
+            Event::Rival => self.rival(),
             Event::Tried {
                 shard,
                 server,
@@ -244,21 +265,32 @@ impl World {
         server.lease.give_back();
         drop(server);
         self.alive -= 1;
+        self.tell_claimants();
     }
 
     /// `driver::Pool::open_more`.
     pub(crate) fn open_more(&mut self, shard: usize) {
         let now = self.now();
         let count = self.shards[shard].part.openings(now);
-        for _ in 0..count {
+        let rights = self.take_rights(shard, count);
+        let denied = count - rights.len();
+        for right in rights {
             let at = self.clock.now() + self.dice.up_to(self.plan.open_time);
             let is_fit = !self.trouble();
-            self.clock.plan(at, Event::Opened { shard, is_fit });
+            let event = Event::Opened {
+                shard,
+                is_fit,
+                right,
+            };
+            self.clock.plan(at, event);
+        }
+        if denied > 0 {
+            self.deny(shard, denied);
         }
         self.act(shard);
     }
 
-    fn opened(&mut self, shard: usize, is_fit: bool) {
+    fn opened(&mut self, shard: usize, is_fit: bool, right: Right) {
         let now = self.now();
         if is_fit {
             self.alive += 1;
@@ -269,6 +301,7 @@ impl World {
             let server = Server {
                 number: self.numbers,
                 lease: new_lease(),
+                _right: right,
                 expires,
             };
             self.shards[shard].part.opened(now);
@@ -276,6 +309,8 @@ impl World {
             self.open_more(shard);
             return;
         }
+        drop(right);
+        self.tell_claimants();
         let error = Rc::new(CheckoutError::LoginTimeout);
         let part = &mut self.shards[shard].part;
         let wakers = part.open_failed(&error, now, REST_AFTER_FAILURE);
@@ -296,6 +331,7 @@ impl World {
 
     /// `travel::Pool::act`.
     pub(crate) fn act(&mut self, shard: usize) {
+        self.renew_claim(shard);
         let part = &mut self.shards[shard].part;
         let review_at = part.review_at();
         let (post, closing, wakers) = if part.has_effects() {
@@ -421,7 +457,7 @@ impl World {
         self.open_more(shard);
     }
 
-    fn alarm_at_most(&mut self, shard: usize, at: Duration) {
+    pub(crate) fn alarm_at_most(&mut self, shard: usize, at: Duration) {
         if self.shards[shard].alarm.is_none_or(|before| before > at) {
             self.shards[shard].alarm = Some(at);
             let late = self.late();
@@ -443,12 +479,13 @@ impl World {
         let error = Rc::new(CheckoutError::WaitTimeout);
         let wakers = self.shards[shard].part.expire(now, &error);
         self.wake_later(wakers);
+        self.shards[shard].part.ask_reserve(now);
         self.open_more(shard);
         self.alarm_for_wait(shard);
     }
 
     pub(crate) fn alarm_for_wait(&mut self, shard: usize) {
-        if let Some(next) = self.shards[shard].part.state().next_deadline() {
+        if let Some(next) = self.shards[shard].part.next_deadline() {
             let next = self.since_start(next);
             self.alarm_at_most(shard, next);
         }
@@ -470,7 +507,7 @@ impl World {
     }
 
     fn settle(&mut self, shard: usize) {
-        if !self.shards[shard].is_alone && self.shards.len() > 1 {
+        if !self.shards[shard].is_alone {
             let now = self.now();
             self.shards[shard].part.settle(now);
             self.act(shard);

@@ -31,41 +31,40 @@ const NO_COUNTERPART: &[(&str, &str)] = &[
         "client_encoding",
         "use alter role … set client_encoding, or set it in clients",
     ),
-    ("client_idle_timeout", "idle clients are not disconnected"),
     (
         "connect_query",
         "use alter role … set, or alter database … set",
     ),
     ("datestyle", "use alter database … set datestyle"),
-    (
-        "idle_transaction_timeout",
-        "use alter role … set idle_in_transaction_session_timeout",
-    ),
     ("load_balance_hosts", "a pool has one server"),
-    (
-        "max_db_client_connections",
-        "only all clients together are limited",
-    ),
-    (
-        "max_db_connections",
-        "sizes are limited for each user by pool_size",
-    ),
-    (
-        "max_user_client_connections",
-        "only all clients together are limited",
-    ),
     (
         "max_user_connections",
         "sizes are limited for each user by pool_size",
     ),
-    ("query_timeout", "use alter role … set statement_timeout"),
-    ("reserve_pool", "add it to pool_size"),
-    ("reserve_pool_size", "add it to pool_size"),
     ("timezone", "use alter database … set timezone"),
-    (
-        "transaction_timeout",
-        "use alter role … set transaction_timeout",
-    ),
+];
+
+/// Keys with the same meaning here: theirs, ours.
+type Same = &'static [(&'static str, &'static str)];
+
+/// Numbers of a database.
+const COUNTS_OF_DATABASE: Same = &[
+    ("max_db_client_connections", "max_db_client_connections"),
+    ("max_db_connections", "max_db_connections"),
+    ("reserve_pool", "reserve_pool_size"),
+    ("reserve_pool_size", "reserve_pool_size"),
+];
+/// Numbers of a user.
+const COUNTS_OF_USER: Same = &[
+    ("max_user_client_connections", "max_user_client_connections"),
+    ("reserve_pool_size", "reserve_pool_size"),
+];
+/// Times of both.
+const TIMES: Same = &[
+    ("client_idle_timeout", "client_idle_timeout"),
+    ("idle_transaction_timeout", "idle_transaction_timeout"),
+    ("query_timeout", "query_timeout"),
+    ("transaction_timeout", "transaction_timeout"),
 ];
 
 type Pairs = BTreeMap<String, String>;
@@ -103,12 +102,8 @@ pub(super) fn take_over(
         once: RemarkOnce::default(),
     };
     for (user, pairs) in &common.users {
-        remark_unused(
-            &format!("user {user}"),
-            pairs,
-            &["pool_mode", "pool_size"],
-            out,
-        );
+        let used = [&["pool_mode", "pool_size"][..], &names(COUNTS_OF_USER)].concat();
+        remark_unused(&format!("user {user}"), pairs, &used, out);
     }
     if ini.section("peers").next().is_some() {
         out.remark("[peers]", "has no counterpart: one process uses all cores");
@@ -148,6 +143,37 @@ fn sections(ini: &Ini, section: &str, out: &mut Outcome) -> BTreeMap<String, Pai
         }
     }
     all
+}
+
+/// Their names of counts, and of the times.
+fn names(counts: Same) -> Vec<&'static str> {
+    counts
+        .iter()
+        .chain(TIMES)
+        .map(|(theirs, _)| *theirs)
+        .collect()
+}
+
+/// Takes over counts, and the times.
+fn limits(what: &str, pairs: &Pairs, counts: Same, keys: &mut Entries, out: &mut Outcome) {
+    for (theirs, ours) in counts {
+        let Some(text) = pairs.get(*theirs) else {
+            continue;
+        };
+        match text.parse::<u32>() {
+            Ok(count) => keys.set(ours, i64::from(count)),
+            Err(_) => out.remark(&format!("{what}: {theirs}"), "cannot be read"),
+        }
+    }
+    for (theirs, ours) in TIMES {
+        let Some(text) = pairs.get(*theirs) else {
+            continue;
+        };
+        match duration(text) {
+            Some(time) => keys.set(ours, time.to_string()),
+            None => out.remark(&format!("{what}: {theirs}"), "cannot be read"),
+        }
+    }
 }
 
 fn remark_unused(what: &str, pairs: &Pairs, used: &[&str], out: &mut Outcome) {
@@ -208,7 +234,8 @@ fn pool(
     out: &mut Outcome,
 ) -> DraftPool {
     let what = format!("database {name}");
-    remark_unused(&what, pairs, USED, out);
+    let used = [USED, &names(COUNTS_OF_DATABASE)].concat();
+    remark_unused(&what, pairs, &used, out);
     if CONSOLE.contains(&name) {
         out.remark(&what, "has the name of the console and cannot be reached");
     }
@@ -233,6 +260,7 @@ fn pool(
             None => out.remark(&format!("{what}: server_lifetime"), "cannot be read"),
         }
     }
+    limits(&what, pairs, COUNTS_OF_DATABASE, &mut keys, out);
     DraftPool {
         name: name.to_owned(),
         keys,
@@ -325,6 +353,10 @@ fn one_user(
     if let Some(mode) = own.and_then(|own| own.get("pool_mode")) {
         let who = format!("user {}", user.name);
         keys.set("pool_mode", mode_of(mode, &who, out));
+    }
+    if let Some(own) = own {
+        let who = format!("user {}", user.name);
+        limits(&who, own, COUNTS_OF_USER, &mut keys, out);
     }
     if common.auth_type == "pam" {
         keys.set("auth_pam_service", "pgbouncer");

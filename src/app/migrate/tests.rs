@@ -137,6 +137,38 @@ fn databases_and_users_become_pools() {
 }
 
 #[test]
+fn limits_are_carried_over_with_their_owners() {
+    let ini = "[databases]\nd = host=h user=u password=p max_db_connections=7 reserve_pool=2\n\
+        [users]\nu = query_timeout=1.5 max_user_client_connections=9\n\
+        [pgbouncer]\nreserve_pool_size = 3\nreserve_pool_timeout = 2\nclient_idle_timeout = 60\n\
+        idle_transaction_timeout = 61\ntransaction_timeout = 62\nquery_timeout = 63\n\
+        max_db_connections = 11\nmax_db_client_connections = 12\nmax_user_client_connections = 13\n";
+    let (config, _, remarks) = migrate(ini, "");
+    let general = config.general.limits;
+    let seconds = [
+        general.reserve_pool_timeout,
+        general.client_idle_timeout,
+        general.idle_transaction_timeout,
+        general.transaction_timeout,
+        general.query_timeout,
+    ];
+    assert_eq!(seconds.map(|time| time.as_secs()), [2, 60, 61, 62, 63]);
+    let counts = (general.max_db_connections, general.reserve_pool_size);
+    assert_eq!(counts, (11, 3));
+    let clients = (
+        general.max_db_client_connections,
+        general.max_user_client_connections,
+    );
+    assert_eq!(clients, (12, 13));
+    let pool = &config.pools[0];
+    let own = config.limits_of(pool, &pool.users[0]);
+    assert_eq!((own.max_db_connections, own.reserve_pool_size), (7, 2));
+    assert_eq!(own.query_timeout.as_millis(), 1500);
+    assert_eq!(own.max_user_client_connections, 9);
+    assert!(!remarks.concat().contains("counterpart"), "{remarks:#?}");
+}
+
+#[test]
 fn remarks_stand_at_the_head_and_hold_no_secrets() {
     let (_, text, remarks) = migrate(USUAL, USUAL_USERS);
     for expected in [
@@ -221,18 +253,18 @@ fn a_fallback_database_is_expanded_on_demand() {
 #[test]
 fn what_has_no_counterpart_or_another_meaning_is_told() {
     for (setting, expected) in [
+        ("query_timeout = 5", ""),
         (
-            "query_timeout = 5",
-            "query_timeout = 5: has no counterpart. PostgreSQL has one",
+            "max_user_connections = 5",
+            "max_user_connections = 5: has no counterpart: sizes",
         ),
-        ("query_timeout = 0", ""),
         (
             "auth_query = select 1",
             "auth_query = select 1: has no counterpart in this version",
         ),
         (
-            "reserve_pool_size = 5",
-            "reserve_pool_size = 5: has no counterpart: add it",
+            "query_timeout = soon",
+            "query_timeout = soon: cannot be read",
         ),
         (
             "query_wait_timeout = 0",

@@ -100,6 +100,7 @@ fn is_same((old_pool, old_user): &Settings<'_>, (new_pool, new_user): &Settings<
         server_lifetime,
         prepared_statements_cache_size,
         prepare_unnamed,
+        limits,
         users: _,
     } = old_pool;
     old_user == new_user
@@ -114,6 +115,7 @@ fn is_same((old_pool, old_user): &Settings<'_>, (new_pool, new_user): &Settings<
         && *server_lifetime == new_pool.server_lifetime
         && *prepared_statements_cache_size == new_pool.prepared_statements_cache_size
         && *prepare_unnamed == new_pool.prepare_unnamed
+        && *limits == new_pool.limits
 }
 
 /// Lists the keys of `general` with a test for a change. A macro, because fields have no names at

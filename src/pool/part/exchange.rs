@@ -65,13 +65,18 @@ impl<S, W> Part<S, W> {
             self.was_told = false;
         }
         // A permit that no connection can be opened for serves nobody.
-        let is_short = self.failing.is_some() || self.state.unserved() > 0;
+        let is_short = self.cannot_open() || self.state.unserved() > 0;
         match (self.state.head().filter(|_| is_short), self.want) {
             (None, None) => {}
             (None, Some(_)) => self.withdraw(),
             (Some(first), None) => self.want_when_due(first, now),
             (Some(first), Some(own)) => self.keep_wanting(first, own, now),
         }
+    }
+
+    /// True if a permit without a server serves nobody here.
+    fn cannot_open(&self) -> bool {
+        self.failing.is_some() || self.is_denied()
     }
 
     pub(super) fn withdraw(&mut self) {
@@ -107,7 +112,7 @@ impl<S, W> Part<S, W> {
             number,
             since: first,
             flowing: self.state.is_flowing().then_some(waited),
-            with_server: self.failing.is_some(),
+            with_server: self.cannot_open(),
             servers: self.state.held(),
         };
         self.want = Some(OwnWant {
@@ -124,7 +129,7 @@ impl<S, W> Part<S, W> {
     /// Tells home again if what it knows of the want has become wrong.
     fn keep_wanting(&mut self, first: Instant, own: OwnWant, now: Instant) {
         let has_changed = own.want.flowing.is_some() != self.state.is_flowing()
-            || own.want.with_server != self.failing.is_some();
+            || own.want.with_server != self.cannot_open();
         let due = own.said_at + PULSE;
         if has_changed || (own.want.flowing.is_some() && due <= now) {
             self.say_want(own.want.number, first, own.asked_at, now);
@@ -236,6 +241,9 @@ impl<S, W> Part<S, W> {
                 self.open_asked = self.open_asked.saturating_sub(count);
             }
             Letter::Nobody { number } => self.give_up(number, now),
+            Letter::AskReserve(count) => self.let_out(count, now),
+            // The pool itself reads these.
+            Letter::MakeRoom | Letter::Room => {}
             Letter::Recall { to, want } => self.receive_recall(to, want, now),
             Letter::Forget { to, number } => {
                 if self
@@ -268,8 +276,11 @@ impl<S, W> Part<S, W> {
                 number,
                 permits,
             } => ledger.moved((from, to), (number, permits), now, post),
-            Letter::Base(_)
+            Letter::AskReserve(_)
+            | Letter::Base(_)
             | Letter::Grant(_)
+            | Letter::MakeRoom
+            | Letter::Room
             | Letter::Keep { .. }
             | Letter::MayOpen(_)
             | Letter::Nobody { .. }

@@ -4,11 +4,11 @@
 //! **Does not own:** sockets, tasks, time (passed in), how letters travel: what is to be sent lies in
 //! [`Part::take_post`] after each call, what is to be closed in [`Part::take_closing`].
 //!
-//! `exchange` has the rules by which permits move. This file has what a pool does for its clients.
+//! `exchange` has the rules by which permits move, `reserve` those by which there are more of them. This file has what a pool does for its clients.
 //!
 //! **Invariants**
-//! 1. For each pool: permits of all parts + permits in letters = `pool_size` + the debt that a
-//!    smaller `pool_size` has left.
+//! 1. For each pool: permits of all parts + permits in letters = `pool_size` + what is let out of the
+//!    reserve + the debt that a smaller `pool_size` has left.
 //! 2. A server exists only with a permit, and a permit moves together with its server.
 //! 3. A part that has no want has no waiter that its own permits cannot serve, except for
 //!    [`exchange::GRACE`].
@@ -20,8 +20,10 @@ use super::error::CheckoutError;
 use super::letter::{Grant, Letter, Want};
 use super::permits::{Ledger, Post, part};
 use super::state::{Limits, PoolState, Ticket};
+use reserve::Reserve;
 
 pub mod exchange;
+pub mod reserve;
 
 /// Where a part is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +67,8 @@ pub struct Tally {
     pub waited: Duration,
     /// Wants that an idle server of another shard has ended.
     pub beside_idle: u64,
+    /// Permits of the reserve that were let out.
+    pub reserve: u64,
 }
 
 /// This shard's want, as home knows it.
@@ -89,6 +93,9 @@ pub struct Part<S, W> {
     rests_until: Option<Instant>,
     /// Why no connection can be opened, as long as there is no server here and somebody waits.
     failing: Option<Rc<CheckoutError>>,
+    /// No connection may be opened: the database has as many as it may have. Somebody waits.
+    is_denied: bool,
+    reserve: Reserve,
     /// Home has said once that nobody has a server.
     was_told: bool,
     /// The want of another shard to be granted when it can be.
@@ -128,6 +135,8 @@ impl<S, W> Part<S, W> {
             wants: 0,
             rests_until: None,
             failing: None,
+            is_denied: false,
+            reserve: Reserve::default(),
             was_told: false,
             recall: None,
             granted: vec![0; count],
@@ -180,7 +189,8 @@ impl<S, W> Part<S, W> {
 
     /// True if there is something to take.
     pub const fn has_effects(&self) -> bool {
-        !self.post.is_empty() || !self.closing.is_empty() || !self.wakers.is_empty()
+        let has_let_out = self.tally.reserve > 0;
+        !self.post.is_empty() || !self.closing.is_empty() || !self.wakers.is_empty() || has_let_out
     }
 
     /// The want that is open.
@@ -278,6 +288,7 @@ impl<S, W> Part<S, W> {
         let count = wanted.min(self.may_open);
         self.may_open -= count;
         self.state.opening(count);
+        self.is_denied &= count == 0;
         // At home the ledger may answer with the next one that was asked for.
         while self.may_open > 0 {
             let unused = std::mem::take(&mut self.may_open);
@@ -365,6 +376,7 @@ impl<S, W> Part<S, W> {
         };
         self.ledger = Some(Ledger::new(permits, 1, 0, self.sizes.opening_max));
         (self.want, self.recall, self.open_asked) = (None, None, 0);
+        self.reserve = Reserve::default();
         self.post.clear();
         self.review(now);
     }
@@ -410,6 +422,7 @@ impl<S, W> Part<S, W> {
     /// Gives permits that have not been needed since the last call back to home, and what is to be
     /// kept without a permit for it to another shard. To be called about once a second.
     pub fn settle(&mut self, now: Instant) {
+        self.settle_reserve(now);
         self.pass_kept_on();
         let spare = self.extra();
         let unneeded = spare.min(std::mem::replace(&mut self.spare_before, spare));

@@ -500,6 +500,24 @@ impl<S, W> PoolState<S, W> {
         })
     }
 
+    /// Takes out the server that was used longest ago; its permit stays.
+    pub fn take_coldest(&mut self) -> Option<S> {
+        self.idle.pop_front().map(|idle| idle.server)
+    }
+
+    /// Those who have waited for at least `time`.
+    pub fn waiting_longer(&self, now: Instant, time: Duration) -> usize {
+        let waits_long = |waiter: &&Waiter<S, W>| {
+            matches!(waiter.wait, Wait::Queued(_)) && waiter.since + time <= now
+        };
+        self.waiters.iter().filter(waits_long).count()
+    }
+
+    /// Openings need not wait any longer after one that has failed.
+    pub const fn end_rest(&mut self) {
+        self.rest_until = None;
+    }
+
     /// Takes out all idle servers.
     pub fn drain_idle(&mut self) -> Vec<S> {
         self.idle.drain(..).map(|idle| idle.server).collect()
