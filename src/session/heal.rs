@@ -63,6 +63,9 @@ impl Session {
         }
         let is_odd = server.baits.settle() && self.pool.settings.manages_statements();
         server.leftovers.add_if(is_odd, Leftovers::STATEMENTS);
+        if is_idle {
+            server.statements.outlook.settled();
+        }
         if is_idle && let Some(prepared) = &mut self.prepared {
             prepared.portals_closed();
         }

@@ -151,6 +151,11 @@ impl Session {
                 if !self.forward(server, whole) {
                     return false;
                 }
+                if let Some(waiting) = self.input.take() {
+                    let all = [&waiting[..], &chunk[..]].concat();
+                    self.input = Some(self.client.chunk_of(all));
+                    return true;
+                }
             }
         }
         chunk.is_empty() || self.forward(server, chunk)

@@ -22,6 +22,7 @@ use crate::server::baits::Baits;
 use crate::server::parameters::{ParameterSet, is_report};
 use crate::server::reset::Leftovers;
 use crate::server::statements::Statements;
+use crate::server::statements::kind::Kind;
 use crate::server::statements::power::Power;
 use crate::server::sync::{Noted, Owner, Reply, Sync};
 
@@ -44,13 +45,24 @@ impl Session {
         let mut position = 0;
         let mut is_cut = false;
         let mut is_flushed = false;
+        let mut is_waiting = false;
+        let mut last_tag = 0;
         loop {
             let mut noted = Noted::BY_NOBODY;
-            if manages && self.framer.is_at_boundary() {
+            let is_start = self.framer.is_at_boundary();
+            if is_start && Self::waits_to_end(server, &chunk[position..], last_tag) {
+                is_waiting = true;
+                break;
+            }
+            if manages && is_start {
                 match self.rewrite(server, &mut splice, &chunk, position) {
                     Rewritten::Passes(by) => noted = by,
                     Rewritten::IsHeld => break,
                     Rewritten::Refused => return false,
+                    Rewritten::Waits => {
+                        is_waiting = true;
+                        break;
+                    }
                 }
             }
             let part = match self.framer.next(&chunk[position..]) {
@@ -87,6 +99,7 @@ impl Session {
                 self.claim = None;
             }
             is_cut = !part.is_last;
+            last_tag = part.tag;
             position += part.len;
         }
         if is_cut {
@@ -98,7 +111,11 @@ impl Session {
             self.framer.free_collected();
         }
         self.card.sent(&server.card, position);
+        let rest = is_waiting.then(|| chunk.slice(position..chunk.len()));
         splice.finish(chunk, position, &mut server.stream);
+        if let Some(rest) = rest {
+            self.wait_for_answers(server, rest);
+        }
         // Once for all of the chunk: replies may come early, and many small pieces are slow.
         if is_flushed && server.framer.is_at_boundary() {
             deliver_promised(server, &mut self.client, self.prepared.as_deref_mut());
@@ -300,6 +317,7 @@ fn note_request(server: &mut ServerConnection, tag: u8, body: Option<&[u8]>, not
             server.has_unnamed &= !is_sure;
             let leftovers = Leftovers::of_text(text);
             server.leftovers.add(leftovers);
+            server.statements.outlook.add(Kind::of_query(text));
             let power = Power::of_query(text, leftovers);
             server.statements.trust.runs(power);
         }
@@ -320,6 +338,7 @@ fn note_request(server: &mut ServerConnection, tag: u8, body: Option<&[u8]>, not
             server.leftovers.add(Leftovers::SETTINGS);
             server.leftovers.add(Leftovers::STATEMENTS);
             server.statements.trust.runs(Power::UNSEEN);
+            server.statements.outlook.add(Kind::UNSEEN);
         }
         (b'S', _) => {
             server.statements.sync_sent();

@@ -342,7 +342,7 @@ fn of_set_config(text: &[u8]) -> Power {
 }
 
 /// What is behind the blanks and comments at the start; `None` if a comment does not end.
-fn skip_comments(text: &[u8]) -> Option<&[u8]> {
+pub(super) fn skip_comments(text: &[u8]) -> Option<&[u8]> {
     let mut rest = text.trim_ascii_start();
     loop {
         if rest.starts_with(b"--") {
@@ -369,17 +369,19 @@ fn skip_comments(text: &[u8]) -> Option<&[u8]> {
 }
 
 /// The letters at the start, and what follows the blanks and comments behind them.
-fn word(text: &[u8]) -> (&[u8], &[u8]) {
+pub(super) fn word(text: &[u8]) -> (&[u8], &[u8]) {
     let end = text.iter().position(|byte| !byte.is_ascii_alphabetic());
     let (word, rest) = text.split_at(end.unwrap_or(text.len()));
     (word, skip_comments(rest).unwrap_or_default())
 }
 
-const fn is(text: &[u8], word: &str) -> bool {
+/// True if `text` is this word, in any case.
+pub(super) const fn is(text: &[u8], word: &str) -> bool {
     text.eq_ignore_ascii_case(word.as_bytes())
 }
 
-fn is_one_of(text: &[u8], words: &[&str]) -> bool {
+/// True if `text` is one of these words, in any case.
+pub(super) fn is_one_of(text: &[u8], words: &[&str]) -> bool {
     words.iter().any(|word| is(text, word))
 }
 
