@@ -50,9 +50,9 @@ impl Session {
             return false;
         };
         let is_spared = server.statements.outlook.is_spared();
-        if !(server.statements.is_doubtful() || prepared.has_unanswered() || is_spared)
-            || !owes_answers(server)
-        {
+        let may_hang = server.statements.is_doubtful() || prepared.has_unanswered() || is_spared;
+        let is_query = bytes.first() == Some(&b'Q');
+        if !(may_hang || is_query) || !owes_answers(server) {
             return false;
         }
         let Some((&[tag, l0, l1, l2, l3], body)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
@@ -73,11 +73,16 @@ impl Session {
                 matches!(target.kind, Target::Statement) && is_uncertain(target.name)
             }),
             b'Q' => {
-                (is_spared && Kind::of_query(body).has(Kind::SETS_UP))
-                    || matches!(
-                        Effect::of(body.strip_suffix(b"\0").unwrap_or(body)),
-                        Effect::Forgets(name) if is_uncertain(&name)
-                    )
+                let text = body.strip_suffix(b"\0").unwrap_or(body);
+                let kind = Kind::of_query(text);
+                let forgets = kind.has(Kind::FORGETS);
+                (is_spared && kind.has(Kind::SETS_UP))
+                    || match Effect::of(text) {
+                        Effect::Forgets(name) => is_uncertain(&name),
+                        Effect::ForgetsAll => false,
+                        // Among others: which of them has done it is told by the tags only.
+                        Effect::None => forgets,
+                    }
             }
             b'E' if prepared.has_deallocations() => Execute::decode(body).is_ok_and(|execute| {
                 matches!(
@@ -95,7 +100,7 @@ impl Session {
         let ends = match *bytes {
             [] => false,
             // What nobody has asked for by now is not awaited.
-            [b'X', ..] => before == b'H',
+            [b'X', 0, 0, 0, 4, ..] => before == b'H',
             [tag, ..] if !is_request(tag) => true,
             [_, l0, l1, l2, l3, ..] => {
                 let length = u32::from_be_bytes([l0, l1, l2, l3]);

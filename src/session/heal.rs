@@ -66,8 +66,11 @@ impl Session {
         if is_idle {
             server.statements.outlook.settled();
         }
-        if is_idle && let Some(prepared) = &mut self.prepared {
-            prepared.portals_closed();
+        if let Some(prepared) = &mut self.prepared {
+            prepared.settled();
+            if is_idle {
+                prepared.portals_closed();
+            }
         }
     }
 }

@@ -365,11 +365,14 @@ fn insert_promised(
 /// Follows commands that make PostgreSQL forget prepared statements.
 fn forget_statements(
     (statements, baits): (&mut Statements, &mut Baits),
-    prepared: Option<&mut Prepared>,
+    mut prepared: Option<&mut Prepared>,
     tag: &[u8],
 ) {
     if tag == b"DEALLOCATE" {
         baits.completed();
+        if prepared.as_deref_mut().is_some_and(Prepared::has_forgotten) {
+            baits.taken(1);
+        }
     }
     if !matches!(tag, b"DEALLOCATE ALL" | b"DISCARD ALL") {
         return;

@@ -378,7 +378,11 @@ impl Session {
             take_snapshot(server, splice);
         }
         match Effect::of(text.strip_suffix(b"\0").unwrap_or(text)) {
-            Effect::None => {}
+            Effect::None => {
+                if Kind::of_query(text).has(Kind::FORGETS) {
+                    self.forget_among_others(server, splice, message, text);
+                }
+            }
             Effect::ForgetsAll => server.statements.doubt(),
             Effect::Forgets(name) => {
                 if let Some(prepared) = &mut self.prepared
@@ -393,6 +397,33 @@ impl Session {
             }
         }
         noted
+    }
+
+    /// A query of several commands deallocates: nobody knows which of them will be run, so what is
+    /// sent behind it waits, and the command tags tell.
+    fn forget_among_others(
+        &mut self,
+        server: &mut ServerConnection,
+        splice: &mut Splice,
+        message: &Message<'_>,
+        text: &[u8],
+    ) {
+        let segment = server.statements.segment();
+        server.statements.doubt();
+        let Some(prepared) = &mut self.prepared else {
+            return;
+        };
+        let text = text.strip_suffix(b"\0").unwrap_or(text);
+        for piece in text.split(|byte| *byte == b';') {
+            let Effect::Forgets(name) = Effect::of(piece) else {
+                continue;
+            };
+            if prepared.is_taken(&name, segment) {
+                message.keep_before(splice, server);
+                lay_bait(server, splice, &name, Noted::BY_NOBODY);
+            }
+            prepared.will_forget(name);
+        }
     }
 
     /// An Execute passes as it is. Returns who has a record of it.

@@ -17,8 +17,6 @@ use crate::script::{Message, Step};
 pub(crate) struct Context<'a> {
     /// Of PostgreSQL, at the start of the step.
     pub(crate) status: u8,
-    /// The step does not arrive in one piece.
-    pub(crate) is_cut: bool,
     /// All that is said before it in this step, without what is left out.
     pub(crate) before: &'a [Message],
 }
@@ -62,11 +60,6 @@ pub(crate) const GAPS: &[Gap] = &[
         },
     },
     Gap {
-        name: "several-with-deallocate",
-        why: "a query that deallocates among other commands is seen by its command tag only",
-        shows: |_, message| matches!(message, Message::Query(text) if text.contains("deallocate a;")),
-    },
-    Gap {
         name: "cached-plan",
         why: "after a change of a table `cached plan must not change result type` comes once for \
               each server, also where an own session would have parsed anew",
@@ -96,13 +89,6 @@ pub(crate) const GAPS: &[Gap] = &[
                     || sql.contains("slash")
             };
             matches!(message, Message::Parse { .. }) && message.sql().is_some_and(reads)
-        },
-    },
-    Gap {
-        name: "deallocate-in-parts",
-        why: "a DEALLOCATE that does not arrive in one piece is not seen",
-        shows: |context, message| {
-            context.is_cut && matches!(message, Message::Query(sql) if sql.contains("dealloc"))
         },
     },
     Gap {
@@ -147,7 +133,6 @@ impl Gaps {
         for message in &step.messages {
             let context = Context {
                 status,
-                is_cut: !step.cuts.is_empty(),
                 before: &said,
             };
             let is_left_out = self.0.iter().any(|gap| (gap.shows)(&context, message));

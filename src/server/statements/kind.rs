@@ -9,6 +9,7 @@
 //!   copies    while the server reads COPY data, any other message ends its connection
 //!   sets up   the first statement of a transaction only: refused behind one that has read
 //!   reads     PostgreSQL takes a snapshot for it, as soon as it is parsed
+//!   forgets   whether a name is known behind it hangs on how it ends
 //! ```
 //!
 //! **Invariant:** a text that may be of a kind is taken to be of it, but for *reads*: only texts that
@@ -34,6 +35,8 @@ impl Kind {
     pub const SETS_UP: Self = Self(1 << 2);
     /// It reads: PostgreSQL takes a snapshot when it is parsed.
     pub const READS: Self = Self(1 << 3);
+    /// It may forget prepared statements.
+    pub const FORGETS: Self = Self(1 << 4);
     /// A text that is too long to look into.
     pub const UNSEEN: Self = Self(Self::BEGINS.0 | Self::COPIES.0);
 
@@ -59,8 +62,14 @@ impl Kind {
                     "insert", "update", "delete", "with", "values", "merge", "table", "explain",
                     "declare",
                 ];
-                let reads = is_one_of(word(text).0, &READING);
-                return if reads { Self::READS } else { Self::NONE };
+                let (first, rest) = word(text);
+                let forgets = is(first, "deallocate")
+                    || (is(first, "discard") && is(word(rest).0, "all"));
+                return match () {
+                    () if forgets => Self::FORGETS,
+                    () if is_one_of(first, &READING) => Self::READS,
+                    () => Self::NONE,
+                };
             }
             _ => return Self::NONE,
         }
@@ -75,7 +84,7 @@ impl Kind {
             };
             let sets_up = options.first().is_some_and(u8::is_ascii_alphabetic);
             Self(Self::BEGINS.0 | if sets_up { Self::SETS_UP.0 } else { 0 })
-        } else if is(first, "copy") {
+        } else if is(first, "copy") && rest.windows(5).any(|word| is(word, "stdin")) {
             Self::COPIES
         } else if is(first, "set") && names_transaction(rest) {
             Self::SETS_UP
@@ -179,11 +188,14 @@ mod tests {
             ("set session characteristics as transaction read only", Kind::NONE),
             ("set timezone = 'UTC'", Kind::NONE),
             ("copy t from stdin", Kind::COPIES),
+            ("copy t to stdout", Kind::NONE),
             ("select 1", Kind::READS),
             ("insert into t values (1)", Kind::READS),
             ("-- nothing", Kind::NONE),
             ("", Kind::NONE),
-            ("deallocate a", Kind::NONE),
+            ("deallocate a", Kind::FORGETS),
+            ("discard all", Kind::FORGETS),
+            ("discard plans", Kind::NONE),
             ("commit", Kind::NONE),
         ] {
             assert_eq!(Kind::of(text.as_bytes()), kind, "{text}");

@@ -178,13 +178,14 @@ impl Statements {
         }
     }
 
-    /// True if `key` has been made by a message whose outcome is not known.
+    /// True if `key` has been made by a message whose outcome is not known, but which fails only if what
+    /// is sent now is skipped.
     pub fn is_pending(&mut self, key: Key) -> bool {
         let Some(&at) = self.index.get(&key) else {
             return false;
         };
         let slot = &self.slots[at as usize];
-        let is_pending = slot.pending > 0 && slot.is_expected;
+        let is_pending = slot.pending > 0 && slot.is_expected && slot.segment == self.segment;
         if is_pending {
             self.wanted = at;
         }

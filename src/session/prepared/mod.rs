@@ -118,6 +118,8 @@ pub(super) struct Prepared {
     oldest: VecDeque<(u64, Rc<[u8]>)>,
     /// Those that have not been run.
     deallocations: Vec<Deallocation>,
+    /// Those that commands on their way are to forget, each of a query of several.
+    forgetting: VecDeque<Box<[u8]>>,
     salted: Option<(Rc<ParameterSet>, Key)>,
     /// It has got a name more since this was looked at.
     pub(super) has_grown: bool,
@@ -157,6 +159,17 @@ impl Prepared {
             && self.named.get(name).is_some_and(|entry| {
                 entry.statement.is_some() && (entry.pending == 0 || entry.segment == segment)
             })
+    }
+
+    /// A command that forgets this statement is on its way, among others.
+    pub(super) fn will_forget(&mut self, name: Box<[u8]>) {
+        self.forgetting.push_back(name);
+    }
+
+    /// The next of such commands has been run. True if the client had the statement.
+    pub(super) fn has_forgotten(&mut self) -> bool {
+        let name = self.forgetting.pop_front();
+        name.is_some_and(|name| self.forget(&name))
     }
 
     /// True if some change is on its way.
@@ -364,6 +377,11 @@ impl Prepared {
     /// The transaction has ended, and its portals with it.
     pub(super) fn portals_closed(&mut self) {
         self.deallocations.clear();
+    }
+
+    /// Everything has been answered.
+    pub(super) fn settled(&mut self) {
+        self.forgetting.clear();
     }
 
     /// All names and definitions, for a client that moves.
