@@ -47,7 +47,11 @@ pub(super) fn missing_bytes(bytes: &[u8], sees_executes: bool) -> usize {
     let Some((&[_, l0, l1, l2, l3], body)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
         // A length that cannot be is told before anything of the message is sent.
         let is_known = is_request(tag);
-        return if is_known { HEADER_BYTES - bytes.len() } else { 0 };
+        return if is_known {
+            HEADER_BYTES - bytes.len()
+        } else {
+            0
+        };
     };
     let is_seen = names_statement(tag) || tag == b'Q' || tag == b'E' && sees_executes;
     if !is_seen {

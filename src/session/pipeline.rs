@@ -16,8 +16,8 @@ use std::task::Context;
 
 use crate::server::ServerConnection;
 
-use super::client::{Session, WINDOW_BYTES};
 use super::awaiting::owes_answers;
+use super::client::{Session, WINDOW_BYTES};
 use super::relay::deliver_promised;
 
 /// Requests that may be owed before no more are read. A chunk of them may come on top: some

@@ -317,6 +317,8 @@ fn note_request(server: &mut ServerConnection, tag: u8, body: Option<&[u8]>, not
             server.has_unnamed &= !is_sure;
             let leftovers = Leftovers::of_text(text);
             server.leftovers.add(leftovers);
+            let is_several = memchr::memchr(b';', text).is_some();
+            server.statements.outlook.segment_ends(is_several);
             server.statements.outlook.add(Kind::of_query(text));
             let power = Power::of_query(text, leftovers);
             server.statements.trust.runs(power);
@@ -338,10 +340,12 @@ fn note_request(server: &mut ServerConnection, tag: u8, body: Option<&[u8]>, not
             server.leftovers.add(Leftovers::SETTINGS);
             server.leftovers.add(Leftovers::STATEMENTS);
             server.statements.trust.runs(Power::UNSEEN);
+            server.statements.outlook.segment_ends(true);
             server.statements.outlook.add(Kind::UNSEEN);
         }
         (b'S', _) => {
             server.statements.sync_sent();
+            server.statements.outlook.segment_ends(false);
             let is_end = server.status == TransactionStatus::Idle;
             server.statements.trust.syncs(is_end);
         }

@@ -187,7 +187,7 @@ impl Session {
         // What is on its way may end, or fail, the transaction.
         let may_be_refused = match server.status {
             TransactionStatus::Idle => {
-                server.statements.outlook.has(Kind::BEGINS) && server.sync.owes_ready()
+                server.statements.outlook.may_have_failed() && server.sync.owes_ready()
             }
             TransactionStatus::InTransaction => server.sync.owes_ready(),
             TransactionStatus::Failed => server.sync.owes_ready() || !server.sync.owes_execution(),
@@ -200,6 +200,8 @@ impl Session {
             let noted = Noted::BY_CLIENT;
             server.sync.sent_noted(b'P', false, Owner::Client, noted);
             server.statements.outlook.parsed(statement.kind);
+            let key = statement.key_with(prepared.salt(&self.wanted));
+            server.statements.outdate(key);
             prepared.define(parse.name, statement, segment, names_max);
             splice.skip(message.end());
             return;

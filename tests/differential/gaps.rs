@@ -52,32 +52,6 @@ pub(crate) struct Gap {
 /// All of them.
 pub(crate) const GAPS: &[Gap] = &[
     Gap {
-        name: "failed-describe",
-        why: "in a failed transaction a server that lacks a statement cannot parse it, where \
-              PostgreSQL would have described it if it returns no rows",
-        shows: |context, message| {
-            matches!(message, Message::Describe { kind: b'S', .. }) && context.may_have_failed()
-        },
-    },
-    Gap {
-        name: "cached-plan",
-        why: "after a change of a table `cached plan must not change result type` comes once for \
-              each server, also where an own session would have parsed anew",
-        shows: |_, message| {
-            let is_parse = matches!(message, Message::Parse { .. });
-            is_parse && message.sql().is_some_and(|sql| sql.contains("{u}"))
-        },
-    },
-    Gap {
-        name: "temporary-table",
-        why: "a statement about a temporary table is known to the server still when the table is \
-              gone, for whoever parses the same text",
-        shows: |_, message| {
-            let is_parse = matches!(message, Message::Parse { .. });
-            is_parse && message.sql().is_some_and(|sql| sql.contains("mine"))
-        },
-    },
-    Gap {
         name: "literal-and-settings",
         why: "a literal that is read by settings is read again when they have changed, where \
               PostgreSQL keeps what it read when it parsed the statement",

@@ -63,8 +63,8 @@ impl Kind {
                     "declare",
                 ];
                 let (first, rest) = word(text);
-                let forgets = is(first, "deallocate")
-                    || (is(first, "discard") && is(word(rest).0, "all"));
+                let forgets =
+                    is(first, "deallocate") || (is(first, "discard") && is(word(rest).0, "all"));
                 return match () {
                     () if forgets => Self::FORGETS,
                     () if is_one_of(first, &READING) => Self::READS,
@@ -119,6 +119,8 @@ fn names_transaction(rest: &[u8]) -> bool {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Outlook {
     kinds: Kind,
+    /// Something that may have failed has been sent behind what begins a transaction.
+    is_behind_begin: bool,
     /// The segment in which a Parse was spared that would have taken a snapshot.
     unread: Option<u32>,
 }
@@ -127,6 +129,17 @@ impl Outlook {
     /// Something of this kind is sent.
     pub const fn add(&mut self, kind: Kind) {
         self.kinds.add(kind);
+    }
+
+    /// A Sync or a Query is sent: what is sent behind it is not skipped if something before it fails.
+    /// `is_several`: the Query may be more than one command.
+    pub const fn segment_ends(&mut self, is_several: bool) {
+        self.is_behind_begin |= self.kinds.has(Kind::BEGINS) || is_several;
+    }
+
+    /// True if a transaction may have begun, and failed, that is not known of.
+    pub const fn may_have_failed(&self) -> bool {
+        self.kinds.has(Kind::BEGINS) && self.is_behind_begin
     }
 
     /// True if something of this kind is on its way, or its transaction is not over.
@@ -161,7 +174,8 @@ impl Outlook {
     /// True if PostgreSQL would have taken a snapshot that the server has not, in a transaction that is
     /// going on. To be asked when everything has been answered.
     pub fn lacks_snapshot(&self, in_transaction: bool, segment: u32) -> bool {
-        self.unread.is_some_and(|at| in_transaction || at == segment)
+        self.unread
+            .is_some_and(|at| in_transaction || at == segment)
     }
 
     /// Everything has been answered, and there is no transaction.
@@ -181,11 +195,23 @@ mod tests {
             ("begin", Kind::BEGINS),
             ("/* x */ Begin Work", Kind::BEGINS),
             ("start transaction", Kind::BEGINS),
-            ("begin isolation level serializable", both(Kind::BEGINS, Kind::SETS_UP)),
-            ("start transaction read only", both(Kind::BEGINS, Kind::SETS_UP)),
+            (
+                "begin isolation level serializable",
+                both(Kind::BEGINS, Kind::SETS_UP),
+            ),
+            (
+                "start transaction read only",
+                both(Kind::BEGINS, Kind::SETS_UP),
+            ),
             ("set transaction read only", Kind::SETS_UP),
-            ("set local transaction_isolation = 'serializable'", Kind::SETS_UP),
-            ("set session characteristics as transaction read only", Kind::NONE),
+            (
+                "set local transaction_isolation = 'serializable'",
+                Kind::SETS_UP,
+            ),
+            (
+                "set session characteristics as transaction read only",
+                Kind::NONE,
+            ),
             ("set timezone = 'UTC'", Kind::NONE),
             ("copy t from stdin", Kind::COPIES),
             ("copy t to stdout", Kind::NONE),

@@ -178,6 +178,23 @@ impl Statements {
         }
     }
 
+    /// A client defines `key` anew, which the server is not told by this name: if it was parsed in another
+    /// world than that of now, it is made again before its next use.
+    pub fn outdate(&mut self, key: Key) {
+        let Some(&at) = self.index.get(&key) else {
+            return;
+        };
+        let slot = &self.slots[at as usize];
+        let world = if slot.pending == 0 {
+            slot.world
+        } else {
+            slot.world_expected
+        };
+        if !self.trust.holds(world, Asker::Parse) {
+            self.distrust(at);
+        }
+    }
+
     /// True if `key` has been made by a message whose outcome is not known, but which fails only if what
     /// is sent now is skipped.
     pub fn is_pending(&mut self, key: Key) -> bool {
