@@ -98,7 +98,6 @@ impl Session {
     /// given first. `before` is the tag of the message before it.
     pub(super) fn waits_to_end(server: &ServerConnection, bytes: &[u8], before: u8) -> bool {
         let ends = match *bytes {
-            [] => false,
             // What nobody has asked for by now is not awaited.
             [b'X', 0, 0, 0, 4, ..] => before == b'H',
             [tag, ..] if !is_request(tag) => true,

@@ -48,23 +48,16 @@ impl Session {
         let mut is_waiting = false;
         let mut last_tag = 0;
         loop {
-            let mut noted = Noted::BY_NOBODY;
-            let is_start = self.framer.is_at_boundary();
-            if is_start && Self::waits_to_end(server, &chunk[position..], last_tag) {
-                is_waiting = true;
-                break;
-            }
-            if manages && is_start {
-                match self.rewrite(server, &mut splice, &chunk, position) {
-                    Rewritten::Passes(by) => noted = by,
-                    Rewritten::IsHeld => break,
-                    Rewritten::Refused => return false,
-                    Rewritten::Waits => {
-                        is_waiting = true;
-                        break;
-                    }
+            let noted = match self.begin_message(server, &mut splice, (&chunk, position), last_tag)
+            {
+                Rewritten::Passes(by) => by,
+                Rewritten::IsHeld => break,
+                Rewritten::Refused => return false,
+                Rewritten::Waits => {
+                    is_waiting = true;
+                    break;
                 }
-            }
+            };
             let part = match self.framer.next(&chunk[position..]) {
                 Ok(Some(part)) => part,
                 Ok(None) => break,
@@ -102,13 +95,8 @@ impl Session {
             last_tag = part.tag;
             position += part.len;
         }
-        if is_cut {
-            let left = self.framer.missing_bytes() as usize;
-            if left > 0 && !self.claim_memory(left) {
-                return false;
-            }
-        } else {
-            self.framer.free_collected();
+        if !self.claim_rest(is_cut) {
+            return false;
         }
         self.card.sent(&server.card, position);
         let rest = is_waiting.then(|| chunk.slice(position..chunk.len()));
@@ -121,6 +109,36 @@ impl Session {
             deliver_promised(server, &mut self.client, self.prepared.as_deref_mut());
         }
         true
+    }
+
+    /// Deals with a message that may begin at a place in a chunk, behind one with the tag `before`.
+    fn begin_message(
+        &mut self,
+        server: &mut ServerConnection,
+        splice: &mut Splice,
+        (chunk, at): (&Chunk, usize),
+        before: u8,
+    ) -> Rewritten {
+        if !self.framer.is_at_boundary() {
+            return Rewritten::Passes(Noted::BY_NOBODY);
+        }
+        if Self::waits_to_end(server, &chunk[at..], before) {
+            return Rewritten::Waits;
+        }
+        if !self.pool.settings.manages_statements() {
+            return Rewritten::Passes(Noted::BY_NOBODY);
+        }
+        self.rewrite(server, splice, chunk, at)
+    }
+
+    /// Claims memory for the rest of a message that is cut. False if there is none.
+    fn claim_rest(&mut self, is_cut: bool) -> bool {
+        if !is_cut {
+            self.framer.free_collected();
+            return true;
+        }
+        let left = self.framer.missing_bytes() as usize;
+        left == 0 || self.claim_memory(left)
     }
 
     /// Passes server messages to the client. False when the server is out of step.

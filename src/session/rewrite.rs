@@ -31,7 +31,7 @@ use crate::protocol::frontend::{Bind, Close, Execute, Parse, Target};
 use crate::protocol::writer;
 use crate::server::ServerConnection;
 use crate::server::reset::Leftovers;
-use crate::server::statements::kind::Kind;
+use crate::server::statements::kind::{self, Kind};
 use crate::server::statements::power::Power;
 use crate::server::statements::text::{self, EMPTY_DEFINITION, Effect, Key, Statement};
 use crate::server::statements::trust::Asker;
@@ -416,8 +416,8 @@ impl Session {
             return;
         };
         let text = text.strip_suffix(b"\0").unwrap_or(text);
-        for piece in text.split(|byte| *byte == b';') {
-            let Effect::Forgets(name) = Effect::of(piece) else {
+        for command in kind::commands(text) {
+            let Effect::Forgets(name) = Effect::of(command) else {
                 continue;
             };
             if prepared.is_taken(&name, segment) {

@@ -52,6 +52,26 @@ pub(crate) struct Gap {
 /// All of them.
 pub(crate) const GAPS: &[Gap] = &[
     Gap {
+        name: "failed-describe",
+        why: "in a failed transaction a server that lacks a statement cannot parse it, where \
+              PostgreSQL would have described it if it returns no rows",
+        shows: |context, message| {
+            matches!(message, Message::Describe { kind: b'S', .. }) && context.may_have_failed()
+        },
+    },
+    Gap {
+        name: "changed-parameters",
+        why: "when the column of a parameter without a type has changed, a server that parses the statement \
+              since gives it the new type, where PostgreSQL keeps the one of its Parse",
+        shows: |_, message| {
+            let is_parse = matches!(message, Message::Parse { .. });
+            is_parse
+                && message
+                    .sql()
+                    .is_some_and(|sql| sql.starts_with("insert into {u}"))
+        },
+    },
+    Gap {
         name: "literal-and-settings",
         why: "a literal that is read by settings is read again when they have changed, where \
               PostgreSQL keeps what it read when it parsed the statement",

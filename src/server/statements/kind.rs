@@ -18,7 +18,7 @@
 //! Source: PostgreSQL documentation, `protocol-flow.html`, "COPY Operations"; `sql-begin.html`,
 //! `sql-set-transaction.html`.
 
-use super::power::{is, is_one_of, skip_comments, word};
+use super::power::{is, is_one_of, may_hide_a_semicolon, skip_comments, word};
 
 /// What running a text does to the messages behind it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -102,6 +102,14 @@ impl Kind {
         }
         kind
     }
+}
+
+/// The commands of a simple query; nothing if a semicolon may be a part of a literal, a name or a
+/// comment.
+pub fn commands(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let is_certain = !may_hide_a_semicolon(text);
+    let text = if is_certain { text } else { &[] };
+    text.split(|byte| *byte == b';')
 }
 
 /// True if what is behind SET is a property of the transaction.

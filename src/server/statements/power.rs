@@ -94,7 +94,7 @@ impl Power {
 }
 
 /// True if a semicolon behind `text` may be a part of a literal, a name or a comment.
-fn may_hide_a_semicolon(text: &[u8]) -> bool {
+pub(super) fn may_hide_a_semicolon(text: &[u8]) -> bool {
     let is_quote = |byte: &u8| matches!(byte, b'\'' | b'"' | b'$' | b'-' | b'*');
     text.iter().any(is_quote)
 }
