@@ -112,6 +112,8 @@ pub struct Session {
     /// The server has said farewell in words that the client has got.
     pub(super) has_farewell: bool,
     pub(super) claim: Option<Box<Claim>>,
+    /// What it has sent last waits for the answers to what it has sent before.
+    pub(super) is_waiting: bool,
     /// The transaction that it has begun without a server.
     pub(super) begun: Begun,
     /// Servers in a row that went while they were being prepared.
@@ -154,6 +156,7 @@ impl Session {
             has_reset: false,
             has_farewell: false,
             claim: None,
+            is_waiting: false,
             begun: Begun::None,
             retries: 0,
             prepared: None,

@@ -63,8 +63,14 @@ impl Session {
         }
         let is_odd = server.baits.settle() && self.pool.settings.manages_statements();
         server.leftovers.add_if(is_odd, Leftovers::STATEMENTS);
-        if is_idle && let Some(prepared) = &mut self.prepared {
-            prepared.portals_closed();
+        if is_idle {
+            server.statements.outlook.settled();
+        }
+        if let Some(prepared) = &mut self.prepared {
+            prepared.settled();
+            if is_idle {
+                prepared.portals_closed();
+            }
         }
     }
 }

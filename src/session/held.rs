@@ -17,6 +17,7 @@ use crate::server::ServerConnection;
 use crate::server::statements::text;
 
 use super::client::{HELD_BYTES_MAX, Session};
+use super::relay::is_request;
 use super::report::Failure;
 
 /// Bytes of a Bind that are held at most in search of its two names.
@@ -43,13 +44,19 @@ pub(super) fn is_long_unnamed(length: u32, body: &[u8]) -> bool {
 /// before more can be said. `sees_executes`: also an Execute is to be seen whole.
 pub(super) fn missing_bytes(bytes: &[u8], sees_executes: bool) -> usize {
     let Some(&tag) = bytes.first() else { return 0 };
+    let Some((&[_, l0, l1, l2, l3], body)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
+        // A length that cannot be is told before anything of the message is sent.
+        let is_known = is_request(tag);
+        return if is_known {
+            HEADER_BYTES - bytes.len()
+        } else {
+            0
+        };
+    };
     let is_seen = names_statement(tag) || tag == b'Q' || tag == b'E' && sees_executes;
     if !is_seen {
         return 0;
     }
-    let Some((&[_, l0, l1, l2, l3], body)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
-        return HEADER_BYTES - bytes.len();
-    };
     let length = u32::from_be_bytes([l0, l1, l2, l3]);
     if !(4..=BODY_BYTES_MAX + 4).contains(&length) {
         return 0;
@@ -151,6 +158,11 @@ impl Session {
                 if !self.forward(server, whole) {
                     return false;
                 }
+                if let Some(waiting) = self.input.take() {
+                    let all = [&waiting[..], &chunk[..]].concat();
+                    self.input = Some(self.client.chunk_of(all));
+                    return true;
+                }
             }
         }
         chunk.is_empty() || self.forward(server, chunk)
@@ -201,6 +213,7 @@ mod tests {
         let execute = message(b'E', 5, b"");
         assert_eq!(missing_bytes(&execute, false), 0);
         assert_eq!(missing_bytes(&execute, true), 5);
-        assert_eq!(missing_bytes(b"S\0", true), 0);
+        assert_eq!(missing_bytes(b"S\0", true), 3, "its header");
+        assert_eq!(missing_bytes(b"!", true), 0);
     }
 }

@@ -12,6 +12,7 @@
 //!
 //! From `Idle` a session may also go to another shard (`resume`).
 
+mod awaiting;
 pub mod budget;
 pub mod cancel;
 pub mod card;

@@ -16,6 +16,7 @@ use std::task::Context;
 
 use crate::server::ServerConnection;
 
+use super::awaiting::owes_answers;
 use super::client::{Session, WINDOW_BYTES};
 use super::relay::deliver_promised;
 
@@ -32,6 +33,13 @@ impl Session {
         server: &mut ServerConnection,
         context: &mut Context<'_>,
     ) -> bool {
+        if self.is_waiting {
+            if owes_answers(server) {
+                self.client.pause();
+                return true;
+            }
+            self.is_waiting = false;
+        }
         if self.client.queued_bytes() > WINDOW_BYTES {
             self.client.pause();
             let sent = self.client.poll_sent(WINDOW_BYTES / 2, context);
@@ -63,6 +71,9 @@ impl Session {
 
     /// True once when a client that was too far ahead is to be read again.
     pub(super) fn has_caught_up(&mut self, server: &ServerConnection) -> bool {
+        if self.is_waiting && !owes_answers(server) {
+            return true;
+        }
         let is_due = server.sync.owed_count() <= OWED_MAX / 2;
         let prepared = self.prepared.as_mut().filter(|one| one.is_ahead && is_due);
         prepared.is_some_and(|prepared| std::mem::take(&mut prepared.is_ahead))

@@ -22,6 +22,7 @@ use crate::server::baits::Baits;
 use crate::server::parameters::{ParameterSet, is_report};
 use crate::server::reset::Leftovers;
 use crate::server::statements::Statements;
+use crate::server::statements::kind::Kind;
 use crate::server::statements::power::Power;
 use crate::server::sync::{Noted, Owner, Reply, Sync};
 
@@ -46,15 +47,19 @@ impl Session {
         let mut position = 0;
         let mut is_cut = false;
         let mut is_flushed = false;
+        let mut is_waiting = false;
+        let mut last_tag = 0;
         loop {
-            let mut noted = Noted::BY_NOBODY;
-            if manages && self.framer.is_at_boundary() {
-                match self.rewrite(server, &mut splice, &chunk, position) {
-                    Rewritten::Passes(by) => noted = by,
-                    Rewritten::IsHeld => break,
-                    Rewritten::Refused => return false,
+            let noted = match self.begin_message(server, &mut splice, (&chunk, position), last_tag)
+            {
+                Rewritten::Passes(by) => by,
+                Rewritten::IsHeld => break,
+                Rewritten::Refused => return false,
+                Rewritten::Waits => {
+                    is_waiting = true;
+                    break;
                 }
-            }
+            };
             let part = match self.framer.next(&chunk[position..]) {
                 Ok(Some(part)) => part,
                 Ok(None) => break,
@@ -90,23 +95,53 @@ impl Session {
                 self.claim = None;
             }
             is_cut = !part.is_last;
+            last_tag = part.tag;
             position += part.len;
         }
-        if is_cut {
-            let left = self.framer.missing_bytes() as usize;
-            if left > 0 && !self.claim_memory(left) {
-                return false;
-            }
-        } else {
-            self.framer.free_collected();
+        if !self.claim_rest(is_cut) {
+            return false;
         }
         self.card.sent(&server.card, position);
+        let rest = is_waiting.then(|| chunk.slice(position..chunk.len()));
         splice.finish(chunk, position, &mut server.stream);
+        if let Some(rest) = rest {
+            self.wait_for_answers(server, rest);
+        }
         // Once for all of the chunk: replies may come early, and many small pieces are slow.
         if is_flushed && server.framer.is_at_boundary() {
             deliver_promised(server, &mut self.client, self.prepared.as_deref_mut());
         }
         true
+    }
+
+    /// Deals with a message that may begin at a place in a chunk, behind one with the tag `before`.
+    fn begin_message(
+        &mut self,
+        server: &mut ServerConnection,
+        splice: &mut Splice,
+        (chunk, at): (&Chunk, usize),
+        before: u8,
+    ) -> Rewritten {
+        if !self.framer.is_at_boundary() {
+            return Rewritten::Passes(Noted::BY_NOBODY);
+        }
+        if Self::waits_to_end(server, &chunk[at..], before) {
+            return Rewritten::Waits;
+        }
+        if !self.pool.settings.manages_statements() {
+            return Rewritten::Passes(Noted::BY_NOBODY);
+        }
+        self.rewrite(server, splice, chunk, at)
+    }
+
+    /// Claims memory for the rest of a message that is cut. False if there is none.
+    fn claim_rest(&mut self, is_cut: bool) -> bool {
+        if !is_cut {
+            self.framer.free_collected();
+            return true;
+        }
+        let left = self.framer.missing_bytes() as usize;
+        left == 0 || self.claim_memory(left)
     }
 
     /// Passes server messages to the client. False when the server is out of step.
@@ -305,6 +340,9 @@ fn note_request(server: &mut ServerConnection, tag: u8, body: Option<&[u8]>, not
             server.has_unnamed &= !is_sure;
             let leftovers = Leftovers::of_text(text);
             server.leftovers.add(leftovers);
+            let is_several = memchr::memchr(b';', text).is_some();
+            server.statements.outlook.segment_ends(is_several);
+            server.statements.outlook.add(Kind::of_query(text));
             let power = Power::of_query(text, leftovers);
             server.statements.trust.runs(power);
         }
@@ -325,9 +363,12 @@ fn note_request(server: &mut ServerConnection, tag: u8, body: Option<&[u8]>, not
             server.leftovers.add(Leftovers::SETTINGS);
             server.leftovers.add(Leftovers::STATEMENTS);
             server.statements.trust.runs(Power::UNSEEN);
+            server.statements.outlook.segment_ends(true);
+            server.statements.outlook.add(Kind::UNSEEN);
         }
         (b'S', _) => {
             server.statements.sync_sent();
+            server.statements.outlook.segment_ends(false);
             let is_end = server.status == TransactionStatus::Idle;
             server.statements.trust.syncs(is_end);
         }
@@ -351,11 +392,14 @@ fn insert_promised(
 /// Follows commands that make PostgreSQL forget prepared statements.
 fn forget_statements(
     (statements, baits): (&mut Statements, &mut Baits),
-    prepared: Option<&mut Prepared>,
+    mut prepared: Option<&mut Prepared>,
     tag: &[u8],
 ) {
     if tag == b"DEALLOCATE" {
         baits.completed();
+        if prepared.as_deref_mut().is_some_and(Prepared::has_forgotten) {
+            baits.taken(1);
+        }
     }
     if !matches!(tag, b"DEALLOCATE ALL" | b"DISCARD ALL") {
         return;

@@ -31,6 +31,7 @@ use crate::protocol::frontend::{Bind, Close, Execute, Parse, Target};
 use crate::protocol::writer;
 use crate::server::ServerConnection;
 use crate::server::reset::Leftovers;
+use crate::server::statements::kind::{self, Kind};
 use crate::server::statements::power::Power;
 use crate::server::statements::text::{self, EMPTY_DEFINITION, Effect, Key, Statement};
 use crate::server::statements::trust::Asker;
@@ -48,6 +49,9 @@ const NOBODYS_NAME: &[u8] = b"PGD_?";
 /// The name of a statement that is parsed only to see whether PostgreSQL lets it.
 const SPARE_NAME: &[u8] = b"PGD_!";
 
+/// The definition of a statement for which PostgreSQL takes a snapshot, and nothing else.
+const READING_DEFINITION: &[u8] = b"select\0\0\0";
+
 /// What becomes of the next message.
 pub(super) enum Rewritten {
     /// It goes to the server, as it is or replaced; a journal has it, or none.
@@ -56,6 +60,8 @@ pub(super) enum Rewritten {
     IsHeld,
     /// It cannot be held: the session has failed.
     Refused,
+    /// It is to be looked at again when everything before it has been answered.
+    Waits,
 }
 
 impl Session {
@@ -70,6 +76,9 @@ impl Session {
     ) -> Rewritten {
         let rest = chunk.get(at..).unwrap_or_default();
         if missing_bytes(rest, self.sees_executes()) == 0 {
+            if self.hangs_on_answers(server, rest) {
+                return Rewritten::Waits;
+            }
             return Rewritten::Passes(self.rewrite_whole(server, splice, chunk, at));
         }
         if self.hold_part(rest) {
@@ -117,14 +126,14 @@ impl Session {
             }
             return Noted::BY_NOBODY;
         }
-        if server.statements.awaits_answers() && server.sync.is_settled() {
-            server.statements.settled();
+        if server.statements.awaits_answers() && !server.sync.owes_replies() {
+            server.statements.answered(server.sync.is_settled());
         }
         match tag {
             b'P' => self.rewrite_parse(server, splice, &message),
             b'B' => self.rewrite_bind(server, splice, &message),
             b'D' | b'C' => self.rewrite_target(server, splice, &message, tag),
-            b'E' => return self.note_execute(server, whole),
+            b'E' => return self.note_execute(server, splice, &message, whole),
             _ => return self.note_query(server, splice, &message, whole),
         }
         Noted::BY_NOBODY
@@ -177,17 +186,22 @@ impl Session {
         statement.used(&self.pool.label, &self.pool.metrics, 0);
         // What is on its way may end, or fail, the transaction.
         let may_be_refused = match server.status {
-            TransactionStatus::Idle => false,
+            TransactionStatus::Idle => {
+                server.statements.outlook.may_have_failed() && server.sync.owes_ready()
+            }
             TransactionStatus::InTransaction => server.sync.owes_ready(),
             TransactionStatus::Failed => server.sync.owes_ready() || !server.sync.owes_execution(),
         };
-        if may_be_refused || !server.sync.may_promise() {
+        if may_be_refused || !may_promise(server) {
             // PostgreSQL refuses all but the end of the transaction, whether it knows them or not.
             writer::close(splice.out(), Target::Statement, SPARE_NAME);
             server.sync.sent(b'C', false, Owner::Pooler);
             write_parse(splice.out(), SPARE_NAME, definition);
             let noted = Noted::BY_CLIENT;
             server.sync.sent_noted(b'P', false, Owner::Client, noted);
+            server.statements.outlook.parsed(statement.kind);
+            let key = statement.key_with(prepared.salt(&self.wanted));
+            server.statements.outdate(key);
             prepared.define(parse.name, statement, segment, names_max);
             splice.skip(message.end());
             return;
@@ -210,6 +224,8 @@ impl Session {
         server.leftovers.add(leftovers);
         let power = Power::of_command(query, leftovers);
         server.statements.trust.parses_unnamed(power);
+        server.statements.outlook.add(Kind::of(query));
+        server.statements.outlook.parsed(Kind::READS);
         server.has_unnamed = true;
         server.sync.sent_noted(b'P', false, Owner::Client, noted);
     }
@@ -225,7 +241,7 @@ impl Session {
             return;
         };
         if let Some(prepared) = self.prepared.as_mut().filter(|one| one.has_deallocations()) {
-            prepared.portal_bound(bind.portal, None);
+            prepared.portal_bound(bind.portal, &Effect::None);
         }
         let found = self.prepared.as_mut().and_then(|prepared| {
             let statement = prepared.get(bind.statement).cloned()?;
@@ -247,12 +263,14 @@ impl Session {
             let asker = Asker::Holder(prepared.since(bind.statement));
             provide(server, splice.out(), named, asker, &self.pool);
         }
-        if let Effect::Forgets(name) = &statement.effect
-            && prepared.is_taken(name, server.statements.segment())
-        {
-            lay_bait(server, splice, name, Noted::BY_NOBODY);
-            prepared.portal_bound(bind.portal, Some(name));
+        if statement.effect != Effect::None {
+            prepared.portal_bound(bind.portal, &statement.effect);
         }
+        if statement.kind.has(Kind::SETS_UP) {
+            take_snapshot(server, splice);
+        }
+        server.statements.outlook.add(statement.kind);
+        server.statements.outlook.parsed(statement.kind);
         statement.used(&self.pool.label, &self.pool.metrics, 1);
         message.rename_bind(splice, &bind, &text::name(key));
         let wanted = server.statements.last_wanted();
@@ -260,9 +278,6 @@ impl Session {
         let power = Some(statement.power);
         server.statements.trust.binds(bind.portal, power);
         server.leftovers.add(statement.leftovers);
-        if statement.effect == Effect::ForgetsAll {
-            server.statements.doubt();
-        }
     }
 
     /// Describe and Close.
@@ -330,7 +345,7 @@ impl Session {
                 }
                 message.keep_before(splice, server);
                 splice.skip(message.end());
-                if server.sync.may_promise() {
+                if may_promise(server) {
                     server.sync.promised(b'C', noted);
                 } else {
                     writer::close(splice.out(), Target::Statement, SPARE_NAME);
@@ -360,8 +375,16 @@ impl Session {
             prepared.undefine(b"", segment, false);
             noted = Noted::BY_CLIENT;
         }
+        if server.statements.outlook.is_spared() && Kind::of_query(text).has(Kind::SETS_UP) {
+            message.keep_before(splice, server);
+            take_snapshot(server, splice);
+        }
         match Effect::of(text.strip_suffix(b"\0").unwrap_or(text)) {
-            Effect::None => {}
+            Effect::None => {
+                if Kind::of_query(text).has(Kind::FORGETS) {
+                    self.forget_among_others(server, splice, message, text);
+                }
+            }
             Effect::ForgetsAll => server.statements.doubt(),
             Effect::Forgets(name) => {
                 if let Some(prepared) = &mut self.prepared
@@ -378,14 +401,57 @@ impl Session {
         noted
     }
 
+    /// A query of several commands deallocates: nobody knows which of them will be run, so what is
+    /// sent behind it waits, and the command tags tell.
+    fn forget_among_others(
+        &mut self,
+        server: &mut ServerConnection,
+        splice: &mut Splice,
+        message: &Message<'_>,
+        text: &[u8],
+    ) {
+        let segment = server.statements.segment();
+        server.statements.doubt();
+        let Some(prepared) = &mut self.prepared else {
+            return;
+        };
+        let text = text.strip_suffix(b"\0").unwrap_or(text);
+        for command in kind::commands(text) {
+            let Effect::Forgets(name) = Effect::of(command) else {
+                continue;
+            };
+            if prepared.is_taken(&name, segment) {
+                message.keep_before(splice, server);
+                lay_bait(server, splice, &name, Noted::BY_NOBODY);
+            }
+            prepared.will_forget(name);
+        }
+    }
+
     /// An Execute passes as it is. Returns who has a record of it.
-    fn note_execute(&mut self, server: &ServerConnection, body: Option<&[u8]>) -> Noted {
-        if let Some(prepared) = &mut self.prepared
-            && let Some(Ok(execute)) = body.map(Execute::decode)
-            && let Some(name) = prepared.portal_run(execute.portal)
-        {
-            prepared.undefine(&name, server.statements.segment(), true);
-            return Noted::BY_CLIENT;
+    fn note_execute(
+        &mut self,
+        server: &mut ServerConnection,
+        splice: &mut Splice,
+        message: &Message<'_>,
+        body: Option<&[u8]>,
+    ) -> Noted {
+        let Some(prepared) = &mut self.prepared else {
+            return Noted::BY_NOBODY;
+        };
+        let Some(Ok(execute)) = body.map(Execute::decode) else {
+            return Noted::BY_NOBODY;
+        };
+        let segment = server.statements.segment();
+        match prepared.portal_run(execute.portal) {
+            Effect::Forgets(name) if prepared.is_taken(&name, segment) => {
+                message.keep_before(splice, server);
+                lay_bait(server, splice, &name, Noted::BY_NOBODY);
+                prepared.undefine(&name, segment, true);
+                return Noted::BY_CLIENT;
+            }
+            Effect::ForgetsAll => server.statements.doubt(),
+            Effect::None | Effect::Forgets(_) => {}
         }
         Noted::BY_NOBODY
     }
@@ -449,6 +515,8 @@ fn provide(
     let metrics = pool.metrics();
     if need == Need::Nothing {
         if is_clients {
+            let segment = server.statements.segment();
+            server.statements.outlook.spared(statement.kind, segment);
             metrics.parses_saved.add(1);
             server.sync.promised(b'P', Noted::BY_CLIENT);
         }
@@ -458,6 +526,7 @@ fn provide(
         close(server, out, key);
     }
     write_parse(out, &text::name(key), &statement.definition);
+    server.statements.outlook.parsed(statement.kind);
     let (owner, noted, counter) = if is_clients {
         (Owner::Client, Noted::BY_BOTH, &metrics.parses_sent)
     } else {
@@ -486,6 +555,27 @@ fn lay_bait(server: &mut ServerConnection, splice: &mut Splice, name: &[u8], not
     server.sync.sent(b'C', false, Owner::Pooler);
     write_parse(splice.out(), name, EMPTY_DEFINITION);
     server.sync.sent_noted(b'P', false, Owner::Pooler, noted);
+}
+
+/// True if a reply that does not come from the server is the one that it would give.
+fn may_promise(server: &ServerConnection) -> bool {
+    server.sync.may_promise() && server.statements.outlook.may_promise()
+}
+
+/// Makes the server take the snapshot that it would have taken for a Parse which it was spared.
+fn take_snapshot(server: &mut ServerConnection, splice: &mut Splice) {
+    let in_transaction = server.status == TransactionStatus::InTransaction;
+    let is_failed = server.status == TransactionStatus::Failed;
+    let segment = server.statements.segment();
+    let outlook = &mut server.statements.outlook;
+    if is_failed || !outlook.lacks_snapshot(in_transaction, segment) {
+        return;
+    }
+    outlook.parsed(Kind::READS);
+    writer::close(splice.out(), Target::Statement, SPARE_NAME);
+    server.sync.sent(b'C', false, Owner::Pooler);
+    write_parse(splice.out(), SPARE_NAME, READING_DEFINITION);
+    server.sync.sent(b'P', false, Owner::Pooler);
 }
 
 fn write_parse(out: &mut Vec<u8>, name: &[u8], definition: &[u8]) {

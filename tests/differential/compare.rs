@@ -14,7 +14,8 @@
 //!   25P02 where PostgreSQL may find something else wrong first.
 //! - Which message is unexpected in the midst of a COPY: the server may get the pooler's Parse before a Bind.
 //! - The last words before the connection is closed: severity, code and text count. PostgreSQL closes
-//!   without any over a length that cannot be; the pooler says why.
+//!   without any over a length that cannot be, and in the midst of a COPY with other ones; the pooler
+//!   says why.
 //!
 //! Source: protocol-message-formats.html, protocol-error-fields.html.
 
@@ -80,6 +81,11 @@ pub(crate) fn are_equal(direct: &Answer, pooled: &Answer) -> bool {
     direct == pooled
         || pooled.contains(POOLER_NAME)
             && without_statement_names(direct) == without_statement_names(pooled)
+}
+
+/// True if PostgreSQL takes the connection for lost, in the midst of a COPY.
+pub(crate) fn is_lost(answer: &Answer) -> bool {
+    answer.tag == b'E' && answer.error_fields().sqlstate == "08006"
 }
 
 /// The text with `*` for each name of a statement.

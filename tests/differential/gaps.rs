@@ -11,15 +11,12 @@
 //! Source: none.
 
 use crate::script::{Message, Step};
-use crate::texts;
 
 /// What is known when a message is about to be said.
 #[derive(Debug)]
 pub(crate) struct Context<'a> {
     /// Of PostgreSQL, at the start of the step.
     pub(crate) status: u8,
-    /// The step does not arrive in one piece.
-    pub(crate) is_cut: bool,
     /// All that is said before it in this step, without what is left out.
     pub(crate) before: &'a [Message],
 }
@@ -29,12 +26,6 @@ impl Context<'_> {
     fn batches_before(&self) -> usize {
         let ends = |one: &&Message| matches!(one.tag(), b'S' | b'Q' | b'F');
         self.before.iter().filter(ends).count()
-    }
-
-    /// True if a Parse of this name is on its way.
-    fn is_defined(&self, wanted: &str) -> bool {
-        let defines = |one: &Message| matches!(one, Message::Parse { name, .. } if name == wanted);
-        self.before.iter().any(defines)
     }
 
     /// The messages of the batches that are on their way.
@@ -69,70 +60,15 @@ pub(crate) const GAPS: &[Gap] = &[
         },
     },
     Gap {
-        name: "use-behind-failed-batch",
-        why: "two batches in one write, the first defines or closes a statement and fails before that, \
-              the second uses it: a definition counts if the server had the statement, and what was \
-              to be closed is unknown",
-        shows: |context, message| {
-            let name = match message {
-                Message::Bind { statement, .. } => statement,
-                Message::Parse { name, .. }
-                | Message::Describe { kind: b'S', name }
-                | Message::Close { kind: b'S', name } => name,
-                _ => return false,
-            };
-            let changes = |one: &Message| match one {
-                Message::Parse { name: other, .. } | Message::Close { name: other, .. }
-                    if other == name =>
-                {
-                    true
-                }
-                _ => one.sql().is_some_and(|sql| sql.starts_with("deallocate")),
-            };
-            context.earlier_batches().iter().any(changes)
-        },
-    },
-    Gap {
-        name: "defined-twice",
-        why: "a name that is defined twice in one write is not refused",
-        shows: |context, message| {
-            let Message::Parse { name, .. } = message else {
-                return false;
-            };
-            !name.is_empty() && context.is_defined(name)
-        },
-    },
-    Gap {
-        name: "several-with-deallocate",
-        why: "a query that deallocates among other commands is seen by its command tag only",
-        shows: |_, message| matches!(message, Message::Query(text) if text.contains("deallocate a;")),
-    },
-    Gap {
-        name: "cached-plan",
-        why: "after a change of a table `cached plan must not change result type` comes once for \
-              each server, also where an own session would have parsed anew",
+        name: "changed-parameters",
+        why: "when the column of a parameter without a type has changed, a server that parses the statement \
+              since gives it the new type, where PostgreSQL keeps the one of its Parse",
         shows: |_, message| {
             let is_parse = matches!(message, Message::Parse { .. });
-            is_parse && message.sql().is_some_and(|sql| sql.contains("{u}"))
-        },
-    },
-    Gap {
-        name: "temporary-table",
-        why: "a statement about a temporary table is known to the server still when the table is \
-              gone, for whoever parses the same text",
-        shows: |_, message| {
-            let is_parse = matches!(message, Message::Parse { .. });
-            is_parse && message.sql().is_some_and(|sql| sql.contains("mine"))
-        },
-    },
-    Gap {
-        name: "settings-on-their-way",
-        why: "a statement that is parsed behind a change of settings which is not answered is taken \
-              for one of the settings before",
-        shows: |context, message| {
-            let sets = |one: &Message| one.sql().is_some_and(texts::sets);
-            let uses = matches!(message, Message::Parse { .. } | Message::Bind { .. });
-            uses && context.before.iter().any(sets)
+            is_parse
+                && message
+                    .sql()
+                    .is_some_and(|sql| sql.starts_with("insert into {u}"))
         },
     },
     Gap {
@@ -150,36 +86,6 @@ pub(crate) const GAPS: &[Gap] = &[
         },
     },
     Gap {
-        name: "deallocate-on-its-way",
-        why: "DEALLOCATE of a name whose Parse is still on its way does not find it",
-        shows: |context, message| {
-            let names =
-                |one: &Message| matches!(one, Message::Parse { name, .. } if !name.is_empty());
-            let is_on_its_way = names(message) || context.before.iter().any(names);
-            is_on_its_way
-                && message
-                    .sql()
-                    .is_some_and(|sql| sql.starts_with("deallocate"))
-        },
-    },
-    Gap {
-        name: "deallocate-in-parts",
-        why: "a DEALLOCATE that does not arrive in one piece is not seen",
-        shows: |context, message| {
-            context.is_cut && matches!(message, Message::Query(sql) if sql.contains("dealloc"))
-        },
-    },
-    Gap {
-        name: "doubt-not-settled",
-        why: "a server on which a client before forgot all statements stays in doubt until a message that \
-              names one finds it settled; until then a name that is defined again is not refused",
-        shows: |context, message| {
-            let first = context.before.first().map_or(b'P', Message::tag);
-            let is_late = context.batches_before() > 0 || !b"QPBDC".contains(&first);
-            is_late && matches!(message, Message::Parse { name, .. } if !name.is_empty())
-        },
-    },
-    Gap {
         name: "failed-portal",
         why: "PostgreSQL 15 crashes when the portal of a query that has failed is executed in the failed \
               transaction",
@@ -191,56 +97,6 @@ pub(crate) const GAPS: &[Gap] = &[
             let batch = &context.before[context.earlier_batches().len()..];
             context.may_have_failed() && !batch.iter().any(makes)
         },
-    },
-    Gap {
-        name: "parse-in-doubt",
-        why: "a Parse in a transaction is promised while a batch or query before it is not answered, \
-              where PostgreSQL refuses it if that has failed",
-        shows: |context, message| {
-            let begins = |one: &Message| {
-                one.sql()
-                    .is_some_and(|sql| sql.contains("begin") || sql.contains("chain"))
-            };
-            let may_fail = context.status != b'I' || context.before.iter().any(begins);
-            matches!(message, Message::Parse { .. }) && context.batches_before() > 0 && may_fail
-        },
-    },
-    Gap {
-        name: "query-behind-unnamed",
-        why: "a Query makes PostgreSQL forget the unnamed statement, unless it is skipped; that it is \
-              skipped, or that a Parse before it fails, is not followed",
-        shows: |context, message| {
-            let is_unnamed =
-                |one: &Message| matches!(one, Message::Parse { name, .. } if name.is_empty());
-            let in_batch = context
-                .before
-                .last()
-                .is_some_and(|one| !b"SQF".contains(&one.tag()));
-            message.tag() == b'Q' && (in_batch || context.before.iter().any(is_unnamed))
-        },
-    },
-    Gap {
-        name: "use-behind-forgetting-all",
-        why: "behind DEALLOCATE ALL or DISCARD ALL in the same write a name is still known, and \
-              the unnamed statement is not",
-        shows: |context, message| {
-            let forgets = |one: &Message| {
-                one.sql()
-                    .is_some_and(|sql| sql.ends_with("all") || sql.contains("deallocate all"))
-            };
-            let names = match message {
-                Message::Parse { name, .. } => !name.is_empty(),
-                Message::Bind { .. } | Message::Describe { kind: b'S', .. } => true,
-                _ => false,
-            };
-            names && context.before.iter().any(forgets)
-        },
-    },
-    Gap {
-        name: "end-behind-requests",
-        why: "a message over which the connection is closed does so at once; requests before it that \
-              are not answered stay so",
-        shows: |context, message| message.ends() && !context.before.is_empty(),
     },
 ];
 
@@ -271,7 +127,6 @@ impl Gaps {
         for message in &step.messages {
             let context = Context {
                 status,
-                is_cut: !step.cuts.is_empty(),
                 before: &said,
             };
             let is_left_out = self.0.iter().any(|gap| (gap.shows)(&context, message));

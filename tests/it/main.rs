@@ -50,6 +50,7 @@ mod parameters;
 mod prepared;
 mod prepared_flow;
 mod prepared_trust;
+mod prepared_waits;
 mod programs;
 mod quarantine;
 mod rebalance;

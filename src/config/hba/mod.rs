@@ -358,12 +358,12 @@ impl Reading<'_> {
         };
         let method = parse_method(joined(method));
         if let HbaMethod::Other(name) = &method {
-            let reason = format!("method '{name}' is not supported: the rule lets nobody in");
+            let reason = format!("method '{name}' is not supported: the rule is passed over");
             self.note(line, reason);
         }
         let mut names = Vec::new();
         for (index, field) in fields.iter().take(2).enumerate() {
-            let tokens = self.with_files(field, directory)?;
+            let tokens = self.with_files(field, directory, 0)?;
             let tokens = tokens.as_deref().unwrap_or(field);
             names.push(self.names(tokens, index == 0, line, &method)?);
         }
@@ -378,28 +378,34 @@ impl Reading<'_> {
         })
     }
 
-    /// Replaces `@file` by the names in that file; `None` if there is none.
-    fn with_files(&self, field: &[Token], directory: &Path) -> Result<Option<Vec<Token>>, String> {
-        let file_of = |token: &Token| match token.text.strip_prefix('@') {
-            Some(name) if !token.quoted && !name.is_empty() => Some(directory.join(name)),
-            _ => None,
-        };
+    /// Replaces `@file` by the names in that file; `None` if there is none. Those may be files again,
+    /// whose names are relative to the one they stand in.
+    fn with_files(
+        &self,
+        field: &[Token],
+        directory: &Path,
+        depth: usize,
+    ) -> Result<Option<Vec<Token>>, String> {
         if !field.iter().any(|token| file_of(token).is_some()) {
             return Ok(None);
         }
+        if depth == INCLUDE_DEPTH_MAX {
+            return Err("files include each other too deep".to_owned());
+        }
         let mut tokens = Vec::new();
         for token in field {
-            let Some(path) = file_of(token) else {
-                tokens.push(Token {
-                    text: token.text.clone(),
-                    quoted: token.quoted,
-                });
+            let Some(name) = file_of(token) else {
+                tokens.push(token.clone());
                 continue;
             };
+            let path = directory.join(name);
+            let below = path.parent().unwrap_or(directory);
             for (number, content) in lines::logical(&self.file(&path)?) {
-                let fields = lines::fields(&content)
-                    .map_err(|reason| format!("{}: line {number}: {reason}", path.display()))?;
-                tokens.extend(fields.into_iter().flatten());
+                let at = |reason| format!("{}: line {number}: {reason}", path.display());
+                for field in lines::fields(&content).map_err(at)? {
+                    let named = self.with_files(&field, below, depth + 1).map_err(at)?;
+                    tokens.extend(named.unwrap_or(field));
+                }
             }
         }
         Ok(Some(tokens))
@@ -423,8 +429,8 @@ impl Reading<'_> {
                 "samerole" | "samegroup" if is_database => {
                     (HbaName::SameUser, Some("is taken as 'sameuser'"))
                 }
-                _ if text.len() > 1 && text.starts_with('+') => {
-                    let role = text.trim_start_matches('+').to_owned();
+                _ if !is_database && text.len() > 1 && text.starts_with('+') => {
+                    let role = text[1..].to_owned();
                     (HbaName::Name(role), Some("is taken as that user alone"))
                 }
                 _ if text.starts_with('/') => {
@@ -444,6 +450,12 @@ impl Reading<'_> {
         }
         Ok(names)
     }
+}
+
+/// The file whose names a token stands for.
+fn file_of(token: &Token) -> Option<&str> {
+    let name = token.text.strip_prefix('@')?;
+    (!token.quoted && !name.is_empty()).then_some(name)
 }
 
 fn joined(field: &[Token]) -> String {

@@ -25,6 +25,7 @@
 //!
 //! Source: PostgreSQL documentation, `protocol-flow.html`, "Extended Query".
 
+pub mod kind;
 pub mod power;
 pub mod text;
 pub mod trust;
@@ -32,6 +33,7 @@ pub mod trust;
 use std::collections::VecDeque;
 
 use super::sync::Tally;
+use kind::Outlook;
 use text::{ByHash, Key};
 use trust::{Asker, Trust, World};
 
@@ -93,6 +95,8 @@ pub struct Statements {
     wanted: u32,
     /// What the statements mean now.
     pub trust: Trust,
+    /// What the messages that were sent do to those behind them.
+    pub outlook: Outlook,
 }
 
 impl Default for Statements {
@@ -109,6 +113,7 @@ impl Default for Statements {
             is_doubtful: false,
             wanted: NONE,
             trust: Trust::default(),
+            outlook: Outlook::default(),
         }
     }
 }
@@ -173,13 +178,31 @@ impl Statements {
         }
     }
 
-    /// True if `key` has been made by a message whose outcome is not known.
+    /// A client defines `key` anew, which the server is not told by this name: if it was parsed in another
+    /// world than that of now, it is made again before its next use.
+    pub fn outdate(&mut self, key: Key) {
+        let Some(&at) = self.index.get(&key) else {
+            return;
+        };
+        let slot = &self.slots[at as usize];
+        let world = if slot.pending == 0 {
+            slot.world
+        } else {
+            slot.world_expected
+        };
+        if !self.trust.holds(world, Asker::Parse) {
+            self.distrust(at);
+        }
+    }
+
+    /// True if `key` has been made by a message whose outcome is not known, but which fails only if what
+    /// is sent now is skipped.
     pub fn is_pending(&mut self, key: Key) -> bool {
         let Some(&at) = self.index.get(&key) else {
             return false;
         };
         let slot = &self.slots[at as usize];
-        let is_pending = slot.pending > 0 && slot.is_expected;
+        let is_pending = slot.pending > 0 && slot.is_expected && slot.segment == self.segment;
         if is_pending {
             self.wanted = at;
         }
@@ -221,15 +244,18 @@ impl Statements {
         self.is_doubtful
     }
 
-    /// True if [`Statements::settled`] has something to do.
+    /// True if [`Statements::answered`] has something to do.
     pub const fn awaits_answers(&self) -> bool {
         self.is_doubtful || self.trust.is_unanswered()
     }
 
-    /// Everything sent has been answered: there is nothing to doubt.
-    pub const fn settled(&mut self) {
+    /// Everything sent has been answered: there is nothing to doubt. If the transaction of it goes on
+    /// (`is_settled` is false), its settings may change back.
+    pub const fn answered(&mut self, is_settled: bool) {
         self.is_doubtful = false;
-        self.trust.answered();
+        if is_settled {
+            self.trust.answered();
+        }
     }
 
     /// The outcome of the messages at the front of the journal.

@@ -94,7 +94,7 @@ impl Power {
 }
 
 /// True if a semicolon behind `text` may be a part of a literal, a name or a comment.
-fn may_hide_a_semicolon(text: &[u8]) -> bool {
+pub(super) fn may_hide_a_semicolon(text: &[u8]) -> bool {
     let is_quote = |byte: &u8| matches!(byte, b'\'' | b'"' | b'$' | b'-' | b'*');
     text.iter().any(is_quote)
 }
@@ -342,7 +342,7 @@ fn of_set_config(text: &[u8]) -> Power {
 }
 
 /// What is behind the blanks and comments at the start; `None` if a comment does not end.
-fn skip_comments(text: &[u8]) -> Option<&[u8]> {
+pub(super) fn skip_comments(text: &[u8]) -> Option<&[u8]> {
     let mut rest = text.trim_ascii_start();
     loop {
         if rest.starts_with(b"--") {
@@ -369,17 +369,19 @@ fn skip_comments(text: &[u8]) -> Option<&[u8]> {
 }
 
 /// The letters at the start, and what follows the blanks and comments behind them.
-fn word(text: &[u8]) -> (&[u8], &[u8]) {
+pub(super) fn word(text: &[u8]) -> (&[u8], &[u8]) {
     let end = text.iter().position(|byte| !byte.is_ascii_alphabetic());
     let (word, rest) = text.split_at(end.unwrap_or(text.len()));
     (word, skip_comments(rest).unwrap_or_default())
 }
 
-const fn is(text: &[u8], word: &str) -> bool {
+/// True if `text` is this word, in any case.
+pub(super) const fn is(text: &[u8], word: &str) -> bool {
     text.eq_ignore_ascii_case(word.as_bytes())
 }
 
-fn is_one_of(text: &[u8], words: &[&str]) -> bool {
+/// True if `text` is one of these words, in any case.
+pub(super) fn is_one_of(text: &[u8], words: &[&str]) -> bool {
     words.iter().any(|word| is(text, word))
 }
 

@@ -101,7 +101,7 @@ fn while_a_command_may_forget_everything_nothing_is_certain() {
     assert_eq!(statements.want(1, Asker::Parse), Need::Nothing);
     statements.forgotten();
     statements.apply(done(2));
-    statements.settled();
+    statements.answered(true);
     assert_eq!(statements.want(1, Asker::Parse), Need::Nothing);
     assert_eq!(statements.want(2, Asker::Parse), Need::Parse);
 }
@@ -288,7 +288,7 @@ fn whatever_fails_statements_are_there_when_they_are_used_and_never_made_twice()
                     assert_eq!(statements.count(), 0);
                 }
                 12 if server.input.is_empty() && server.tally.is_empty() && !server.skips => {
-                    statements.settled();
+                    statements.answered(true);
                     statements.doubt();
                     server.input.push_back(Message::Forget);
                     let key = rng.random_range(0..8);
@@ -300,7 +300,7 @@ fn whatever_fails_statements_are_there_when_they_are_used_and_never_made_twice()
                 _ => tell(&mut statements, &mut server, rng.random_range(1..4)),
             }
             if server.input.is_empty() && server.tally.is_empty() {
-                statements.settled();
+                statements.answered(true);
                 if !server.skips && rng.random_bool(0.5) {
                     let is_shaped = statements.trust.ready(true, true);
                     generation += u32::from(is_shaped);

@@ -28,6 +28,7 @@ use crate::metrics::Enrolled;
 use crate::server::parameters::ParameterSet;
 use crate::server::reset::Leftovers;
 
+use super::kind::Kind;
 use super::power::Power;
 
 /// What the names that the pooler gives begin with.
@@ -69,6 +70,8 @@ pub struct Statement {
     kept: Rc<Kept>,
     /// What running it may do to the meaning of others.
     pub power: Power,
+    /// What running it does to the messages behind it.
+    pub kind: Kind,
     /// The salt that was asked for last, and the key with it.
     salted: Cell<(Key, Key)>,
 }
@@ -215,6 +218,7 @@ impl Statement {
         let text = memchr::memchr(0, &definition).and_then(|end| definition.get(..end));
         let text = text.unwrap_or_default();
         let leftovers = Leftovers::of_text(text);
+        let kind = Kind::of(text);
         let (effect, power) = (Effect::of(text), Power::of_command(text, leftovers));
         Self {
             definition,
@@ -222,6 +226,7 @@ impl Statement {
             leftovers,
             effect,
             power,
+            kind,
             uses: RefCell::default(),
             holders: Cell::default(),
             kept,

@@ -263,6 +263,17 @@ impl Sync {
         self.owed.len()
     }
 
+    /// True if something that was sent is still to be answered.
+    pub fn owes_replies(&self) -> bool {
+        let is_answered = |owed: &Owed| owed.request != Request::CopyEnd;
+        self.owed.iter().any(is_answered)
+    }
+
+    /// True if the server may keep replies back: it has got requests behind the last `Sync`.
+    pub const fn may_keep_replies(&self) -> bool {
+        self.server_unsynced
+    }
+
     /// True if the reply with this tag, if it comes next, belongs to the pooler.
     pub fn is_own(&self, tag: u8) -> bool {
         let mut owed = self.owed.iter();

@@ -28,7 +28,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::server::parameters::ParameterSet;
-use crate::server::statements::text::{self, Hold, Key, Place, Statement};
+use crate::server::statements::kind::Kind;
+use crate::server::statements::text::{self, Effect, Hold, Key, Place, Statement};
 use crate::server::sync::Outcomes;
 
 /// Bytes of text that the names of one client keep. Applications have some thousands of statements of
@@ -86,11 +87,11 @@ struct Record {
     is_bait: bool,
 }
 
-/// A portal that deallocates a statement when it is run.
+/// A portal that deallocates statements when it is run.
 #[derive(Debug)]
 struct Deallocation {
     portal: Box<[u8]>,
-    statement: Box<[u8]>,
+    effect: Effect,
 }
 
 /// What the names keep.
@@ -117,6 +118,8 @@ pub(super) struct Prepared {
     oldest: VecDeque<(u64, Rc<[u8]>)>,
     /// Those that have not been run.
     deallocations: Vec<Deallocation>,
+    /// Those that commands on their way are to forget, each of a query of several.
+    forgetting: VecDeque<Box<[u8]>>,
     salted: Option<(Rc<ParameterSet>, Key)>,
     /// It has got a name more since this was looked at.
     pub(super) has_grown: bool,
@@ -156,6 +159,47 @@ impl Prepared {
             && self.named.get(name).is_some_and(|entry| {
                 entry.statement.is_some() && (entry.pending == 0 || entry.segment == segment)
             })
+    }
+
+    /// A command that forgets this statement is on its way, among others.
+    pub(super) fn will_forget(&mut self, name: Box<[u8]>) {
+        self.forgetting.push_back(name);
+    }
+
+    /// The next of such commands has been run. True if the client had the statement.
+    pub(super) fn has_forgotten(&mut self) -> bool {
+        let name = self.forgetting.pop_front();
+        name.is_some_and(|name| self.forget(&name))
+    }
+
+    /// True if some change is on its way.
+    pub(super) fn has_unanswered(&self) -> bool {
+        !self.journal.is_empty()
+    }
+
+    /// True if the statement of this name gives properties to its transaction.
+    pub(super) fn sets_up(&self, name: &[u8]) -> bool {
+        let entry = if name.is_empty() {
+            Some(&self.unnamed)
+        } else {
+            self.named.get(name)
+        };
+        let statement = entry.and_then(|entry| entry.statement.as_ref());
+        statement.is_some_and(|one| one.kind.has(Kind::SETS_UP))
+    }
+
+    /// True if a change of this name is on its way that may fail without what is sent in `segment`
+    /// being skipped.
+    pub(super) fn is_uncertain(&self, name: &[u8], segment: u32) -> bool {
+        if self.journal.is_empty() {
+            return false;
+        }
+        let entry = if name.is_empty() {
+            Some(&self.unnamed)
+        } else {
+            self.named.get(name)
+        };
+        entry.is_some_and(|entry| entry.pending > 0 && entry.segment != segment)
     }
 
     /// True if a change of this name is on its way that nothing has been heard of.
@@ -295,35 +339,49 @@ impl Prepared {
         baits
     }
 
-    /// A portal is bound. If `deallocates`, it deallocates the statement of that name when it is run.
-    pub(super) fn portal_bound(&mut self, portal: &[u8], deallocates: Option<&[u8]>) {
+    /// A portal is bound, of a statement that has this effect when it is run.
+    pub(super) fn portal_bound(&mut self, portal: &[u8], effect: &Effect) {
         self.deallocations.retain(|one| *one.portal != *portal);
-        if let Some(name) = deallocates {
+        if *effect != Effect::None {
             if self.deallocations.len() == PORTALS_MAX {
                 self.deallocations.remove(0);
             }
             self.deallocations.push(Deallocation {
                 portal: portal.into(),
-                statement: name.into(),
+                effect: effect.clone(),
             });
         }
     }
 
-    /// True if some portal deallocates a statement when it is run.
+    /// True if some portal deallocates statements when it is run.
     pub(super) const fn has_deallocations(&self) -> bool {
         !self.deallocations.is_empty()
     }
 
-    /// The statement that this portal deallocates, which is run now.
-    pub(super) fn portal_run(&mut self, portal: &[u8]) -> Option<Box<[u8]>> {
+    /// What running this portal does.
+    pub(super) fn effect_of(&self, portal: &[u8]) -> &Effect {
         let mut all = self.deallocations.iter();
-        let at = all.position(|one| *one.portal == *portal)?;
-        Some(self.deallocations.swap_remove(at).statement)
+        let found = all.find(|one| *one.portal == *portal);
+        found.map_or(&Effect::None, |one| &one.effect)
+    }
+
+    /// This portal is run now. Returns what that does.
+    pub(super) fn portal_run(&mut self, portal: &[u8]) -> Effect {
+        let mut all = self.deallocations.iter();
+        match all.position(|one| *one.portal == *portal) {
+            Some(at) => self.deallocations.swap_remove(at).effect,
+            None => Effect::None,
+        }
     }
 
     /// The transaction has ended, and its portals with it.
     pub(super) fn portals_closed(&mut self) {
         self.deallocations.clear();
+    }
+
+    /// Everything has been answered.
+    pub(super) fn settled(&mut self) {
+        self.forgetting.clear();
     }
 
     /// All names and definitions, for a client that moves.
@@ -369,6 +427,7 @@ impl Prepared {
         let name = if name.is_empty() {
             self.unnamed.stand_for(after.clone());
             self.unnamed.pending += 1;
+            self.unnamed.segment = segment;
             self.unnamed.since = self.generation;
             None
         } else {

@@ -152,11 +152,13 @@ fn a_name_on_its_way_is_taken_until_the_next_sync() {
 #[test]
 fn a_portal_deallocates_once_and_only_until_it_is_bound_anew() {
     let mut prepared = Prepared::default();
-    prepared.portal_bound(b"", Some(b"a"));
-    prepared.portal_bound(b"p", Some(b"b"));
-    prepared.portal_bound(b"", None);
-    assert_eq!(prepared.portal_run(b""), None);
-    assert_eq!(prepared.portal_run(b"p").as_deref(), Some(&b"b"[..]));
+    let forgets = |name: &[u8]| Effect::Forgets(name.into());
+    prepared.portal_bound(b"", &forgets(b"a"));
+    prepared.portal_bound(b"p", &forgets(b"b"));
+    prepared.portal_bound(b"", &Effect::None);
+    assert_eq!(prepared.portal_run(b""), Effect::None);
+    assert_eq!(prepared.effect_of(b"p"), &forgets(b"b"));
+    assert_eq!(prepared.portal_run(b"p"), forgets(b"b"));
     assert!(!prepared.has_deallocations());
 }
 
