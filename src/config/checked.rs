@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::hba::{HbaRule, IpNet};
 use super::schema::{self, Document, PoolMode};
 use super::secret::Secret;
+use super::tls::{ServerTls, TlsProtocol};
 use super::units::{ByteSize, ConfigDuration};
 use super::validate::Resolved;
 
@@ -129,6 +130,8 @@ pub struct General {
     pub tls_mode: TlsMode,
     /// TLS handshakes a second; 0 = no limit.
     pub tls_rate_limit_per_second: usize,
+    /// Versions and cipher suites spoken with clients.
+    pub tls_protocol: TlsProtocol,
     /// Ask TCP servers for TLS.
     pub server_tls: bool,
     /// Accepted with `server_tls`.
@@ -204,6 +207,8 @@ pub struct PoolConfig {
     pub prepared_statements_cache_size: usize,
     /// Unnamed statements are kept on servers, too.
     pub prepare_unnamed: bool,
+    /// TLS towards its server, over TCP.
+    pub server_tls: ServerTls,
     /// In the order of the file.
     pub users: Vec<UserConfig>,
 }
@@ -306,10 +311,11 @@ pub(super) fn build(path: &Path, document: Document, resolved: Resolved) -> Conf
         host,
         port,
     } = prometheus;
+    let mut server_tls = resolved.server_tls.clone();
     let general = build_general(general, resolved);
     Config {
         path: path.to_owned(),
-        pools: build_pools(pools, &general),
+        pools: build_pools(pools, &general, &mut server_tls),
         general,
         prometheus: Prometheus {
             enabled,
@@ -369,6 +375,7 @@ fn build_general(raw: schema::General, resolved: Resolved) -> General {
         tls_ca_cert: raw.tls_ca_cert,
         tls_mode: resolved.tls_mode,
         tls_rate_limit_per_second: raw.tls_rate_limit_per_second,
+        tls_protocol: resolved.tls_protocol,
         server_tls: raw.server_tls,
         verify_server_certificate: raw.verify_server_certificate,
         admin_username: resolved.admin_username,
@@ -379,7 +386,11 @@ fn build_general(raw: schema::General, resolved: Resolved) -> General {
     }
 }
 
-fn build_pools(pools: BTreeMap<String, schema::Pool>, general: &General) -> Vec<PoolConfig> {
+fn build_pools(
+    pools: BTreeMap<String, schema::Pool>,
+    general: &General,
+    server_tls: &mut BTreeMap<String, ServerTls>,
+) -> Vec<PoolConfig> {
     let build = |(name, raw): (String, schema::Pool)| PoolConfig {
         pool_mode: raw.pool_mode,
         server: Endpoint::new(&raw.server_host, raw.server_port),
@@ -394,6 +405,7 @@ fn build_pools(pools: BTreeMap<String, schema::Pool>, general: &General) -> Vec<
             .prepared_statements_cache_size
             .unwrap_or(general.prepared_statements_cache_size),
         prepare_unnamed: raw.prepare_unnamed,
+        server_tls: server_tls.remove(&name).unwrap_or_default(),
         users: raw
             .users
             .0

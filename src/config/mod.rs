@@ -25,6 +25,7 @@ mod load;
 pub mod reference;
 pub mod schema;
 pub mod secret;
+mod tls;
 pub mod units;
 mod validate;
 mod yaml;
@@ -37,6 +38,7 @@ pub use diff::ConfigDiff;
 pub use error::ConfigError;
 pub use schema::PoolMode;
 pub use secret::Secret;
+pub use tls::{ServerTls, ServerTlsMode, TlsProtocol, TlsVersion};
 
 use std::io;
 use std::path::Path;

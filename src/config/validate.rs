@@ -5,7 +5,7 @@
 //! and `auth` load it again; here a file only has to look like what it should be).
 //! **Invariant:** the first broken rule wins, in the order of [`validate`].
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -15,6 +15,7 @@ use super::error::{Fault, KeyPath};
 use super::hba::{self, HbaRule, IpNet};
 use super::schema::{Document, General, PgHba, Pool, User};
 use super::secret::Secret;
+use super::tls::{self, ServerTls, TlsProtocol};
 
 /// A user whose password begins with this is checked with the public key in the named file.
 const JWT_PUBLIC_KEY: &str = "jwt-pkey-fpath:";
@@ -33,6 +34,9 @@ pub(super) struct Resolved {
     pub(super) hba: Vec<IpNet>,
     pub(super) pg_hba: Option<Vec<HbaRule>>,
     pub(super) tls_mode: TlsMode,
+    pub(super) tls_protocol: TlsProtocol,
+    /// Of each pool.
+    pub(super) server_tls: BTreeMap<String, ServerTls>,
 }
 
 /// Checks the whole document.
@@ -44,11 +48,16 @@ pub(super) fn validate(document: &Document, read: ReadFile<'_>) -> Result<Outcom
     tls_rate_limit(general)?;
     let (hba, pg_hba) = access(general, read, &mut warnings)?;
     prepared_statements(general)?;
-    let tls_mode = tls(general, read)?;
+    let tls_mode = client_tls(general, read)?;
+    let tls_protocol = tls::protocol(general, &mut warnings)?;
+    let general_tls = tls::of_general(general)?;
+    let mut server_tls = BTreeMap::new();
     workers(general, &mut warnings)?;
     prometheus(document)?;
     for (name, pool) in &document.pools {
         users(name, pool, read)?;
+        let tls = tls::of_pool(name, pool, &general_tls)?;
+        server_tls.insert(name.clone(), tls);
     }
     let resolved = Resolved {
         admin_username,
@@ -56,6 +65,8 @@ pub(super) fn validate(document: &Document, read: ReadFile<'_>) -> Result<Outcom
         hba,
         pg_hba,
         tls_mode,
+        tls_protocol,
+        server_tls,
     };
     Ok(Outcome { resolved, warnings })
 }
@@ -186,7 +197,7 @@ fn prepared_statements(general: &General) -> Result<(), Fault> {
     Ok(())
 }
 
-fn tls(general: &General, read: ReadFile<'_>) -> Result<TlsMode, Fault> {
+fn client_tls(general: &General, read: ReadFile<'_>) -> Result<TlsMode, Fault> {
     let fault = |key: &str, reason: String| Err(Fault::new(general_key(key), reason));
     let pair = (&general.tls_certificate, &general.tls_private_key);
     match pair {
