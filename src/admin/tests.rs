@@ -58,6 +58,7 @@ fn with_view<T>(fleet: &Fleet, body: impl Fn(&View<'_>) -> T) -> T {
         statements: [6, 7, 8],
         age_seconds: 5,
         shard: 0,
+        is_tls: true,
     };
     body(&View {
         version: "1.2.3",

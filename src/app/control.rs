@@ -20,6 +20,7 @@ use crate::auth::derive_keys;
 use crate::config::{self, Config};
 use crate::metrics::Fleet;
 use crate::metrics::window::WINDOW;
+use crate::tls::Keyring;
 
 use super::advice::{self, Facts};
 use super::mailbox::{ShardMessage, Work, WorkResult};
@@ -36,6 +37,7 @@ struct Control {
     /// What the shards have been told last.
     config: Arc<Config>,
     fleet: Fleet,
+    keyring: Keyring,
     is_over: bool,
     done: UnboundedSender<(Seat, u32, WorkResult)>,
 }
@@ -81,7 +83,7 @@ pub fn control(
     prepared: Prepared,
     seat: ControlSeat<ShardMessage>,
     (config_file, config): (PathBuf, Arc<Config>),
-    fleet: Fleet,
+    (fleet, keyring): (Fleet, Keyring),
     scrape: Option<Scrape>,
 ) -> io::Result<()> {
     let Prepared { runtime, signals } = prepared;
@@ -100,6 +102,7 @@ pub fn control(
             config_file,
             config,
             fleet,
+            keyring,
             is_over: false,
             done,
         }
@@ -169,13 +172,19 @@ impl Control {
             tracing::error!(%error, "Config reload error, the old configuration stays");
             error.to_string()
         })?;
-        for warning in &loaded.warnings {
+        let material = self.keyring.read(&loaded.config).map_err(|error| {
+            let text = format!("Configuration error: {error}");
+            tracing::error!(error = %text, "Config reload error, the old configuration stays");
+            text
+        })?;
+        for warning in loaded.warnings.iter().chain(&material.warnings) {
             tracing::warn!("configuration: {warning}");
         }
         let facts = Facts::gather(&self.config_file);
         for warning in advice::warnings(&loaded.config, facts) {
             tracing::warn!("configuration: {warning}");
         }
+        self.keyring.install(material);
         self.spread(Arc::new(loaded.config)).await;
         tracing::info!("configuration reloaded");
         Ok(())

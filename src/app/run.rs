@@ -22,6 +22,7 @@ use crate::config::{self, Config, General};
 use crate::metrics::Fleet;
 use crate::session::budget::Budget;
 use crate::session::shard::Connections;
+use crate::tls::{Keyring, Material};
 
 use super::advice::{self, Facts};
 use super::cli::{self, Cli, Command, EXIT_CONFIG};
@@ -137,6 +138,7 @@ fn serve(
         connections: Connections::default(),
         budget: Budget::default(),
         fleet: Fleet::new(placement.plans.len()),
+        keyring: keyring(config)?,
         on_their_way: OnTheirWay::new(placement.plans.len()),
         mock_secret: rand::rng().random(),
     };
@@ -145,7 +147,7 @@ fn serve(
     for _ in &placement.plans {
         listeners.push(listen(general, address).map_err(refused)?);
     }
-    let numbers = shared.fleet.clone();
+    let numbers = (shared.fleet.clone(), shared.keyring.clone());
     let (fleet, seat) = launch(&placement.plans, move |context| {
         shard_main(
             context,
@@ -177,6 +179,16 @@ fn listen_address(general: &General) -> Result<SocketAddr, Refused> {
     found
         .next()
         .ok_or_else(|| Refused::new(EXIT_CONFIG, &text, &"no address"))
+}
+
+/// Keys and certificates as they are in their files now.
+fn keyring(config: &Config) -> Result<Keyring, Refused> {
+    let material = Material::load(config)
+        .map_err(|error| Refused::new(EXIT_CONFIG, "Configuration error", &error))?;
+    for warning in &material.warnings {
+        tracing::warn!("configuration: {warning}");
+    }
+    Ok(Keyring::new(material))
 }
 
 /// The socket for metrics, if they are wanted.

@@ -25,6 +25,8 @@ use crate::session::resume::Neighbours;
 use crate::session::shard::Connections;
 use crate::session::survey::Surveys;
 use crate::session::{Directory, Shard};
+use crate::tls::Keyring;
+use crate::transport::Gate;
 
 use super::busy;
 use super::cancels::{MeshOutbox, run_cancel};
@@ -53,6 +55,8 @@ pub struct Shared {
     pub budget: Budget,
     /// The numbers of all shards.
     pub fleet: Fleet,
+    /// Keys and certificates.
+    pub keyring: Keyring,
     /// Clients between two shards.
     pub on_their_way: OnTheirWay,
     /// Makes the salts of users who do not exist.
@@ -69,7 +73,7 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
         place,
         errands,
         Rc::clone(&office) as _,
-        shared.fleet.clone(),
+        (shared.fleet.clone(), shared.keyring),
     );
     let book = OrderBook::new(Rc::clone(&office), Rc::clone(&desk));
     let directory = Directory::new(shared.config, &host, None);
@@ -110,6 +114,7 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
         connections: shared.connections,
         budget: shared.budget,
         fleet: shared.fleet,
+        gate: Gate::default(),
         mock_secret: shared.mock_secret,
     });
     for listener in listeners {

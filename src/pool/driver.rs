@@ -467,12 +467,21 @@ async fn open_one(pool: Rc<Pool>) {
     let opening = connection::open(&settings.socket, &settings.login, nonce, &*errands);
     match shards::until(deadline, Box::pin(opening)).await {
         None => pool.open_failed(CheckoutError::LoginTimeout),
-        Some(Err(error)) => pool.open_failed(login_error(&error)),
+        Some(Err(error)) => {
+            if matches!(error, ServerError::Tls(_)) {
+                pool.metrics().server_handshakes_failed.add(1);
+            }
+            pool.open_failed(login_error(&error));
+        }
         Some(Ok((stream, framer, greeting))) => {
             let timeout = settings.connect_timeout;
             let lease = Lease::new(greeting.key, &stream, &settings.socket, timeout);
             let pid = lease.target().map_or(0, |target| target.pid);
-            let card = ServerCard::new(Rc::clone(&pool.metrics), pid, born, ServerTally::new());
+            let mut tally = ServerTally::new();
+            tally.is_tls = stream.is_tls();
+            let handshakes = &pool.metrics().server_handshakes;
+            handshakes.add(u64::from(tally.is_tls));
+            let card = ServerCard::new(Rc::clone(&pool.metrics), pid, born, tally);
             let server = Box::new(ServerConnection {
                 stream,
                 framer,

@@ -16,6 +16,7 @@ use crate::metrics::{Changes, Droppable, Enrolled, Fleet, ShardMetrics};
 use crate::server::parameters::Interner;
 use crate::server::statements;
 use crate::server::{Errands, ServerCard};
+use crate::tls::Keyring;
 
 use super::alarm::Alarm;
 use super::driver::{Pool, PoolId, PoolKey};
@@ -32,6 +33,8 @@ pub struct Host {
     pub errands: Rc<dyn Errands>,
     /// Takes letters to other shards.
     pub mail: Rc<dyn Mail>,
+    /// Keys and certificates.
+    pub keyring: Keyring,
     /// Parameter sets in use on this shard.
     pub interner: RefCell<Interner>,
     /// Prepared statements in use on this shard.
@@ -69,13 +72,14 @@ impl Host {
         (here, count): (usize, usize),
         errands: Rc<dyn Errands>,
         mail: Rc<dyn Mail>,
-        fleet: Fleet,
+        (fleet, keyring): (Fleet, Keyring),
     ) -> Rc<Self> {
         Rc::new(Self {
             here,
             count,
             errands,
             mail,
+            keyring,
             interner: RefCell::default(),
             statements: RefCell::default(),
             alarm: Alarm::default(),

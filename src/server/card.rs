@@ -20,6 +20,8 @@ use super::parameters::ParameterSet;
 pub struct ServerTally {
     /// Names the connection for life.
     pub id: u32,
+    /// The connection is encrypted.
+    pub is_tls: bool,
     /// Transactions that have ended on it.
     pub transactions: u64,
     /// Queries that it has answered.

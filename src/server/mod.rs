@@ -15,6 +15,7 @@ pub mod handshake;
 pub mod lease;
 pub mod parameters;
 pub mod reset;
+pub mod secure;
 pub mod statements;
 pub mod sync;
 
@@ -24,3 +25,4 @@ pub use connection::{Login, ServerConnection, Socket};
 pub use errands::Errands;
 pub use error::ServerError;
 pub use lease::Lease;
+pub use secure::Security;

@@ -69,6 +69,8 @@ pub struct ClientTally {
     pub errors: u64,
     /// It has used `Flush`.
     pub flushes: bool,
+    /// Its connection is encrypted.
+    pub is_tls: bool,
 }
 
 impl ClientTally {
@@ -82,6 +84,7 @@ impl ClientTally {
             queries: 0,
             errors: 0,
             flushes: false,
+            is_tls: false,
         }
     }
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::metrics::{Fleet, ShardMetrics};
 use crate::pool::Host;
+use crate::transport::Gate;
 
 use super::budget::Budget;
 use super::cancel::Cancels;
@@ -89,6 +90,8 @@ pub struct Shard {
     pub budget: Budget,
     /// The numbers of all shards.
     pub fleet: Fleet,
+    /// Where handshakes wait for their turn.
+    pub gate: Gate,
     /// Makes the salts of users who do not exist.
     pub mock_secret: [u8; 32],
 }

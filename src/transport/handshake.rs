@@ -38,6 +38,12 @@ impl fmt::Display for HandshakeError {
 
 impl std::error::Error for HandshakeError {}
 
+impl From<io::Error> for HandshakeError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
 impl From<rustls::Error> for HandshakeError {
     fn from(error: rustls::Error) -> Self {
         Self::Refused(error.to_string())
@@ -49,14 +55,14 @@ impl From<rustls::Error> for HandshakeError {
 ///
 /// # Errors
 ///
-/// [`HandshakeError`]; the connection is closed then.
+/// [`HandshakeError`]; the connection is of no further use then.
 pub async fn accept(
-    stream: shards::Stream,
+    stream: &mut Stream,
     received: Vec<u8>,
     config: Arc<ServerConfig>,
     gate: &Gate,
-) -> Result<Stream, HandshakeError> {
-    let mut tls = Box::new(Encrypted::new(stream, Pump::accept(config)?));
+) -> Result<(), HandshakeError> {
+    let tls = stream.encrypt(Pump::accept(config)?)?;
     if !received.is_empty() {
         gate.pass().await;
         let chunk = tls.raw().chunk_of(received);
@@ -69,24 +75,24 @@ pub async fn accept(
 ///
 /// # Errors
 ///
-/// [`HandshakeError`]; the connection is closed then.
+/// [`HandshakeError`]; the connection is of no further use then.
 pub async fn connect(
-    stream: shards::Stream,
+    stream: &mut Stream,
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
-) -> Result<Stream, HandshakeError> {
-    let mut tls = Box::new(Encrypted::new(stream, Pump::connect(config, name)?));
+) -> Result<(), HandshakeError> {
+    let tls = stream.encrypt(Pump::connect(config, name)?)?;
     tls.begin();
     finish(tls, None).await
 }
 
-async fn finish(mut tls: Box<Encrypted>, gate: Option<&Gate>) -> Result<Stream, HandshakeError> {
+async fn finish(tls: &mut Encrypted, gate: Option<&Gate>) -> Result<(), HandshakeError> {
     loop {
         if let Some(error) = tls.failure() {
             return Err(HandshakeError::Refused(error.to_string()));
         }
         if !tls.is_handshaking() {
-            return Ok(Stream::Tls(tls));
+            return Ok(());
         }
         match tls.raw_mut().receive().await {
             Ok(Some(chunk)) => {

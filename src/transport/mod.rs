@@ -15,6 +15,7 @@ mod gate;
 mod handshake;
 mod stream;
 
+pub use encrypted::{Encrypted, Sealed};
 pub use gate::Gate;
 pub use handshake::{HandshakeError, accept, connect};
 pub use stream::{Detached, Stream};

@@ -12,6 +12,8 @@ use std::task::{Context, Poll};
 
 use shards::{Chunk, Piece};
 
+use crate::tls::Pump;
+
 use super::encrypted::{Encrypted, Sealed};
 
 /// A connection.
@@ -69,6 +71,22 @@ impl Stream {
     /// True if the connection is encrypted.
     pub const fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
+    }
+
+    /// Goes on in records of TLS.
+    ///
+    /// # Errors
+    ///
+    /// If it does so already.
+    pub(super) fn encrypt(&mut self, pump: Pump) -> io::Result<&mut Encrypted> {
+        if let Self::Plain(stream) = self {
+            let encrypted = Encrypted::new(stream.take(), pump);
+            *self = Self::Tls(Box::new(encrypted));
+            if let Self::Tls(tls) = self {
+                return Ok(tls);
+            }
+        }
+        Err(io::Error::other("the connection is encrypted already"))
     }
 
     fn raw(&self) -> &shards::Stream {
