@@ -14,7 +14,9 @@ use std::time::Duration;
 use rustls::{ClientConfig, HandshakeKind};
 
 use crate::cancel::{cancel, wait_until_running};
-use crate::common::message::{self, copy_data, copy_done, query, ssl_request, sync, terminate, unnamed};
+use crate::common::message::{
+    self, copy_data, copy_done, query, ssl_request, sync, terminate, unnamed,
+};
 use crate::common::postgres::{DATABASE, PASSWORD, programs_directory};
 use crate::common::tls::{self, Certificates, Wanted};
 use crate::common::{
@@ -104,7 +106,9 @@ fn psql_connects_in_every_mode(shards: usize) {
 #[test]
 fn a_client_without_tls_is_told_what_is_wrong_if_it_is_required() {
     let certificates = Certificates::new();
-    let doorman = encrypted(&certificates).general("tls_mode", "require").start();
+    let doorman = encrypted(&certificates)
+        .general("tls_mode", "require")
+        .start();
     let refusal = Login::new(doorman.port()).refusal();
     if tls::is_everywhere() {
         return;
@@ -130,7 +134,9 @@ fn large_rows_copies_and_pipelines_pass(shards: usize) {
     client.send(&query(&format!("copy {table} from stdin")));
     client.expect('G');
     for number in 0..20_000 {
-        client.send(&copy_data(format!("{number}\t{}\n", "y".repeat(500)).as_bytes()));
+        client.send(&copy_data(
+            format!("{number}\t{}\n", "y".repeat(500)).as_bytes(),
+        ));
     }
     client.send(&copy_done());
     assert_eq!(client.reply().commands, ["COPY 20000"]);
@@ -352,7 +358,9 @@ fn a_handshake_that_is_none_ends_the_connection() {
 #[test]
 fn tls_may_begin_at_once_with_the_right_alpn() {
     let certificates = Certificates::shared();
-    let doorman = encrypted(certificates).general("tls_mode", "require").start();
+    let doorman = encrypted(certificates)
+        .general("tls_mode", "require")
+        .start();
     if tls::is_everywhere() {
         return;
     }
@@ -367,7 +375,10 @@ fn tls_may_begin_at_once_with_the_right_alpn() {
     };
     let (mut client, _) = begin(&[b"postgresql"]).unwrap();
     assert_eq!(client.value("select 1"), "1");
-    assert!(begin(&[]).is_none(), "nobody has said that it is PostgreSQL");
+    assert!(
+        begin(&[]).is_none(),
+        "nobody has said that it is PostgreSQL"
+    );
     assert!(begin(&[b"http/1.1"]).is_none());
 }
 
@@ -407,7 +418,10 @@ fn clients_show_certificates_if_they_must() {
         .general("tls_ca_cert", certificates.file("ca.crt"))
         .start();
     let with = |of: &Certificates, name: &str| {
-        let (certificate, key) = (of.file(&format!("{name}.crt")), of.file(&format!("{name}.key")));
+        let (certificate, key) = (
+            of.file(&format!("{name}.crt")),
+            of.file(&format!("{name}.key")),
+        );
         let options = format!("sslmode=require sslcert={certificate} sslkey={key}");
         psql(doorman.port(), &options)
     };
@@ -425,7 +439,8 @@ fn clients_show_certificates_if_they_must() {
 
 /// What the check of a configuration says.
 fn check(config: Config) -> Result<String, String> {
-    let file = std::env::temp_dir().join(format!("{}-{}.toml", unique("check"), std::process::id()));
+    let file =
+        std::env::temp_dir().join(format!("{}-{}.toml", unique("check"), std::process::id()));
     std::fs::write(&file, config.text()).unwrap();
     let output = Command::new(crate::common::doorman::program())
         .arg("-t")
@@ -434,19 +449,25 @@ fn check(config: Config) -> Result<String, String> {
         .unwrap();
     std::fs::remove_file(file).unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    if output.status.success() { Ok(text) } else { Err(text) }
+    if output.status.success() {
+        Ok(text)
+    } else {
+        Err(text)
+    }
 }
 
 #[test]
 fn a_file_that_cannot_be_used_is_named_before_the_start() {
     let certificates = Certificates::new();
-    let wrong = |key: &str, file: &str| {
-        check(encrypted(&certificates).general(key, file)).unwrap_err()
-    };
+    let wrong =
+        |key: &str, file: &str| check(encrypted(&certificates).general(key, file)).unwrap_err();
     certificates.make("other", &Wanted::server());
     let other = certificates.file("other.key");
     let said = wrong("tls_private_key", &other);
-    assert!(said.contains("belongs to another certificate") && said.contains(&other), "{said}");
+    assert!(
+        said.contains("belongs to another certificate") && said.contains(&other),
+        "{said}"
+    );
     let garbage = certificates.file("garbage");
     std::fs::write(
         &garbage,
@@ -470,7 +491,11 @@ fn a_file_that_cannot_be_used_is_named_before_the_start() {
         ..Wanted::server()
     };
     certificates.make("server", &expired);
-    assert!(check(encrypted(&certificates)).unwrap().contains("good only from"));
+    assert!(
+        check(encrypted(&certificates))
+            .unwrap()
+            .contains("good only from")
+    );
 }
 
 #[test]
@@ -495,11 +520,23 @@ fn keys_may_have_any_of_the_usual_forms() {
             &[]
         };
         let plain = certificates.file("plain");
-        let new = ["req", "-x509", "-newkey", algorithm[1], "-nodes", "-keyout", &plain];
+        let new = [
+            "req",
+            "-x509",
+            "-newkey",
+            algorithm[1],
+            "-nodes",
+            "-keyout",
+            &plain,
+        ];
         let out = ["-out", certificate.as_str()];
         openssl(&[&new[..], &out, &subject, curve].concat());
         let traditional = [algorithm[0], "-in", &plain, "-out", key.as_str()];
-        let form: &[&str] = if algorithm[0] == "rsa" { &["-traditional"] } else { &[] };
+        let form: &[&str] = if algorithm[0] == "rsa" {
+            &["-traditional"]
+        } else {
+            &[]
+        };
         openssl(&[&traditional[..], form].concat());
         let text = std::fs::read_to_string(&key).unwrap();
         assert!(text.contains("RSA PRIVATE KEY") || text.contains("EC PRIVATE KEY"));
@@ -508,12 +545,14 @@ fn keys_may_have_any_of_the_usual_forms() {
             assert!(psql(doorman.port(), "sslmode=require").is_ok());
         }
         std::fs::copy(&plain, &key).unwrap();
-        assert!(check(
-            Config::new(Postgres::shared())
-                .general("tls_certificate", certificate.as_str())
-                .general("tls_private_key", key.as_str())
-        )
-        .is_ok());
+        assert!(
+            check(
+                Config::new(Postgres::shared())
+                    .general("tls_certificate", certificate.as_str())
+                    .general("tls_private_key", key.as_str())
+            )
+            .is_ok()
+        );
     }
 }
 
@@ -581,7 +620,11 @@ fn the_console_tells_who_is_encrypted() {
     let config = Arc::new(certificates.client_config(None));
     let _encrypted = connect(doorman.port(), &config);
     let _plain = doorman.connect();
-    let mut console = doorman.login().user("admin").database("pgdoorman").connect();
+    let mut console = doorman
+        .login()
+        .user("admin")
+        .database("pgdoorman")
+        .connect();
     let mut found: Vec<_> = console
         .rows("show clients")
         .into_iter()

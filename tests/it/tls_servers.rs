@@ -44,7 +44,9 @@ fn servers() -> &'static Servers {
 /// The tests here share users and look at what all sessions of them do.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    ALONE
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn config(postgres: &Postgres, user: &str, mode: &str) -> Config {
@@ -86,8 +88,16 @@ fn modes_are_those_of_libpq() {
     for (mode, offered, missing, demanded, forbidden) in expected {
         assert_eq!(on(encrypted, "app", mode), offered, "{mode}, offered");
         assert_eq!(on(&plain, "app", mode), missing, "{mode}, missing");
-        assert_eq!(on(encrypted, "needs_tls", mode), demanded, "{mode}, demanded");
-        assert_eq!(on(encrypted, "hates_tls", mode), forbidden, "{mode}, forbidden");
+        assert_eq!(
+            on(encrypted, "needs_tls", mode),
+            demanded,
+            "{mode}, demanded"
+        );
+        assert_eq!(
+            on(encrypted, "hates_tls", mode),
+            forbidden,
+            "{mode}, forbidden"
+        );
     }
 }
 
@@ -104,7 +114,11 @@ fn the_older_keys_still_count() {
     let strangers = Certificates::new();
     let with = |of: &Certificates| {
         let config = verifying.clone();
-        has_tls(&config.general("server_tls_ca_cert", of.file("ca.crt")).start())
+        has_tls(
+            &config
+                .general("server_tls_ca_cert", of.file("ca.crt"))
+                .start(),
+        )
     };
     assert_eq!(with(certificates), Some(true));
     assert_eq!(with(&strangers), None);
@@ -156,7 +170,9 @@ fn a_server_that_is_somebody_else_is_refused_and_the_log_says_why() {
         let authority = certificates.file(&format!("{authority}.crt"));
         for (mode, works) in [("verify-ca", with_authority), ("verify-full", with_name)] {
             let config = config(&postgres, "app", mode);
-            let doorman = config.general("server_tls_ca_cert", authority.as_str()).start();
+            let doorman = config
+                .general("server_tls_ca_cert", authority.as_str())
+                .start();
             let found = has_tls(&doorman);
             assert_eq!(found, works.then_some(true), "{name} {mode} {authority}");
         }
@@ -211,7 +227,9 @@ fn cancel_requests_are_encrypted_as_the_server_connection_is() {
 #[test]
 fn large_data_passes_in_both_directions() {
     let _alone = alone();
-    let doorman = config(&servers().encrypted, "app", "require").shards(2).start();
+    let doorman = config(&servers().encrypted, "app", "require")
+        .shards(2)
+        .start();
     let mut client = doorman.connect();
     let row = client.value("select repeat('abcdefgh', 4000000)");
     assert!(row.len() == 32_000_000 && row.ends_with("abcdefgh"));

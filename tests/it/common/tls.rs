@@ -157,7 +157,10 @@ fn set_private(file: &Path) {
 }
 
 /// Asks for TLS and begins it.
-pub(crate) fn ask(port: u16, config: &Arc<ClientConfig>) -> io::Result<(TcpStream, ClientConnection)> {
+pub(crate) fn ask(
+    port: u16,
+    config: &Arc<ClientConfig>,
+) -> io::Result<(TcpStream, ClientConnection)> {
     let mut tcp = TcpStream::connect(("127.0.0.1", port))?;
     tcp.set_nodelay(true)?;
     tcp.write_all(&message::ssl_request())?;
@@ -211,7 +214,11 @@ fn relay(plain: TcpStream, (tcp, tls): (TcpStream, ClientConnection), part_bytes
     });
 }
 
-fn decrypt(mut tcp: TcpStream, mut plain: &TcpStream, tls: &Mutex<ClientConnection>) -> io::Result<()> {
+fn decrypt(
+    mut tcp: TcpStream,
+    mut plain: &TcpStream,
+    tls: &Mutex<ClientConnection>,
+) -> io::Result<()> {
     let mut bytes = vec![0; 64 * 1024];
     loop {
         let count = tcp.read(&mut bytes)?;
