@@ -283,14 +283,14 @@ impl Login {
             outcome = Err("direct TLS without the ALPN postgresql".to_owned());
         }
         if let Err(error) = outcome {
-            metrics.handshakes_failed.add(1);
+            metrics.tls_handshakes_failed.add(1);
             let peer = self.talk.addresses().ok().and_then(|(peer, _)| peer);
             tracing::info!(client = ?peer, %error, "TLS handshake failed");
             return Err(Rejection::Silent);
         }
-        metrics.handshakes.add(1);
+        metrics.tls_handshakes.add(1);
         let resumed = tls.is_some_and(Encrypted::is_resumed);
-        metrics.handshakes_resumed.add(u64::from(resumed));
+        metrics.tls_handshakes_resumed.add(u64::from(resumed));
         tracing::debug!(tls = tls.map(Encrypted::describe), resumed, "TLS handshake");
         self.end_point.clone_from(&acceptor.end_point);
         Ok(())
