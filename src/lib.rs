@@ -6,7 +6,9 @@
 //!  F4  pool       the servers of one (database, user) on one shard
 //!  F3  server     one server connection: login, owed replies, settings, reset
 //!  F2  admin      the console: commands and their results
+//!      transport  bytes over a socket, plain or TLS
 //!  F1  auth       who is who: SCRAM, md5, host-based rules
+//!      tls        keys, certificates, records; no sockets
 //!  F0  protocol   bytes ↔ messages        config   checked settings        metrics   numbers
 //!  ──────────────────────────────────────────────────────────────────
 //!  shards (a crate of its own): executors, io_uring, sockets, mailboxes
@@ -25,7 +27,11 @@ pub mod metrics;
 
 pub mod auth;
 
+pub mod tls;
+
 pub mod admin;
+
+pub mod transport;
 
 pub mod server;
 

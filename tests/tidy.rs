@@ -36,7 +36,15 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // The pool cleans its servers between two clients and reads their replies itself.
     (
         "pool",
-        &["server", "protocol", "config", "metrics", "shards"],
+        &[
+            "server",
+            "transport",
+            "tls",
+            "protocol",
+            "config",
+            "metrics",
+            "shards",
+        ],
     ),
     (
         "session",

@@ -222,6 +222,16 @@ impl Stream {
         Poll::Ready(Detached { socket, unread })
     }
 
+    /// Moves the connection out. What is left is good for nothing but to be dropped.
+    #[must_use]
+    pub fn take(&mut self) -> Self {
+        Self {
+            id: std::mem::replace(&mut self.id, DETACHED),
+            linger: self.linger,
+            ring: self.ring.clone(),
+        }
+    }
+
     /// Names this stream among those of its shard, for [`wake`].
     pub const fn id(&self) -> u32 {
         self.id

@@ -382,6 +382,7 @@ pub fn servers(view: &View<'_>) -> Table {
         "prepare_cache_size",
         "shard",
     ]));
+    columns.extend(texts(&["tls"]));
     let mut table = Table::new(columns);
     for row in view.servers {
         let [found, made, statements] = row.statements.map(|number| number.to_string());
@@ -402,6 +403,7 @@ pub fn servers(view: &View<'_>) -> Table {
             made,
             statements,
             row.shard.to_string(),
+            row.is_tls.to_string(),
         ]);
     }
     table

@@ -107,6 +107,8 @@ pub struct ServerRow {
     pub age_seconds: u64,
     /// The shard that has it.
     pub shard: usize,
+    /// The connection is encrypted.
+    pub is_tls: bool,
 }
 
 /// A pool that is configured, with its numbers.

@@ -21,6 +21,7 @@ use crate::auth::derive_keys;
 use crate::config::{self, Config};
 use crate::metrics::Fleet;
 use crate::metrics::window::WINDOW;
+use crate::tls::Keyring;
 
 use super::advice::{self, Facts};
 use super::mailbox::{ShardMessage, Work, WorkResult};
@@ -39,6 +40,7 @@ struct Control {
     /// What is logged if the file does not say it.
     log_level: Level,
     fleet: Fleet,
+    keyring: Keyring,
     is_over: bool,
     done: UnboundedSender<(Seat, u32, WorkResult)>,
 }
@@ -84,7 +86,7 @@ pub fn control(
     prepared: Prepared,
     seat: ControlSeat<ShardMessage>,
     (config_file, config, log_level): (PathBuf, Arc<Config>, Level),
-    fleet: Fleet,
+    (fleet, keyring): (Fleet, Keyring),
     scrape: Option<Scrape>,
 ) -> io::Result<()> {
     let Prepared { runtime, signals } = prepared;
@@ -104,6 +106,7 @@ pub fn control(
             config,
             log_level,
             fleet,
+            keyring,
             is_over: false,
             done,
         }
@@ -175,7 +178,12 @@ impl Control {
             tracing::error!(%error, "Config reload error, the old configuration stays");
             error.to_string()
         })?;
-        for warning in &loaded.warnings {
+        let material = self.keyring.read(&loaded.config).map_err(|error| {
+            let text = format!("Configuration error: {error}");
+            tracing::error!(error = %text, "Config reload error, the old configuration stays");
+            text
+        })?;
+        for warning in loaded.warnings.iter().chain(&material.warnings) {
             tracing::warn!("configuration: {warning}");
         }
         let facts = Facts::gather(&self.config_file);
@@ -187,6 +195,7 @@ impl Control {
             .general
             .log_level
             .get_or_insert(self.log_level);
+        self.keyring.install(material);
         self.spread(Arc::new(loaded.config)).await;
         tracing::info!("configuration reloaded");
         Ok(())

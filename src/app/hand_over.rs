@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use shards::{Listener, Outbox, Seat, Stream, sleep, spawn};
+use shards::{Listener, Outbox, Seat, sleep, spawn};
 
 use super::balance;
 use super::mailbox::ShardMessage;
@@ -30,6 +30,7 @@ use crate::session::Shard;
 use crate::session::client::Session;
 use crate::session::login::log_in;
 use crate::session::resume::{Neighbours, Notice, SessionRecord};
+use crate::transport::Stream;
 
 /// Time between two looks at how clients are spread.
 const ROUND: Duration = Duration::from_secs(1);

@@ -20,6 +20,7 @@ use crate::metrics::Fleet;
 use crate::server::quota::Quotas;
 use crate::session::budget::Budget;
 use crate::session::shard::Connections;
+use crate::tls::{Keyring, Material};
 
 use super::advice::{self, Facts};
 use super::cli::{self, Cli, Command, EXIT_CONFIG};
@@ -164,6 +165,7 @@ fn serve(
         budget: Budget::default(),
         fleet: Fleet::new(placement.plans.len()),
         quotas: Quotas::default(),
+        keyring: keyring(config)?,
         on_their_way: OnTheirWay::new(placement.plans.len()),
         mock_secret: rand::rng().random(),
         listening: places.told().into(),
@@ -176,7 +178,7 @@ fn serve(
     }
     let _socket_file = opened.file;
     let listening = Arc::clone(&shared.listening);
-    let numbers = shared.fleet.clone();
+    let numbers = (shared.fleet.clone(), shared.keyring.clone());
     let (fleet, seat) = launch(&placement.plans, move |context| {
         shard_main(context, shared.clone(), listeners.pop().unwrap_or_default())
     })
@@ -202,6 +204,16 @@ fn serve(
         tracing::warn!("not every shard has ended in time");
     }
     Ok(())
+}
+
+/// Keys and certificates as they are in their files now.
+fn keyring(config: &Config) -> Result<Keyring, Refused> {
+    let material = Material::load(config)
+        .map_err(|error| Refused::new(EXIT_CONFIG, "Configuration error", &error))?;
+    for warning in &material.warnings {
+        tracing::warn!("configuration: {warning}");
+    }
+    Ok(Keyring::new(material))
 }
 
 /// The socket for metrics, if they are wanted.

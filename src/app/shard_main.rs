@@ -28,6 +28,8 @@ use crate::session::resume::Neighbours;
 use crate::session::shard::Connections;
 use crate::session::survey::Surveys;
 use crate::session::{Directory, Shard};
+use crate::tls::Keyring;
+use crate::transport::Gate;
 
 use super::busy;
 use super::cancels::{MeshOutbox, run_cancel};
@@ -58,6 +60,8 @@ pub struct Shared {
     pub fleet: Fleet,
     /// How many server connections databases may have.
     pub quotas: Quotas,
+    /// Keys and certificates.
+    pub keyring: Keyring,
     /// Clients between two shards.
     pub on_their_way: OnTheirWay,
     /// Makes the salts of users who do not exist.
@@ -76,7 +80,7 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
         place,
         errands,
         Rc::clone(&office) as _,
-        (shared.fleet.clone(), shared.quotas.clone()),
+        (shared.fleet.clone(), shared.quotas.clone(), shared.keyring),
     );
     let book = OrderBook::new(Rc::clone(&office), Rc::clone(&desk));
     let directory = Directory::new(shared.config, &host, None);
@@ -117,6 +121,7 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
         connections: shared.connections,
         budget: shared.budget,
         fleet: shared.fleet,
+        gate: Gate::default(),
         mock_secret: shared.mock_secret,
         listening: shared.listening,
     });

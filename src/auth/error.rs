@@ -44,6 +44,9 @@ pub enum ScramError {
     /// The client repeats another GS2 header than it began with: a faulty client, or somebody in
     /// the middle.
     ChannelBindingMismatch,
+    /// The client believes that channel binding was not offered, which it was: somebody in the middle has
+    /// hidden it.
+    ChannelBindingHidden,
     /// The client insists on channel binding, which was not offered.
     ChannelBindingRequested,
     /// The iteration count is zero or so large that deriving keys would take minutes. Blame the
@@ -105,7 +108,8 @@ impl ScramError {
             | Self::MandatoryExtension {
                 message: ScramMessage::ClientFinal,
             } => "Authentication protocol error. Your client sent an invalid SCRAM final message.",
-            Self::ChannelBindingMismatch
+            Self::ChannelBindingHidden
+            | Self::ChannelBindingMismatch
             | Self::NonceMismatch
             | Self::ServerRefused { .. }
             | Self::ServerSignatureMismatch
@@ -123,6 +127,9 @@ impl ScramError {
 impl fmt::Display for ScramError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::ChannelBindingHidden => {
+                f.write_str("the offer of SCRAM channel binding did not reach the client")
+            }
             Self::ChannelBindingMismatch => f.write_str("SCRAM channel binding check failed"),
             Self::ChannelBindingRequested => {
                 f.write_str("client requires SCRAM channel binding, which is not offered")

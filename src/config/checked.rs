@@ -15,6 +15,7 @@ use super::hba::{HbaRule, IpNet};
 use super::limits::{Limits, OwnLimits, time};
 use super::schema::{self, Document, PoolMode};
 use super::secret::Secret;
+use super::tls::{ServerTls, TlsProtocol};
 use super::units::{ByteSize, ConfigDuration};
 use super::validate::Resolved;
 
@@ -138,6 +139,8 @@ pub struct General {
     pub tls_mode: TlsMode,
     /// TLS handshakes a second; 0 = no limit.
     pub tls_rate_limit_per_second: usize,
+    /// Versions and cipher suites spoken with clients.
+    pub tls_protocol: TlsProtocol,
     /// Ask TCP servers for TLS.
     pub server_tls: bool,
     /// Accepted with `server_tls`.
@@ -215,6 +218,8 @@ pub struct PoolConfig {
     pub prepare_unnamed: bool,
     /// Override those of `[general]`.
     pub limits: OwnLimits,
+    /// TLS towards its server, over TCP.
+    pub server_tls: ServerTls,
     /// In the order of the file.
     pub users: Vec<UserConfig>,
 }
@@ -319,10 +324,11 @@ pub(super) fn build(path: &Path, document: Document, resolved: Resolved) -> Conf
         host,
         port,
     } = prometheus;
+    let mut server_tls = resolved.server_tls.clone();
     let general = build_general(general, resolved);
     Config {
         path: path.to_owned(),
-        pools: build_pools(pools, &general),
+        pools: build_pools(pools, &general, &mut server_tls),
         general,
         prometheus: Prometheus {
             enabled,
@@ -396,6 +402,7 @@ fn build_general(raw: schema::General, resolved: Resolved) -> General {
         tls_ca_cert: raw.tls_ca_cert,
         tls_mode: resolved.tls_mode,
         tls_rate_limit_per_second: raw.tls_rate_limit_per_second,
+        tls_protocol: resolved.tls_protocol,
         server_tls: raw.server_tls,
         verify_server_certificate: raw.verify_server_certificate,
         admin_username: resolved.admin_username,
@@ -406,7 +413,11 @@ fn build_general(raw: schema::General, resolved: Resolved) -> General {
     }
 }
 
-fn build_pools(pools: BTreeMap<String, schema::Pool>, general: &General) -> Vec<PoolConfig> {
+fn build_pools(
+    pools: BTreeMap<String, schema::Pool>,
+    general: &General,
+    server_tls: &mut BTreeMap<String, ServerTls>,
+) -> Vec<PoolConfig> {
     let build = |(name, raw): (String, schema::Pool)| PoolConfig {
         pool_mode: raw.pool_mode,
         server: Endpoint::new(&raw.server_host, raw.server_port),
@@ -432,6 +443,7 @@ fn build_pools(pools: BTreeMap<String, schema::Pool>, general: &General) -> Vec<
             max_db_client_connections: raw.max_db_client_connections,
             max_user_client_connections: None,
         },
+        server_tls: server_tls.remove(&name).unwrap_or_default(),
         users: raw
             .users
             .0

@@ -239,20 +239,36 @@ pub static KEYS: &[Key] = keys! {
         "Memory for the prepared statements that clients keep. A client that prepares another one beyond it is disconnected.";
 
 [General, "TLS"]
-    tls_certificate: "path" = "not set" or "\"/etc/pg_doorman/server.crt\"", Restart,
-        "Certificate chain for clients, PEM. TLS is offered if this is set.";
-    tls_private_key: "path" = "not set" or "\"/etc/pg_doorman/server.key\"", Restart,
-        "Private key of `tls_certificate`, PEM.";
-    tls_ca_cert: "path" = "not set" or "\"/etc/pg_doorman/ca.crt\"", Restart,
-        "Authority that signs client certificates, PEM. Needed for `verify-full`.";
-    tls_mode: "string" = "not set" or "\"allow\"", Restart,
+    tls_certificate: "path" = "not set" or "\"/etc/pg_doorman/server.crt\"", NewClients,
+        "Certificate chain for clients, PEM. TLS is offered if this is set. The file is read again at each reload.";
+    tls_private_key: "path" = "not set" or "\"/etc/pg_doorman/server.key\"", NewClients,
+        "Private key of `tls_certificate`, PEM, without a passphrase.";
+    tls_ca_cert: "path" = "not set" or "\"/etc/pg_doorman/ca.crt\"", NewClients,
+        "Authorities that sign client certificates, PEM. Needed for `verify-full`.";
+    tls_mode: "string" = "not set" or "\"allow\"", NewClients,
         "`allow` (as when not set): plain and TLS clients; `disable`: no TLS; `require`: TLS only; `verify-full`: TLS with a client certificate only.";
-    tls_rate_limit_per_second: "integer" = "0", Restart,
-        "Most TLS handshakes a second, a multiple of 100; others wait. 0 = no limit.";
-    server_tls: "bool" = "false", NewServers,
-        "Ask servers on TCP for TLS.";
-    verify_server_certificate: "bool" = "false", NewServers,
-        "Verify the certificate of servers; only together with `server_tls`.";
+    tls_rate_limit_per_second: "integer" = "0", NewClients,
+        "Most TLS handshakes with clients a second, a multiple of 100; others wait. 0 = no limit.";
+    tls_min_version: "string" = "not set" or "\"TLSv1.2\"", NewClients,
+        "Lowest version spoken with clients: `TLSv1.2` (as when not set) or `TLSv1.3`.";
+    tls_max_version: "string" = "not set" or "\"TLSv1.3\"", NewClients,
+        "Highest version spoken with clients: `TLSv1.2` or `TLSv1.3` (as when not set).";
+    tls_ciphers: "string" = "not set" or "\"TLS_AES_128_GCM_SHA256:ECDHE-ECDSA-AES128-GCM-SHA256\"", NewClients,
+        "Cipher suites spoken with clients, the preferred first, separated by colons. Names of OpenSSL or of the RFCs.";
+    server_tls: "bool" = "false", PoolRebuild,
+        "An older way to say `server_tls_mode = \"prefer\"`.";
+    verify_server_certificate: "bool" = "false", PoolRebuild,
+        "With `server_tls`, an older way to say `server_tls_mode = \"verify-full\"`.";
+    server_tls_mode: "string" = "not set" or "\"verify-full\"", PoolRebuild,
+        "TLS towards servers, over TCP, as `sslmode` of libpq: `disable`, `allow` (as when not set: only if the server refuses a plain connection), `prefer`, `require`, `verify-ca`, `verify-full`. `require` verifies the certificate if `server_tls_ca_cert` is set.";
+    server_tls_negotiation: "string" = "not set" or "\"postgres\"", PoolRebuild,
+        "`postgres` (as when not set): ask the server for TLS; `direct`: begin with TLS at once, which servers understand from version 17 on.";
+    server_tls_ca_cert: "path" = "not set" or "\"/etc/pg_doorman/server-ca.crt\"", PoolRebuild,
+        "Authorities that sign certificates of servers, PEM. `system`, or not set with a mode that verifies: those of the operating system.";
+    server_tls_certificate: "path" = "not set" or "\"/etc/pg_doorman/client.crt\"", PoolRebuild,
+        "Certificate chain that the pooler shows to servers, PEM.";
+    server_tls_private_key: "path" = "not set" or "\"/etc/pg_doorman/client.key\"", PoolRebuild,
+        "Private key of `server_tls_certificate`, PEM, without a passphrase.";
 
 [General, "Admin console and daemon"]
     admin_username: "string" = "required" or "\"admin\"", AtOnce,
@@ -323,6 +339,16 @@ pub static KEYS: &[Key] = keys! {
         "Overrides the general key for this database. 0 = there is no reserve.";
     max_db_client_connections: "integer" = "as general" or "1000", AtOnce,
         "Overrides the general key for this database. 0 = no limit.";
+    server_tls_mode: "string" = "as general" or "\"verify-full\"", PoolRebuild,
+        "Overrides the general key for this pool.";
+    server_tls_negotiation: "string" = "as general" or "\"postgres\"", PoolRebuild,
+        "Overrides the general key for this pool.";
+    server_tls_ca_cert: "path" = "as general" or "\"/etc/pg_doorman/server-ca.crt\"", PoolRebuild,
+        "Overrides the general key for this pool.";
+    server_tls_certificate: "path" = "as general" or "\"/etc/pg_doorman/client.crt\"", PoolRebuild,
+        "Overrides the general key for this pool. Only together with `server_tls_private_key`.";
+    server_tls_private_key: "path" = "as general" or "\"/etc/pg_doorman/client.key\"", PoolRebuild,
+        "Overrides the general key for this pool. Only together with `server_tls_certificate`.";
     users: "array of tables" = "[]", PoolRebuild,
         "The users of this pool. A table with numbers as keys is accepted as well.";
 
@@ -377,10 +403,6 @@ const NEWER_KEYS: &[(Section, &[&str])] = &[
             "scaling_max_parallel_creates",
             "scaling_warm_pool_ratio",
             "server_prepared_statements_cache_size",
-            "server_tls_ca_cert",
-            "server_tls_certificate",
-            "server_tls_mode",
-            "server_tls_private_key",
             "startup_parameters",
             "tcp_socket_buffer_size",
         ],
@@ -401,10 +423,6 @@ const NEWER_KEYS: &[(Section, &[&str])] = &[
             "scaling_max_parallel_creates",
             "scaling_warm_pool_ratio",
             "server_prepared_statements_cache_size",
-            "server_tls_ca_cert",
-            "server_tls_certificate",
-            "server_tls_mode",
-            "server_tls_private_key",
             "startup_parameters",
         ],
     ),
@@ -556,7 +574,7 @@ mod tests {
             pool_mode = "session"
             tls_ca_file = "x"
             zzz = 1
-            server_tls_mode = "allow"
+            unix_socket_mode = "0600"
             [web]
             enabled = true
             [pools.db]
@@ -571,8 +589,8 @@ mod tests {
             "table `web` has no effect in this version",
             "unknown key `pool_mode` in general is ignored: it belongs into pools.<name>",
             "unknown key `prot` in general is ignored: did you mean `port`?",
-            "key `server_tls_mode` in general has no effect in this version",
             "unknown key `tls_ca_file` in general is ignored: did you mean `tls_ca_cert`?",
+            "key `unix_socket_mode` in general has no effect in this version",
             "unknown key `zzz` in general is ignored",
             "key `auth_query` in pools.db has no effect in this version",
             "unknown key `server_hots` in pools.db is ignored: did you mean `server_host`?",

@@ -306,17 +306,17 @@ const MEANINGS: &[(Section, &str, &str)] = &[
     (
         General,
         "tls_certificate",
-        "Цепочка сертификатов для клиентов, PEM. Если задана, клиентам предлагается TLS.",
+        "Цепочка сертификатов для клиентов, PEM. Если задана, клиентам предлагается TLS. Файл перечитывается при каждой перезагрузке настроек.",
     ),
     (
         General,
         "tls_private_key",
-        "Закрытый ключ к `tls_certificate`, PEM.",
+        "Закрытый ключ к `tls_certificate`, PEM, без пароля.",
     ),
     (
         General,
         "tls_ca_cert",
-        "Центр, подписывающий сертификаты клиентов, PEM. Нужен для `verify-full`.",
+        "Центры, подписывающие сертификаты клиентов, PEM. Нужны для `verify-full`.",
     ),
     (
         General,
@@ -326,17 +326,57 @@ const MEANINGS: &[(Section, &str, &str)] = &[
     (
         General,
         "tls_rate_limit_per_second",
-        "Сколько рукопожатий TLS в секунду, кратно 100; остальные ждут. 0 = без ограничения.",
+        "Сколько рукопожатий TLS с клиентами в секунду, кратно 100; остальные ждут. 0 = без ограничения.",
+    ),
+    (
+        General,
+        "tls_min_version",
+        "Низшая версия для клиентов: `TLSv1.2` (как если не задано) или `TLSv1.3`.",
+    ),
+    (
+        General,
+        "tls_max_version",
+        "Высшая версия для клиентов: `TLSv1.2` или `TLSv1.3` (как если не задано).",
+    ),
+    (
+        General,
+        "tls_ciphers",
+        "Наборы шифров для клиентов через двоеточие, предпочтительный первым. Имена OpenSSL или RFC.",
     ),
     (
         General,
         "server_tls",
-        "Просить у серверов по TCP шифрование TLS.",
+        "Прежний способ сказать `server_tls_mode = \"prefer\"`.",
     ),
     (
         General,
         "verify_server_certificate",
-        "Проверять сертификат серверов; только вместе с `server_tls`.",
+        "Вместе с `server_tls` — прежний способ сказать `server_tls_mode = \"verify-full\"`.",
+    ),
+    (
+        General,
+        "server_tls_mode",
+        "TLS к серверам по TCP, как `sslmode` в libpq: `disable`, `allow` (как если не задано: только если сервер не принимает без TLS), `prefer`, `require`, `verify-ca`, `verify-full`. `require` проверяет сертификат, если задан `server_tls_ca_cert`.",
+    ),
+    (
+        General,
+        "server_tls_negotiation",
+        "`postgres` (как если не задано): спросить сервер о TLS; `direct`: начинать с TLS сразу, серверы понимают это с версии 17.",
+    ),
+    (
+        General,
+        "server_tls_ca_cert",
+        "Центры, подписывающие сертификаты серверов, PEM. `system` или не задано в режиме с проверкой: центры операционной системы.",
+    ),
+    (
+        General,
+        "server_tls_certificate",
+        "Цепочка сертификатов, которую пулер показывает серверам, PEM.",
+    ),
+    (
+        General,
+        "server_tls_private_key",
+        "Закрытый ключ к `server_tls_certificate`, PEM, без пароля.",
     ),
     (
         General,
@@ -463,6 +503,31 @@ const MEANINGS: &[(Section, &str, &str)] = &[
         Pool,
         "max_db_client_connections",
         "Для этой базы данных вместо общего значения. 0 = без ограничения.",
+    ),
+    (
+        Pool,
+        "server_tls_mode",
+        "Перекрывает общий ключ для этого пула.",
+    ),
+    (
+        Pool,
+        "server_tls_negotiation",
+        "Перекрывает общий ключ для этого пула.",
+    ),
+    (
+        Pool,
+        "server_tls_ca_cert",
+        "Перекрывает общий ключ для этого пула.",
+    ),
+    (
+        Pool,
+        "server_tls_certificate",
+        "Перекрывает общий ключ для этого пула. Только вместе с `server_tls_private_key`.",
+    ),
+    (
+        Pool,
+        "server_tls_private_key",
+        "Перекрывает общий ключ для этого пула. Только вместе с `server_tls_certificate`.",
     ),
     (
         Pool,

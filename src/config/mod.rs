@@ -27,6 +27,7 @@ mod load;
 pub mod reference;
 pub mod schema;
 pub mod secret;
+mod tls;
 pub mod units;
 mod validate;
 mod yaml;
@@ -40,6 +41,7 @@ pub use error::ConfigError;
 pub use limits::Limits;
 pub use schema::PoolMode;
 pub use secret::Secret;
+pub use tls::{ServerTls, ServerTlsMode, TlsProtocol, TlsVersion};
 
 use std::io;
 use std::path::Path;

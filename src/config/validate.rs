@@ -5,7 +5,7 @@
 //! and `auth` load it again; here a file only has to look like what it should be).
 //! **Invariant:** the first broken rule wins, in the order of [`validate`].
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -16,6 +16,7 @@ use super::hba::{self, HbaRule, IpNet};
 use super::listening::hosts;
 use super::schema::{Document, General, PgHba, Pool, User};
 use super::secret::Secret;
+use super::tls::{self, ServerTls, TlsProtocol};
 
 /// A user whose password begins with this is checked with the public key in the named file.
 const JWT_PUBLIC_KEY: &str = "jwt-pkey-fpath:";
@@ -35,6 +36,9 @@ pub(super) struct Resolved {
     pub(super) pg_hba: Option<Vec<HbaRule>>,
     pub(super) tls_mode: TlsMode,
     pub(super) log_level: Option<tracing::Level>,
+    pub(super) tls_protocol: TlsProtocol,
+    /// Of each pool.
+    pub(super) server_tls: BTreeMap<String, ServerTls>,
 }
 
 /// Checks the whole document.
@@ -46,13 +50,18 @@ pub(super) fn validate(document: &Document, read: ReadFile<'_>) -> Result<Outcom
     tls_rate_limit(general)?;
     let (hba, pg_hba) = access(general, read, &mut warnings)?;
     prepared_statements(general)?;
-    let tls_mode = tls(general, read)?;
     let log_level = log_level(general)?;
     listening(general)?;
+    let tls_mode = client_tls(general, read)?;
+    let tls_protocol = tls::protocol(general, &mut warnings)?;
+    let general_tls = tls::of_general(general)?;
+    let mut server_tls = BTreeMap::new();
     workers(general, &mut warnings)?;
     prometheus(document)?;
     for (name, pool) in &document.pools {
         users(name, pool, read)?;
+        let tls = tls::of_pool(name, pool, &general_tls)?;
+        server_tls.insert(name.clone(), tls);
     }
     let resolved = Resolved {
         admin_username,
@@ -61,6 +70,8 @@ pub(super) fn validate(document: &Document, read: ReadFile<'_>) -> Result<Outcom
         pg_hba,
         tls_mode,
         log_level,
+        tls_protocol,
+        server_tls,
     };
     Ok(Outcome { resolved, warnings })
 }
@@ -191,7 +202,7 @@ fn prepared_statements(general: &General) -> Result<(), Fault> {
     Ok(())
 }
 
-fn tls(general: &General, read: ReadFile<'_>) -> Result<TlsMode, Fault> {
+fn client_tls(general: &General, read: ReadFile<'_>) -> Result<TlsMode, Fault> {
     let fault = |key: &str, reason: String| Err(Fault::new(general_key(key), reason));
     let pair = (&general.tls_certificate, &general.tls_private_key);
     match pair {

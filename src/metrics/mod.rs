@@ -126,6 +126,16 @@ pub struct ShardMetrics {
     pub logins_plain: Counter,
     /// Logins over TLS that have succeeded, those of consoles included.
     pub logins_tls: Counter,
+    /// TLS handshakes with clients that have succeeded.
+    pub tls_handshakes: Counter,
+    /// Those of them that took up an earlier session.
+    pub tls_handshakes_resumed: Counter,
+    /// TLS handshakes with clients that have failed.
+    pub tls_handshakes_failed: Counter,
+    /// TLS handshakes with servers that have succeeded.
+    pub server_tls_handshakes: Counter,
+    /// Connections to servers that have failed in the negotiation of TLS.
+    pub server_tls_handshakes_failed: Counter,
     /// Connections that have ended without a login and were no cancel requests.
     pub logins_failed: Counter,
     /// Logins that took longer than `client_login_timeout`.

@@ -492,13 +492,20 @@ async fn open_one(pool: Rc<Pool>, right: Right) {
         }
         Some(Err(error)) => {
             drop(right);
+            if matches!(error, ServerError::Tls(_)) {
+                pool.metrics().server_tls_handshakes_failed.add(1);
+            }
             pool.open_failed(login_error(&error));
         }
         Some(Ok((stream, framer, greeting))) => {
             let timeout = settings.connect_timeout;
             let lease = Lease::new(greeting.key, &stream, &settings.socket, timeout);
             let pid = lease.target().map_or(0, |target| target.pid);
-            let card = ServerCard::new(Rc::clone(&pool.metrics), pid, born, ServerTally::new());
+            let mut tally = ServerTally::new();
+            tally.is_tls = stream.is_tls();
+            let handshakes = &pool.metrics().server_tls_handshakes;
+            handshakes.add(u64::from(tally.is_tls));
+            let card = ServerCard::new(Rc::clone(&pool.metrics), pid, born, tally);
             let server = Box::new(ServerConnection {
                 stream,
                 right,

@@ -17,6 +17,7 @@ use crate::server::parameters::Interner;
 use crate::server::quota::Quotas;
 use crate::server::statements;
 use crate::server::{Errands, ServerCard};
+use crate::tls::Keyring;
 
 use super::alarm::Alarm;
 use super::driver::{Pool, PoolId, PoolKey};
@@ -35,6 +36,8 @@ pub struct Host {
     pub mail: Rc<dyn Mail>,
     /// How many connections databases may have.
     pub(super) quotas: Quotas,
+    /// Keys and certificates.
+    pub keyring: Keyring,
     /// Parameter sets in use on this shard.
     pub interner: RefCell<Interner>,
     /// Prepared statements in use on this shard.
@@ -72,7 +75,7 @@ impl Host {
         (here, count): (usize, usize),
         errands: Rc<dyn Errands>,
         mail: Rc<dyn Mail>,
-        (fleet, quotas): (Fleet, Quotas),
+        (fleet, quotas, keyring): (Fleet, Quotas, Keyring),
     ) -> Rc<Self> {
         Rc::new(Self {
             here,
@@ -80,6 +83,7 @@ impl Host {
             errands,
             mail,
             quotas,
+            keyring,
             interner: RefCell::default(),
             statements: RefCell::default(),
             alarm: Alarm::default(),

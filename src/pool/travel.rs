@@ -12,7 +12,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Duration;
 
-use shards::{Stream, spawn};
+use shards::spawn;
 
 use crate::protocol::backend::TransactionStatus;
 use crate::server::baits::Baits;
@@ -22,6 +22,7 @@ use crate::server::parameters::ParameterSet;
 use crate::server::reset::Leftovers;
 use crate::server::sync::Sync;
 use crate::server::{Lease, ServerCard, ServerConnection};
+use crate::transport::Stream;
 
 use super::cleaner;
 use super::driver::{Pool, PoolId};
@@ -175,7 +176,7 @@ impl Pool {
 
     /// Puts a server on this shard; `None` if it has ended on its way.
     fn unpack(self: &Rc<Self>, travelling: Travelling) -> Option<Box<ServerConnection>> {
-        let stream = Stream::new(travelling.detached.socket);
+        let (stream, unread) = Stream::attach(travelling.detached);
         let base = self.intern(travelling.base);
         // What it said at its own login is old by now.
         if self.base.get().is_none() {
@@ -186,6 +187,7 @@ impl Pool {
             secret,
             socket: Rc::clone(&self.settings.socket),
             peer: travelling.peer,
+            is_tls: stream.is_tls(),
             timeout: self.settings.connect_timeout,
         });
         let lease = Rc::new(Lease::of(target));
@@ -212,11 +214,7 @@ impl Pool {
             expires: travelling.expires,
         });
         self.host.metrics().servers_moved_in.add(1);
-        let unread = travelling.detached.unread;
-        let is_fit = unread.is_empty() || {
-            let chunk = server.stream.chunk_of(unread);
-            cleaner::read_own_replies(self, &mut server, chunk)
-        };
+        let is_fit = unread.is_none_or(|chunk| cleaner::read_own_replies(self, &mut server, chunk));
         if is_fit && server.is_clean() && !self.is_outdated(&server) {
             server.stream.watch(server.number);
             Some(server)

@@ -13,15 +13,16 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::io;
 use std::rc::Rc;
 use std::time::Instant;
 
-use shards::{Stream, spawn};
+use shards::spawn;
 
 use crate::metrics::{Droppable, Fleet};
 use crate::protocol::writer;
+use crate::transport::Stream;
 
+use super::error::ServerError;
 use super::lease::{Asked, CancelTarget, Lease, Request};
 
 /// Connections with cancel requests that a shard has open at once. PostgreSQL forks a process for
@@ -159,8 +160,9 @@ impl Drop for Attempt {
 }
 
 /// Connects to where the server connection is, not to where its name leads by now.
-async fn connect(target: &CancelTarget) -> io::Result<Stream> {
-    target.socket.connect_again(target.peer).await
+async fn connect(target: &CancelTarget) -> Result<Stream, ServerError> {
+    let socket = &target.socket;
+    socket.connect_again(target.peer, target.is_tls).await
 }
 
 /// True when the peer has closed in an orderly way. PostgreSQL says nothing before.

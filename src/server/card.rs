@@ -21,6 +21,8 @@ use super::question::Question;
 pub struct ServerTally {
     /// Names the connection for life.
     pub id: u32,
+    /// The connection is encrypted.
+    pub is_tls: bool,
     /// Transactions that have ended on it.
     pub transactions: u64,
     /// Queries that it has answered.

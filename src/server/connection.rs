@@ -12,23 +12,25 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use shards::{Chunk, Stream, connect_tcp, connect_unix};
+use shards::{Chunk, connect_tcp, connect_unix};
 
 use crate::config::{Endpoint, Secret};
 use crate::protocol::backend::TransactionStatus;
 use crate::protocol::framer::{BODY_BYTES_MAX, Framer, Interest};
 use crate::protocol::frontend::Target;
 use crate::protocol::writer;
+use crate::transport::Stream;
 
 use super::baits::Baits;
 use super::card::ServerCard;
 use super::errands::Errands;
 use super::error::ServerError;
-use super::handshake::{Action, Credentials, Greeting, Handshake};
+use super::handshake::{Action, Binding, Credentials, Greeting, Handshake};
 use super::lease::Lease;
 use super::parameters::ParameterSet;
 use super::quota::Right;
 use super::reset::Leftovers;
+use super::secure::{Approach, Security};
 use super::statements::Statements;
 use super::sync::{Owner, Sync};
 
@@ -54,6 +56,8 @@ pub struct Socket {
     pub user_timeout: Duration,
     /// Buffer sizes of Unix sockets in bytes.
     pub unix_buffer_bytes: usize,
+    /// TLS.
+    pub security: Security,
 }
 
 /// How to log in.
@@ -206,10 +210,36 @@ pub async fn open(
     nonce: String,
     errands: &dyn Errands,
 ) -> Result<(Stream, Framer, Greeting), ServerError> {
+    let first = socket.security.first(&socket.endpoint);
+    let error = match log_in(socket, login, nonce.clone(), errands, first).await {
+        Ok(opened) => return Ok(opened),
+        Err(error) => error,
+    };
+    match socket.security.second(&socket.endpoint, first, &error) {
+        None => Err(error),
+        Some(second) => {
+            tracing::debug!(%error, ?second, "server connection is tried another way");
+            log_in(socket, login, nonce, errands, second).await
+        }
+    }
+}
+
+type Opened = (Stream, Framer, Greeting);
+
+async fn log_in(
+    socket: &Socket,
+    login: &Login,
+    nonce: String,
+    errands: &dyn Errands,
+    approach: Approach,
+) -> Result<Opened, ServerError> {
     let mut stream = socket
         .connect(errands)
         .await
         .map_err(ServerError::Connect)?;
+    let endpoint = &socket.endpoint;
+    let security = &socket.security;
+    security.begin(&mut stream, endpoint, approach).await?;
     let mut out = Vec::new();
     let parameters = [
         ("user", login.credentials.user.as_str()),
@@ -222,7 +252,7 @@ pub async fn open(
         framer: Framer::new(&LOGIN_INTEREST, LOGIN_BODY_MAX),
         chunk: None,
     };
-    let mut handshake = Handshake::new(login.credentials.clone(), nonce);
+    let mut handshake = Handshake::new(login.credentials.clone(), nonce, Binding::of(&stream));
     loop {
         let (tag, body) = reader.next(&mut stream).await?;
         let (next, action) = handshake.handle(tag, &body)?;
@@ -277,6 +307,10 @@ impl Socket {
 
     /// Connects to the endpoint; a name's addresses are tried in turn.
     async fn connect(&self, errands: &dyn Errands) -> io::Result<Stream> {
+        self.connect_plain(errands).await.map(Stream::from)
+    }
+
+    async fn connect_plain(&self, errands: &dyn Errands) -> io::Result<shards::Stream> {
         let (host, port) = match &self.endpoint {
             Endpoint::Unix { path } => {
                 return connect_unix(path, |socket| self.prepare_unix(socket)).await;
@@ -298,8 +332,21 @@ impl Socket {
     }
 
     /// Connects once more to where a connection of this endpoint is: to `peer`, one of the addresses
-    /// that its name may stand for, or to the path of a Unix socket.
-    pub(super) async fn connect_again(&self, peer: Option<SocketAddr>) -> io::Result<Stream> {
+    /// that its name may stand for, or to the path of a Unix socket. Over TLS if that one is.
+    pub(super) async fn connect_again(
+        &self,
+        peer: Option<SocketAddr>,
+        is_tls: bool,
+    ) -> Result<Stream, ServerError> {
+        let plain = self.connect_to(peer).await;
+        let mut stream = Stream::from(plain.map_err(ServerError::Connect)?);
+        let approach = self.security.for_cancel(is_tls);
+        let endpoint = &self.endpoint;
+        self.security.begin(&mut stream, endpoint, approach).await?;
+        Ok(stream)
+    }
+
+    async fn connect_to(&self, peer: Option<SocketAddr>) -> io::Result<shards::Stream> {
         match (&self.endpoint, peer) {
             (Endpoint::Unix { path }, _) => {
                 connect_unix(path, |socket| self.prepare_unix(socket)).await

@@ -12,9 +12,8 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use shards::Detached;
-
 use crate::protocol::framer::Framer;
+use crate::transport::Detached;
 
 use super::card::ServerTally;
 use super::parameters::ParameterSet;

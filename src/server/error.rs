@@ -33,6 +33,8 @@ pub enum ServerError {
     },
     /// The SCRAM exchange failed. Blame: configuration, or a server that is not who it claims.
     Scram(ScramError),
+    /// There is no TLS where there has to be, or it has failed. Blame: configuration or server.
+    Tls(String),
     /// A message that does not belong here. Blame: server.
     Unexpected(u8),
 }
@@ -52,6 +54,7 @@ impl fmt::Display for ServerError {
             Self::Io(error) => write!(f, "Socket error: {error}"),
             Self::Refused { sqlstate, message } => write!(f, "{message} (SQLSTATE {sqlstate})"),
             Self::Scram(error) => error.fmt(f),
+            Self::Tls(reason) => write!(f, "TLS with the server failed: {reason}"),
             Self::Unexpected(tag) => {
                 write!(
                     f,

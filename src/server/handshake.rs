@@ -15,16 +15,18 @@
 //!
 //! Source: PostgreSQL documentation, `protocol-flow.html` "Start-up", `sasl-authentication.html`.
 
-use crate::auth::scram::{NeedKeys, ScramClient, ScramClientAwaitFinal};
+use crate::auth::scram::{Gs2, NeedKeys, ScramClient, ScramClientAwaitFinal};
 use crate::auth::{Md5Secret, ScramKeys};
 use crate::config::Secret;
 use crate::protocol::backend::{Authentication, BackendKeyData, ErrorFields, ParameterStatus};
 use crate::protocol::writer;
+use crate::transport::{Encrypted, Stream};
 
 use super::error::ServerError;
 use super::parameters::ParameterSet;
 
 const SCRAM: &str = "SCRAM-SHA-256";
+const SCRAM_PLUS: &str = "SCRAM-SHA-256-PLUS";
 
 /// Who we are to a server.
 #[derive(Clone, Debug)]
@@ -33,6 +35,23 @@ pub struct Credentials {
     pub user: String,
     /// Password in clear, if there is one.
     pub password: Option<Secret>,
+}
+
+/// What a login is bound to, so that nobody can pass it on to another server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Binding {
+    /// The hash of the server's certificate.
+    EndPoint(Vec<u8>),
+    /// Nothing: the connection is plain, or the certificate has no hash.
+    None,
+}
+
+impl Binding {
+    /// What the connection has to offer.
+    pub fn of(stream: &Stream) -> Self {
+        let hash = stream.tls().and_then(Encrypted::peer_end_point);
+        hash.map_or(Self::None, Self::EndPoint)
+    }
 }
 
 /// What a login has brought to light.
@@ -77,6 +96,7 @@ enum State {
 pub struct Handshake {
     credentials: Credentials,
     nonce: String,
+    binding: Binding,
     state: State,
     /// What the server has told so far.
     pub greeting: Greeting,
@@ -84,10 +104,11 @@ pub struct Handshake {
 
 impl Handshake {
     /// A login of which the startup packet has been sent. `nonce` is fresh and unpredictable.
-    pub fn new(credentials: Credentials, nonce: String) -> Self {
+    pub fn new(credentials: Credentials, nonce: String, binding: Binding) -> Self {
         Self {
             credentials,
             nonce,
+            binding,
             state: State::Asked,
             greeting: Greeting::default(),
         }
@@ -190,16 +211,21 @@ impl Handshake {
                 writer::password_message(&mut out, secret.response(*salt).as_bytes());
             }
             Authentication::Sasl(offered) => {
-                if !offered
-                    .iter()
-                    .any(|mechanism| mechanism == SCRAM.as_bytes())
-                {
+                let offers = |name: &str| offered.iter().any(|one| one == name.as_bytes());
+                let (mechanism, gs2) = match &self.binding {
+                    Binding::EndPoint(hash) if offers(SCRAM_PLUS) => {
+                        (SCRAM_PLUS, Gs2::EndPoint(hash.clone()))
+                    }
+                    Binding::EndPoint(_) => (SCRAM, Gs2::NotOffered),
+                    Binding::None => (SCRAM, Gs2::None),
+                };
+                if !offers(mechanism) {
                     let reason = "server offers no SASL mechanism that is supported".to_owned();
                     return Err(ServerError::Authentication(reason));
                 }
                 self.password("sasl")?;
-                let (scram, message) = ScramClient::new("", &self.nonce)?;
-                writer::sasl_initial_response(&mut out, SCRAM, Some(&message));
+                let (scram, message) = ScramClient::new("", &self.nonce, &gs2)?;
+                writer::sasl_initial_response(&mut out, mechanism, Some(&message));
                 self.state = State::ScramFirst(scram);
             }
             other => {

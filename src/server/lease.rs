@@ -38,8 +38,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use shards::Stream;
 use socket2::SockRef;
+
+use crate::transport::Stream;
 
 use super::connection::Socket;
 
@@ -168,6 +169,8 @@ pub struct CancelTarget {
     /// The address that the connection has: one of several that its name may stand for. None on a
     /// Unix socket.
     pub peer: Option<SocketAddr>,
+    /// The connection is encrypted: so are its cancel requests.
+    pub is_tls: bool,
     /// Bound on connecting, and again on the answer.
     pub timeout: Duration,
 }
@@ -203,6 +206,7 @@ impl Lease {
             secret,
             socket: Rc::clone(socket),
             peer: peer(stream).ok().flatten(),
+            is_tls: stream.is_tls(),
             timeout,
         });
         Rc::new(Self::of(target))

@@ -17,6 +17,7 @@ pub mod parameters;
 pub mod question;
 pub mod quota;
 pub mod reset;
+pub mod secure;
 pub mod statements;
 pub mod sync;
 
@@ -26,3 +27,4 @@ pub use connection::{Login, ServerConnection, Socket};
 pub use errands::Errands;
 pub use error::ServerError;
 pub use lease::Lease;
+pub use secure::Security;

@@ -25,13 +25,13 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
-use shards::Stream;
 use socket2::SockRef;
 
 use crate::metrics::{Droppable, Fleet, ShardMetrics};
 use crate::protocol::cancel_key::CancelKey;
 use crate::protocol::startup::CancelKeyBytes;
 use crate::server::Canceller;
+use crate::transport::Stream;
 
 use super::registry::{Lookup, Registry};
 

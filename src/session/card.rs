@@ -73,6 +73,8 @@ pub struct ClientTally {
     pub rests_since: u64,
     /// Since when it is in a transaction that no server knows, as `Fleet::micros` has it; 0 = it is not.
     pub begun_since: u64,
+    /// Its connection is encrypted.
+    pub is_tls: bool,
 }
 
 /// When a client began what it is doing, as `Fleet::micros` has it; 0 = it does not.
@@ -101,6 +103,7 @@ impl ClientTally {
             flushes: false,
             rests_since: 0,
             begun_since: 0,
+            is_tls: false,
         }
     }
 }

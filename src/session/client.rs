@@ -35,7 +35,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use shards::{Chunk, Stream};
+use shards::Chunk;
 
 use crate::config::PoolMode;
 use crate::pool::{Acquired, Pool, Ticket};
@@ -45,6 +45,7 @@ use crate::protocol::sqlstate;
 use crate::server::ServerConnection;
 use crate::server::parameters::{self, ParameterSet};
 use crate::server::reset::Leftovers;
+use crate::transport::Stream;
 
 use super::budget::Claim;
 use super::card::{Belongs, ClientCard, ClientTally};

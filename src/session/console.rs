@@ -30,7 +30,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use rand::Rng;
-use shards::{Chunk, Stream};
+use shards::Chunk;
 
 use crate::admin::command::parse;
 use crate::admin::{Command, Refusal, When};
@@ -41,6 +41,7 @@ use crate::protocol::frontend::{self, Bind, Close, Describe, Execute, Query};
 use crate::protocol::sqlstate;
 use crate::protocol::writer;
 use crate::server::parameters::ParameterSet;
+use crate::transport::Stream;
 
 use super::client::WINDOW_BYTES;
 use super::commands::{self, Done};

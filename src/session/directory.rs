@@ -16,7 +16,7 @@ use crate::config::limits::OwnLimits;
 use crate::config::{Config, Limits, PoolConfig, UserConfig};
 use crate::pool::{Habits, Host, Pool, PoolKey, Settings, Sizes};
 use crate::server::handshake::Credentials;
-use crate::server::{Login, Socket};
+use crate::server::{Login, Security, Socket};
 
 use super::local;
 use super::slow;
@@ -202,7 +202,7 @@ fn new_tenant(
     let lifetime = user.server_lifetime.or(pool.server_lifetime);
     let settings = Settings {
         mode: user.pool_mode,
-        socket: Rc::new(socket(config, pool)),
+        socket: Rc::new(socket(config, pool, host)),
         login: Login {
             credentials: Credentials {
                 user: user.server_username.clone(),
@@ -235,7 +235,7 @@ fn new_tenant(
     })
 }
 
-fn socket(config: &Config, pool: &PoolConfig) -> Socket {
+fn socket(config: &Config, pool: &PoolConfig, host: &Host) -> Socket {
     let general = &config.general;
     Socket {
         endpoint: pool.server.clone(),
@@ -244,5 +244,6 @@ fn socket(config: &Config, pool: &PoolConfig) -> Socket {
         keepalive_count: general.tcp_keepalives_count,
         user_timeout: general.tcp_user_timeout,
         unix_buffer_bytes: usize::try_from(general.unix_socket_buffer_size).unwrap_or(usize::MAX),
+        security: Security::new(&pool.server_tls, host.keyring.clone(), &pool.name),
     }
 }

@@ -11,12 +11,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rand::Rng;
-use shards::{Chunk, Stream};
+use shards::Chunk;
 
 use crate::admin;
 use crate::auth::StoredPassword;
@@ -33,6 +34,8 @@ use crate::protocol::sqlstate;
 use crate::protocol::startup::{CancelKeyBytes, StartupMessage, StartupPacket, parse_options};
 use crate::protocol::writer;
 use crate::server::parameters::{ParameterSet, is_name};
+use crate::tls::{ALPN, Acceptor};
+use crate::transport::{Encrypted, Stream};
 
 use super::card::{Belongs, ClientCard, ClientTally};
 use super::client::Session;
@@ -82,6 +85,8 @@ pub struct Login {
     connection: Result<Connection, Connection>,
     peer: Option<SocketAddr>,
     local: Option<IpAddr>,
+    /// What a proof over TLS is bound to.
+    end_point: Option<Arc<[u8]>>,
     /// When it connected.
     born: Instant,
 }
@@ -104,6 +109,7 @@ pub async fn log_in(
         connection,
         peer: None,
         local: None,
+        end_point: None,
         born: shards::now(),
     };
     let limit = login.directory.config.general.client_login_timeout;
@@ -233,14 +239,27 @@ impl Login {
         Err(Failure::new(sqlstate::TOO_MANY_CONNECTIONS, text))
     }
 
-    /// Requests for encryption, which is not offered here, then the startup packet.
+    /// TLS or requests for it, then the startup packet.
     async fn first_packets(&mut self) -> Result<StartupMessage, Rejection> {
         let (mut asked_tls, mut asked_gss) = (false, false);
+        if self.talk.begins_with_tls().await?
+            && let Some(acceptor) = self.shard.host.keyring.acceptor()
+        {
+            asked_tls = true;
+            self.secure(&acceptor, true).await?;
+        }
         loop {
             let repeated = match self.talk.packet().await? {
                 StartupPacket::Startup(startup) => return Ok(startup),
                 StartupPacket::Cancel(key) => return Err(Rejection::Cancel(key)),
-                StartupPacket::Ssl => std::mem::replace(&mut asked_tls, true),
+                StartupPacket::Ssl => {
+                    let repeated = std::mem::replace(&mut asked_tls, true);
+                    if !repeated && let Some(acceptor) = self.shard.host.keyring.acceptor() {
+                        self.agree_to_tls(&acceptor).await?;
+                        continue;
+                    }
+                    repeated
+                }
                 StartupPacket::GssEnc => std::mem::replace(&mut asked_gss, true),
             };
             if repeated {
@@ -249,6 +268,50 @@ impl Login {
             }
             self.talk.stream.send(b"N".to_vec());
         }
+    }
+
+    /// Answers a request for TLS.
+    async fn agree_to_tls(&mut self, acceptor: &Acceptor) -> Result<(), Rejection> {
+        if self.talk.has_more() {
+            // The client waits for the answer: somebody in between has put it there.
+            let text = "received unencrypted data after SSL request";
+            return Err(Failure::new(sqlstate::PROTOCOL_VIOLATION, text).into());
+        }
+        self.talk.stream.send(b"S".to_vec());
+        self.secure(acceptor, false).await
+    }
+
+    /// Goes on over TLS. A client that has not asked for it must say that it means PostgreSQL.
+    async fn secure(&mut self, acceptor: &Acceptor, is_direct: bool) -> Result<(), Rejection> {
+        let shard = Rc::clone(&self.shard);
+        let rate = self.general().tls_rate_limit_per_second;
+        let now = Instant::now();
+        let at = shard.host.keyring.limit.take(now, rate);
+        if at > now {
+            shards::sleep_until(at).await;
+        }
+        let metrics = shard.metrics();
+        let mut outcome = self
+            .talk
+            .secure(acceptor, &shard.gate)
+            .await
+            .map_err(|error| error.to_string());
+        let tls = self.talk.stream.tls();
+        if is_direct && outcome.is_ok() && tls.and_then(Encrypted::alpn) != Some(ALPN) {
+            outcome = Err("direct TLS without the ALPN postgresql".to_owned());
+        }
+        if let Err(error) = outcome {
+            metrics.tls_handshakes_failed.add(1);
+            let peer = self.talk.addresses().ok().and_then(|(peer, _)| peer);
+            tracing::info!(client = ?peer, %error, "TLS handshake failed");
+            return Err(Rejection::Silent);
+        }
+        metrics.tls_handshakes.add(1);
+        let resumed = tls.is_some_and(Encrypted::is_resumed);
+        metrics.tls_handshakes_resumed.add(u64::from(resumed));
+        tracing::debug!(tls = tls.map(Encrypted::describe), resumed, "TLS handshake");
+        self.end_point.clone_from(&acceptor.end_point);
+        Ok(())
     }
 
     /// The connection counts as no client: a full pooler can still cancel.
@@ -266,6 +329,7 @@ impl Login {
 
     fn check_tls(&self) -> Result<(), Rejection> {
         match self.general().tls_mode {
+            _ if self.talk.stream.is_tls() || self.peer.is_none() => Ok(()),
             TlsMode::Require | TlsMode::VerifyFull => {
                 let text = "Connection without SSL is not allowed by tls_mode.";
                 Err(Failure::new(sqlstate::INVALID_AUTHORIZATION, text).into())
@@ -298,7 +362,7 @@ impl Login {
         HbaClient {
             ip: self.peer.map(|peer| peer.ip()),
             local_ip: self.local,
-            tls: false,
+            tls: self.talk.stream.is_tls(),
             user: &startup.user,
             database: &startup.database,
         }
@@ -404,13 +468,15 @@ impl Login {
         let malformed = "Authentication protocol error. Your client may not support SCRAM \
                          authentication properly.";
         let mut out = Vec::new();
-        writer::authentication_sasl(&mut out, &["SCRAM-SHA-256"]);
+        let end_point = self.end_point.as_deref().map(<[u8]>::to_vec);
+        let machine = ScramServer::new(verifier).bound_to(end_point);
+        writer::authentication_sasl(&mut out, machine.mechanisms());
         self.talk.stream.send(out);
         let body = self.talk.proof().await?;
         let first = SaslInitialResponse::decode(&body).map_err(|_| wrong_password(malformed))?;
         let nonce = STANDARD.encode(rand::rng().random::<[u8; 18]>());
         let response = first.response.unwrap_or_default();
-        let (machine, message) = ScramServer::new(verifier)
+        let (machine, message) = machine
             .handle_first(first.mechanism, response, &nonce)
             .map_err(refuse)?;
         let mut out = Vec::new();
@@ -426,19 +492,32 @@ impl Login {
         Ok(())
     }
 
+    /// Counts a login; returns whether it was over TLS.
+    fn count_login(&self) -> bool {
+        let metrics = self.shard.metrics();
+        let is_tls = self.talk.stream.is_tls();
+        if is_tls {
+            metrics.logins_tls.add(1);
+        } else {
+            metrics.logins_plain.add(1);
+        }
+        is_tls
+    }
+
     fn become_console(
         self,
         asked: ParameterSet,
         speaks_3_2: bool,
         names: Names,
     ) -> (Console, Option<Chunk>) {
-        self.shard.metrics().logins_plain.add(1);
+        let is_tls = self.count_login();
         tracing::info!(target: "pg_doorman::clients", client = %self.peer_text(), "console opened");
         let key = console::dead_key(&self.shard, speaks_3_2);
         let (mut client, rest) = self.talk.finish();
         client.send(console::greeting(&asked, &key));
         let id = console::console_id(&self.shard);
-        let tally = ClientTally::new(id, self.peer, self.born);
+        let mut tally = ClientTally::new(id, self.peer, self.born);
+        tally.is_tls = is_tls;
         let asked = self.shard.host.interner.borrow_mut().intern(asked);
         let belongs = Belongs::Console(names);
         let card = ClientCard::new(belongs, asked, client.id(), tally);
@@ -456,7 +535,7 @@ impl Login {
             base,
             speaks_3_2,
         } = accepted;
-        self.shard.metrics().logins_plain.add(1);
+        let is_tls = self.count_login();
         let (slot, secret) = self.shard.registry.enter(speaks_3_2);
         let key = CancelKey {
             generation: self.shard.generation,
@@ -477,7 +556,7 @@ impl Login {
         if self.general().log_client_connections {
             tracing::info!(target: "pg_doorman::clients", client = %self.peer_text(),
                 pool = %tenant.pool.key.database, user = %tenant.pool.key.user,
-                "client connected (plain)");
+                "client connected ({})", if is_tls { "TLS" } else { "plain" });
         }
         let (mut client, rest) = self.talk.finish();
         client.send(out);
@@ -488,7 +567,8 @@ impl Login {
         let wanted = pool.intern(beyond(&asked, &base));
         let settings = (pool.intern(asked), wanted);
         let id = key.pid().map_or(0, i32::cast_unsigned);
-        let tally = ClientTally::new(id, self.peer, self.born);
+        let mut tally = ClientTally::new(id, self.peer, self.born);
+        tally.is_tls = is_tls;
         let place = (slot, connection, tally);
         Session::new(self.shard, pool, (client, rest), settings, place)
     }

@@ -151,7 +151,7 @@ fn client_row(shard: &Shard, card: &ClientCard) -> ClientRow {
             .unwrap_or_default()
             .to_owned(),
         peer: tally.peer,
-        is_tls: false,
+        is_tls: tally.is_tls,
         state: state.name(),
         wait,
         transactions: tally.transactions,
@@ -190,5 +190,6 @@ fn server_row(shard: &Shard, card: &ServerCard) -> ServerRow {
         ],
         age_seconds: shards::now().saturating_duration_since(card.born).as_secs(),
         shard: shard.index,
+        is_tls: tally.is_tls,
     }
 }

@@ -12,7 +12,7 @@
 
 use std::rc::Rc;
 
-use shards::{Chunk, Stream};
+use shards::Chunk;
 
 use crate::pool::cleaner::note_parameter;
 use crate::protocol::backend::{ErrorFields, ParameterStatus, ReadyForQuery, TransactionStatus};
@@ -25,6 +25,7 @@ use crate::server::statements::Statements;
 use crate::server::statements::kind::Kind;
 use crate::server::statements::power::Power;
 use crate::server::sync::{Noted, Owner, Reply, Sync};
+use crate::transport::Stream;
 
 use super::client::Session;
 use super::ending::Ending;

@@ -13,12 +13,9 @@
 //!    the wire.
 //! 2. Wherever a record is dropped, its client's socket closes and counts no more.
 
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
-
-use shards::{Detached, Stream};
 
 use super::card::ClientTally;
 use super::client::{Phase, Session, Step};
@@ -30,14 +27,13 @@ use super::shard::{Connection, Shard};
 use crate::metrics::Droppable;
 use crate::protocol::sqlstate;
 use crate::server::parameters::ParameterSet;
+use crate::transport::{Detached, Stream};
 
 /// A session without a shard.
 #[derive(Debug)]
 pub struct SessionRecord {
-    /// The client's socket.
-    pub socket: OwnedFd,
-    /// What the client has sent and nobody has looked at.
-    pub unread: Vec<u8>,
+    /// The client's socket, and what the client has sent and nobody has looked at.
+    pub detached: Detached,
     /// The database that the client has asked for.
     pub database: Box<str>,
     /// The user that it has logged in as.
@@ -169,8 +165,7 @@ impl Session {
     fn take_record(&mut self, detached: Detached) -> Option<Box<SessionRecord>> {
         let (slot, connection) = (self.slot.take()?, self.connection.take()?);
         Some(Box::new(SessionRecord {
-            socket: detached.socket,
-            unread: detached.unread,
+            detached,
             database: (*self.pool.key.database).into(),
             user: (*self.pool.key.user).into(),
             asked: (*self.asked).clone(),
@@ -190,7 +185,7 @@ impl Session {
     /// Takes a session up on this shard. `None` if its pool is not configured any more: its client
     /// is told, and it is counted as lost.
     pub fn resume(shard: Rc<Shard>, record: SessionRecord, now: Instant) -> Option<Self> {
-        let mut client = Stream::new(record.socket);
+        let (mut client, unread) = Stream::attach(record.detached);
         // Also when the session ends right now: the origin's slot must become free.
         let slot = shard.registry.arrive(record.identity, now);
         let directory = shard.directory();
@@ -207,7 +202,6 @@ impl Session {
         }
         let pool = &tenant.pool;
         let (asked, wanted) = (pool.intern(record.asked), pool.intern(record.wanted));
-        let unread = (!record.unread.is_empty()).then(|| client.chunk_of(record.unread));
         let place = (slot, record.connection, record.tally);
         let prepared = pool.settings.manages_statements().then(|| {
             let mut prepared = Box::<Prepared>::default();
@@ -259,6 +253,8 @@ mod tests {
     use crate::server::Canceller;
     use crate::server::errands::{Answer, Errands};
     use crate::server::quota::Quotas;
+    use crate::tls::{Keyring, Material};
+    use crate::transport::Gate;
 
     const CONFIG: &str = "[general]\nadmin_username = 'a'\nadmin_password = 'b'\n\
         [pools.db]\nserver_host = '127.0.0.1'\nserver_port = 1\n\
@@ -336,7 +332,7 @@ mod tests {
             (0, 2),
             Rc::new(NoErrands),
             Rc::new(NoErrands),
-            (fleet.clone(), Quotas::default()),
+            (fleet.clone(), Quotas::default(), Keyring::new(Material::none())),
         );
         let neighbours = Rc::clone(letters) as Rc<dyn Neighbours>;
         let registry = Registry::new((0, 0), Rc::clone(&neighbours), Instant::now());
@@ -368,6 +364,7 @@ mod tests {
             connections: Connections::default(),
             budget: Budget::default(),
             fleet,
+            gate: Gate::default(),
             mock_secret: [0; 32],
             listening: Arc::default(),
         })
@@ -384,8 +381,11 @@ mod tests {
             secret: CancelSecret::Short([7; 4]),
         };
         let record = SessionRecord {
-            socket: near.into(),
-            unread: b"Q".to_vec(),
+            detached: Detached {
+                socket: near.into(),
+                unread: b"Q".to_vec(),
+                tls: None,
+            },
             database: database.into(),
             user: "u".into(),
             asked: ParameterSet::default(),

@@ -12,6 +12,7 @@ use crate::admin::Listening;
 use crate::config::Limits;
 use crate::metrics::{Fleet, ShardMetrics};
 use crate::pool::Host;
+use crate::transport::Gate;
 
 use super::budget::Budget;
 use super::cancel::Cancels;
@@ -124,6 +125,8 @@ pub struct Shard {
     pub budget: Budget,
     /// The numbers of all shards.
     pub fleet: Fleet,
+    /// Where handshakes wait for their turn.
+    pub gate: Gate,
     /// Makes the salts of users who do not exist.
     pub mock_secret: [u8; 32],
     /// Where clients can connect.

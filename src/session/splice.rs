@@ -7,7 +7,9 @@
 //! are copied next to what replaces their neighbours, since each piece costs the kernel more than its
 //! copy; long runs leave as slices of the chunk.
 
-use shards::{Chunk, Stream};
+use shards::Chunk;
+
+use crate::transport::Stream;
 
 /// Runs up to this size are copied.
 const COPIED_BYTES_MAX: usize = 2048;

@@ -8,14 +8,19 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
-use shards::{Chunk, Stream};
+use shards::Chunk;
 use socket2::SockRef;
 
 use crate::protocol::error::StartupError;
 use crate::protocol::framer::{Framer, Interest};
 use crate::protocol::startup::{StartupPacket, parse_first_packet};
+use crate::tls::Acceptor;
+use crate::transport::{self, Gate, HandshakeError, Stream};
 
+/// The first byte of a TLS record with a handshake message. A packet that began with it would be too long.
+const HANDSHAKE_RECORD: u8 = 0x16;
 /// The largest password or SASL message, in bytes: tokens may be long.
 const PROOF_BYTES_MAX: u32 = 64 * 1024;
 
@@ -91,6 +96,39 @@ impl Conversation {
                 Err(error) => return Err(Ended::Startup(error)),
             }
         }
+    }
+
+    /// True if the client begins with TLS, without asking for it.
+    ///
+    /// # Errors
+    ///
+    /// [`Ended`].
+    pub async fn begins_with_tls(&mut self) -> Result<bool, Ended> {
+        if self.received.is_empty() {
+            self.receive().await?;
+        }
+        Ok(self.received.first() == Some(&HANDSHAKE_RECORD))
+    }
+
+    /// True if something has come behind the last packet.
+    pub fn has_more(&self) -> bool {
+        !self.received.is_empty() || self.stream.has_received()
+    }
+
+    /// Goes on over TLS.
+    ///
+    /// # Errors
+    ///
+    /// [`HandshakeError`]; nothing more can be said to the client.
+    pub async fn secure(&mut self, acceptor: &Acceptor, gate: &Gate) -> Result<(), HandshakeError> {
+        let received = std::mem::take(&mut self.received);
+        transport::accept(
+            &mut self.stream,
+            received,
+            Arc::clone(&acceptor.config),
+            gate,
+        )
+        .await
     }
 
     /// The body of the next password or SASL message.

@@ -14,7 +14,7 @@
 //! `cargo test --test it directly`.
 //!
 //! Environment: `PG_BIN` (directory of the PostgreSQL programs), `PG_DOORMAN_BIN` (another pooler
-//! program to test), `CHAOS_SECONDS`, `CHURN_SECONDS`, `SEED`.
+//! program to test), `IT_TLS=1` (all poolers over TLS, on both sides), `CHAOS_SECONDS`, `CHURN_SECONDS`, `SEED`.
 //!
 //! Source: protocol-flow.html, protocol-message-formats.html.
 
@@ -67,5 +67,7 @@ mod statement_memory;
 mod statement_numbers;
 mod statistics;
 mod time_limits;
+mod tls;
+mod tls_servers;
 mod transaction_pooling;
 mod upkeep;

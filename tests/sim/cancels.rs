@@ -9,9 +9,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use pg_doorman::config::Endpoint;
+use pg_doorman::config::{Endpoint, ServerTls};
 use pg_doorman::server::connection::Socket;
 use pg_doorman::server::lease::{Asked, CancelTarget, Lease, Request};
+use pg_doorman::server::secure::Security;
+use pg_doorman::tls::{Keyring, Material};
 
 use crate::events::{Event, Server};
 use crate::world::World;
@@ -39,12 +41,14 @@ pub(crate) fn new_lease() -> Rc<Lease> {
         keepalive_count: 0,
         user_timeout: Duration::ZERO,
         unix_buffer_bytes: 0,
+        security: Security::new(&ServerTls::default(), Keyring::new(Material::none()), "sim"),
     };
     Rc::new(Lease::of(Some(CancelTarget {
         pid: 1,
         secret: Box::from([0; 4]),
         socket: Rc::new(socket),
         peer: Some(address),
+        is_tls: false,
         timeout: Duration::from_secs(1),
     })))
 }

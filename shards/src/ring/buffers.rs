@@ -239,6 +239,13 @@ impl Buffers {
         }
     }
 
+    fn user_count(&self, id: u32) -> u32 {
+        match id.checked_sub(u32::from(self.count)) {
+            None => self.users[id as usize].get(),
+            Some(index) => self.regions.borrow()[index as usize].users,
+        }
+    }
+
     fn remove_user(&self, id: u32) {
         let Some(index) = id.checked_sub(u32::from(self.count)) else {
             let users = &self.users[id as usize];
@@ -317,6 +324,18 @@ impl Chunk {
         part.truncate(range.end);
         part.advance(range.start);
         part
+    }
+
+    /// The bytes, to be changed in place; `None` if another chunk refers to the same buffer.
+    pub fn get_mut(&mut self) -> Option<&mut [u8]> {
+        if self.home.user_count(self.id) != 1 {
+            return None;
+        }
+        let (start, len) = (self.start.as_ptr(), self.len as usize);
+        // SAFETY: `start..start + len` lies in a buffer that this chunk keeps in use. No other chunk
+        // refers to the buffer, `self` is borrowed exclusively, and the kernel writes to it only after
+        // the last user is gone.
+        Some(unsafe { std::slice::from_raw_parts_mut(start, len) })
     }
 
     /// Moves the bytes to the heap if receive buffers are scarce, so that waiting does not hold one.
@@ -407,6 +426,20 @@ mod tests {
         assert_eq!(buffers.free_count(), 7);
         drop(hello);
         assert_eq!(buffers.free_count(), 8);
+    }
+
+    #[test]
+    fn only_the_one_user_of_a_buffer_changes_its_bytes() {
+        let buffers = Buffers::new(8).unwrap();
+        buffers.post_spare();
+        let region = buffers.adopt_region(b"one two".to_vec().into_boxed_slice(), 7);
+        for mut chunk in [take_posted(&buffers, 0, b"one two"), region] {
+            let mut tail = chunk.slice(4..7);
+            assert!(chunk.get_mut().is_none() && tail.get_mut().is_none());
+            drop(chunk);
+            tail.get_mut().unwrap().copy_from_slice(b"six");
+            assert_eq!(&*tail, b"six");
+        }
     }
 
     #[test]

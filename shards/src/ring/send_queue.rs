@@ -30,7 +30,8 @@ pub enum Piece {
 }
 
 impl Piece {
-    fn bytes(&self) -> &[u8] {
+    /// What is left of it.
+    pub fn bytes(&self) -> &[u8] {
         match self {
             Self::Chunk(chunk) => chunk,
             Self::Owned(bytes, start) => bytes.get(*start..).unwrap_or_default(),

@@ -222,8 +222,8 @@ fn tls(general: &General, found: &mut Vec<String>) {
         ),
         (
             general.verify_server_certificate && !general.server_tls,
-            "general.verify_server_certificate = true without server_tls has no effect: connections \
-             to servers are not encrypted"
+            "general.verify_server_certificate = true without server_tls has no effect: no \
+             certificate is verified"
                 .to_owned(),
         ),
         (

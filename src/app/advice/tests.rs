@@ -99,7 +99,6 @@ const DOUBTFUL: &[(&str, &str)] = &[
         "general.pg_hba, line 1: trust from every",
     ),
     ("pg_hba = ''", "general.pg_hba has no rule: nobody"),
-    ("server_tls = true", "server_tls has no effect yet"),
 ];
 
 #[test]

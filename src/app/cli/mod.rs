@@ -17,6 +17,7 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use tracing::Level;
 
 use crate::config::{self, ConfigError};
+use crate::tls::Material;
 
 use super::advice::{self, Facts};
 use super::generate::GenerateArgs;
@@ -161,8 +162,16 @@ fn no_color(value: &str) -> Result<bool, Infallible> {
 pub fn test_config(path: &Path) -> ExitCode {
     match config::load(path) {
         Ok(loaded) => {
+            let material = match Material::load(&loaded.config) {
+                Ok(material) => material,
+                Err(error) => {
+                    eprintln!("Config parse error: Configuration error: {error}");
+                    return ExitCode::from(EXIT_CONFIG);
+                }
+            };
             let doubts = advice::warnings(&loaded.config, Facts::gather(path));
-            for warning in loaded.warnings.iter().chain(&doubts) {
+            let found = loaded.warnings.iter().chain(&material.warnings);
+            for warning in found.chain(&doubts) {
                 eprintln!("warning: {warning}");
             }
             let path = path.display();

@@ -19,7 +19,7 @@ use crate::auth::derive_keys;
 use crate::config::Secret;
 use crate::protocol::writer;
 use crate::server::ServerError;
-use crate::server::handshake::{Action, Credentials, Handshake, refusal};
+use crate::server::handshake::{Action, Binding, Credentials, Handshake, refusal};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest message of an answer.
@@ -97,7 +97,7 @@ impl Session {
             password: (!target.password.is_empty()).then(|| Secret::new(target.password)),
         };
         let nonce = Alphanumeric.sample_string(&mut rand::rng(), 24);
-        let mut handshake = Handshake::new(credentials, nonce);
+        let mut handshake = Handshake::new(credentials, nonce, Binding::None);
         loop {
             let (tag, body) = self.receive()?;
             let (next, action) = handshake.handle(tag, &body)?;

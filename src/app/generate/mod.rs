@@ -65,7 +65,7 @@ pub struct GenerateArgs {
     )]
     pub database: String,
 
-    /// Write `server_tls = true`; asking the server over TLS is not supported yet
+    /// Write `server_tls = true`; the server is asked without TLS all the same
     #[arg(long)]
     pub ssl: bool,
 

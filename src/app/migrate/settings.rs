@@ -65,12 +65,12 @@ const RULES: &[(&str, Rule)] = &[
     ("client_login_timeout", Rule::Time("client_login_timeout")),
     ("client_tls_ca_file", Rule::Text("tls_ca_cert")),
     ("client_tls_cert_file", Rule::Text("tls_certificate")),
-    ("client_tls_ciphers", Rule::None { harmless: &["default", "secure", "fast"], remark: TLS_LIBRARY }),
+    ("client_tls_ciphers", Rule::None { harmless: &["default", "secure", "fast"], remark: "is to be set as tls_ciphers, by the names of the suites" }),
     ("client_tls13_ciphers", Rule::None { harmless: &[""], remark: TLS_LIBRARY }),
     ("client_tls_dheparams", Rule::None { harmless: &["auto"], remark: TLS_LIBRARY }),
     ("client_tls_ecdhcurve", Rule::None { harmless: &["auto"], remark: TLS_LIBRARY }),
     ("client_tls_key_file", Rule::Text("tls_private_key")),
-    ("client_tls_protocols", Rule::None { harmless: &["secure", "all"], remark: TLS_LIBRARY }),
+    ("client_tls_protocols", Rule::None { harmless: &["secure", "all"], remark: "is to be set as tls_min_version and tls_max_version" }),
     ("client_tls_sslmode", Rule::Elsewhere),
     ("conffile", Rule::None { harmless: ALWAYS, remark: "needs nothing: the file named at the start is read again" }),
     ("default_pool_size", Rule::Elsewhere),
@@ -119,11 +119,11 @@ const RULES: &[(&str, Rule)] = &[
     ("server_reset_query", Rule::None { harmless: &["DISCARD ALL", "discard all", "DISCARD ALL;", "DEALLOCATE ALL"], remark: "has another meaning: exactly what a client has left behind is removed, in every mode" }),
     ("server_reset_query_always", Rule::None { harmless: OFF, remark: "needs nothing: what a client has left behind is removed in every mode" }),
     ("server_round_robin", Rule::Bool("server_round_robin")),
-    ("server_tls_ca_file", Rule::None { harmless: ALWAYS, remark: "has no counterpart in this version: connections to servers are not encrypted" }),
-    ("server_tls_cert_file", Rule::None { harmless: ALWAYS, remark: "has no counterpart in this version: connections to servers are not encrypted" }),
+    ("server_tls_ca_file", Rule::Text("server_tls_ca_cert")),
+    ("server_tls_cert_file", Rule::Text("server_tls_certificate")),
     ("server_tls_ciphers", Rule::None { harmless: &["default", "secure", "fast"], remark: TLS_LIBRARY }),
     ("server_tls13_ciphers", Rule::None { harmless: &[""], remark: TLS_LIBRARY }),
-    ("server_tls_key_file", Rule::None { harmless: ALWAYS, remark: "has no counterpart in this version: connections to servers are not encrypted" }),
+    ("server_tls_key_file", Rule::Text("server_tls_private_key")),
     ("server_tls_protocols", Rule::None { harmless: &["secure", "all"], remark: TLS_LIBRARY }),
     ("server_tls_sslmode", Rule::Elsewhere),
     ("service_name", Rule::Elsewhere),
@@ -312,34 +312,16 @@ fn client_tls(ini: &Ini, out: &mut Outcome) {
             "needs a key and a certificate, which are not set: not taken over",
         );
     }
-    if ours != "disable" {
-        out.remark(
-            &origin,
-            "is taken over, but this version offers no TLS to clients yet",
-        );
-    }
 }
 
 fn server_tls(ini: &Ini, out: &mut Outcome) {
     let mode = ini.setting("server_tls_sslmode").unwrap_or("prefer");
     let origin = format!("server_tls_sslmode = {mode}");
     match mode {
-        "require" | "verify-ca" | "verify-full" => {
-            out.set("server_tls", true, &origin);
-            out.remark(
-                &origin,
-                "is taken over as server_tls, but has no effect in this version: connections to servers are NOT encrypted",
-            );
+        "disable" | "allow" | "prefer" | "require" | "verify-ca" | "verify-full" => {
+            out.set("server_tls_mode", mode, &origin);
         }
-        "disable" => {}
-        _ if ini.setting("server_tls_sslmode").is_some() => out.remark(
-            &origin,
-            "has no counterpart: connections to servers are not encrypted",
-        ),
-        _ => {}
-    }
-    if mode.starts_with("verify") {
-        out.set("verify_server_certificate", true, &origin);
+        _ => out.remark(&origin, "is not known: not taken over"),
     }
 }
 

@@ -285,8 +285,8 @@ fn what_has_no_counterpart_or_another_meaning_is_told() {
         ),
         ("auth_type = trust", "auth_type = trust: lets in everybody"),
         (
-            "server_tls_sslmode = require",
-            "server_tls_sslmode = require: is taken over as server_tls",
+            "server_tls_sslmode = no_such_mode",
+            "server_tls_sslmode = no_such_mode: is not known",
         ),
         (
             "client_tls_sslmode = require",

@@ -20,16 +20,42 @@ use super::keys::ScramKeys;
 use super::message::{self, ServerFirst};
 use crate::auth::error::ScramError;
 
-/// No channel binding supported by this client.
-const GS2_HEADER: &str = "n,,";
-/// The GS2 header in base64.
-const GS2_HEADER_BASE64: &str = "biws";
+/// What is said of channel binding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Gs2 {
+    /// There is nothing to bind to.
+    None,
+    /// It would have been possible, but the server does not offer it. A server that did is told so.
+    NotOffered,
+    /// Bound to the TLS connection whose certificate has this hash.
+    EndPoint(Vec<u8>),
+}
+
+impl Gs2 {
+    const fn header(&self) -> &'static str {
+        match self {
+            Self::None => "n,,",
+            Self::NotOffered => "y,,",
+            Self::EndPoint(_) => "p=tls-server-end-point,,",
+        }
+    }
+
+    /// Header and data, for the final message.
+    fn binding(&self) -> String {
+        let mut bytes = self.header().as_bytes().to_vec();
+        if let Self::EndPoint(hash) = self {
+            bytes.extend_from_slice(hash);
+        }
+        message::encode(&bytes)
+    }
+}
 
 /// The first message was made; waits for the server's.
 #[derive(Debug)]
 pub struct ScramClient {
     nonce: String,
     bare: String,
+    binding: String,
 }
 
 /// The server has sent salt and iteration count; waits for keys.
@@ -41,6 +67,7 @@ pub struct NeedKeys {
     pub iterations: u32,
     nonce: String,
     exchange: String,
+    binding: String,
 }
 
 /// The proof was made; waits for the server's signature.
@@ -59,17 +86,18 @@ impl ScramClient {
     /// # Errors
     ///
     /// [`ScramError::UnusableNonce`].
-    pub fn new(user: &str, nonce: &str) -> Result<(Self, Vec<u8>), ScramError> {
+    pub fn new(user: &str, nonce: &str, gs2: &Gs2) -> Result<(Self, Vec<u8>), ScramError> {
         if !message::is_nonce(nonce) {
             return Err(ScramError::UnusableNonce);
         }
         let user = user.replace('=', "=3D").replace(',', "=2C");
         let bare = format!("n={user},r={nonce}");
-        let client_first = format!("{GS2_HEADER}{bare}").into_bytes();
+        let client_first = format!("{}{bare}", gs2.header()).into_bytes();
         Ok((
             Self {
                 nonce: nonce.to_owned(),
                 bare,
+                binding: gs2.binding(),
             },
             client_first,
         ))
@@ -100,6 +128,7 @@ impl ScramClient {
             iterations: first.iterations,
             nonce,
             exchange,
+            binding: self.binding,
         })
     }
 }
@@ -108,7 +137,7 @@ impl NeedKeys {
     /// Goes on with keys for this salt and iteration count; returns the message for `SASLResponse`.
     #[must_use]
     pub fn provide(self, keys: ScramKeys) -> (ScramClientAwaitFinal, Vec<u8>) {
-        let without_proof = format!("c={GS2_HEADER_BASE64},r={}", self.nonce);
+        let without_proof = format!("c={},r={}", self.binding, self.nonce);
         let exchange = format!("{},{without_proof}", self.exchange);
         let proof = message::encode(&keys.proof(exchange.as_bytes()));
         let client_final = format!("{without_proof},p={proof}").into_bytes();

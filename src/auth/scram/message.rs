@@ -22,6 +22,12 @@ use crate::auth::error::{ScramError, ScramMessage};
 /// The name of the mechanism.
 pub const MECHANISM: &str = "SCRAM-SHA-256";
 
+/// The name of the mechanism with channel binding.
+pub const MECHANISM_PLUS: &str = "SCRAM-SHA-256-PLUS";
+
+/// The GS2 flag of the one kind of channel binding that PostgreSQL knows.
+pub(super) const END_POINT_FLAG: &str = "p=tls-server-end-point";
+
 /// Size of every key, signature and proof: that of a SHA-256 digest.
 pub const KEY_BYTES: usize = 32;
 
@@ -32,6 +38,8 @@ pub const ITERATIONS: std::ops::RangeInclusive<u32> = 1..=10_000_000;
 /// The client's first message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ClientFirst<'a> {
+    /// What it says of channel binding: `n`, `y` or [`END_POINT_FLAG`].
+    pub(super) flag: &'a str,
     /// GS2 header with its final comma.
     pub(super) gs2_header: &'a str,
     /// Everything behind the header.
@@ -50,12 +58,15 @@ impl<'a> ClientFirst<'a> {
         else {
             return Err(malformed);
         };
-        if flag.starts_with("p=") {
+        let is_bound = flag == END_POINT_FLAG;
+        if flag.starts_with("p=") && !is_bound {
             return Err(ScramError::ChannelBindingRequested);
         }
         // An authorization identity is tolerated and ignored, like the name in `n=`: the user was
         // named in the startup packet.
-        if !matches!(flag, "n" | "y") || !(authzid.is_empty() || authzid.starts_with("a=")) {
+        if !(is_bound || matches!(flag, "n" | "y"))
+            || !(authzid.is_empty() || authzid.starts_with("a="))
+        {
             return Err(malformed);
         }
         let gs2_header = message
@@ -67,6 +78,7 @@ impl<'a> ClientFirst<'a> {
         let nonce = nonce(attributes.value('r')?, KIND)?;
         attributes.skip_extensions()?;
         Ok(Self {
+            flag,
             gs2_header,
             bare,
             nonce,

@@ -14,7 +14,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub use client::{NeedKeys, ScramClient, ScramClientAwaitFinal};
+pub use client::{Gs2, NeedKeys, ScramClient, ScramClientAwaitFinal};
 pub use keys::{ScramKeys, ScramVerifier, derive_keys};
-pub use message::{ITERATIONS, KEY_BYTES, MECHANISM};
+pub use message::{ITERATIONS, KEY_BYTES, MECHANISM, MECHANISM_PLUS};
 pub use server::{ScramAccepted, ScramServer, ScramServerAwaitFinal};

@@ -11,13 +11,14 @@
 //!        └───────────── ScramError ──────────┘
 //! ```
 //!
-//! Channel binding is not offered: a GS2 flag of `n` or `y` is accepted, `p=` refused.
+//! Channel binding is offered over TLS (`bound_to`): then a GS2 flag of `y` means that somebody has hidden
+//! the offer from the client, and is refused. Otherwise `p=` is.
 //!
 //! Source: RFC 5802, RFC 7677; PostgreSQL documentation, `sasl-authentication.html`.
 
 use super::keys::{ScramKeys, ScramVerifier, hmac};
-use super::message::{self, ClientFinal, ClientFirst, MECHANISM};
-use crate::auth::error::ScramError;
+use super::message::{self, ClientFinal, ClientFirst, END_POINT_FLAG, MECHANISM, MECHANISM_PLUS};
+use crate::auth::error::{ScramError, ScramMessage};
 
 /// PostgreSQL's own default, so that an invented salt looks like a real one.
 const MOCK_ITERATIONS: u32 = 4096;
@@ -29,6 +30,8 @@ pub struct ScramServer {
     verifier: ScramVerifier,
     /// No proof is right: the user does not exist or may not log in.
     mock: bool,
+    /// The hash of the certificate that the client sees.
+    end_point: Option<Vec<u8>>,
 }
 
 /// The first message was answered; waits for the proof.
@@ -36,7 +39,8 @@ pub struct ScramServer {
 pub struct ScramServerAwaitFinal {
     verifier: ScramVerifier,
     mock: bool,
-    gs2_header: String,
+    /// What the client must repeat: its GS2 header and what it is bound to.
+    channel_binding: Vec<u8>,
     nonce: String,
     /// `client-first-message-bare "," server-first-message`, the beginning of what is signed.
     exchange: String,
@@ -58,6 +62,22 @@ impl ScramServer {
         Self {
             verifier,
             mock: false,
+            end_point: None,
+        }
+    }
+
+    /// Offers to bind the exchange to the TLS connection whose certificate has this hash.
+    #[must_use]
+    pub fn bound_to(mut self, end_point: Option<Vec<u8>>) -> Self {
+        self.end_point = end_point;
+        self
+    }
+
+    /// The mechanisms to offer.
+    pub const fn mechanisms(&self) -> &'static [&'static str] {
+        match self.end_point {
+            Some(_) => &[MECHANISM_PLUS, MECHANISM],
+            None => &[MECHANISM],
         }
     }
 
@@ -79,6 +99,7 @@ impl ScramServer {
         Self {
             verifier,
             mock: true,
+            end_point: None,
         }
     }
 
@@ -97,19 +118,33 @@ impl ScramServer {
         client_first: &[u8],
         server_nonce: &str,
     ) -> Result<(ScramServerAwaitFinal, Vec<u8>), ScramError> {
-        if mechanism != MECHANISM.as_bytes() {
+        let is_plus = mechanism == MECHANISM_PLUS.as_bytes() && self.end_point.is_some();
+        if !is_plus && mechanism != MECHANISM.as_bytes() {
             return Err(ScramError::UnknownMechanism);
         }
         if !message::is_nonce(server_nonce) {
             return Err(ScramError::UnusableNonce);
         }
         let first = ClientFirst::parse(client_first)?;
+        let mut channel_binding = first.gs2_header.as_bytes().to_vec();
+        match (is_plus, first.flag) {
+            (true, END_POINT_FLAG) => channel_binding.extend(self.end_point.unwrap_or_default()),
+            (true, _) => {
+                let message = ScramMessage::ClientFirst;
+                return Err(ScramError::Malformed { message });
+            }
+            (false, END_POINT_FLAG) => return Err(ScramError::ChannelBindingRequested),
+            (false, "y") if self.end_point.is_some() => {
+                return Err(ScramError::ChannelBindingHidden);
+            }
+            (false, _) => {}
+        }
         let nonce = format!("{}{server_nonce}", first.nonce);
         let salt = message::encode(&self.verifier.salt);
         let server_first = format!("r={nonce},s={salt},i={}", self.verifier.iterations);
         let next = ScramServerAwaitFinal {
             exchange: format!("{},{server_first}", first.bare),
-            gs2_header: first.gs2_header.to_owned(),
+            channel_binding,
             nonce,
             verifier: self.verifier,
             mock: self.mock,
@@ -126,7 +161,7 @@ impl ScramServerAwaitFinal {
     /// [`ScramError`]: malformed message, replayed nonce, changed GS2 header or wrong proof.
     pub fn handle_final(self, client_final: &[u8]) -> Result<ScramAccepted, ScramError> {
         let last = ClientFinal::parse(client_final)?;
-        if last.channel_binding != self.gs2_header.as_bytes() {
+        if last.channel_binding != self.channel_binding {
             return Err(ScramError::ChannelBindingMismatch);
         }
         if last.nonce != self.nonce {

@@ -43,7 +43,7 @@ fn await_final() -> ScramServerAwaitFinal {
 
 /// Runs both machines against each other; the client derives its keys from `password`.
 fn exchange(server: ScramServer, password: &str) -> Result<(), ScramError> {
-    let (client, first) = ScramClient::new("na=me,", CLIENT_NONCE)?;
+    let (client, first) = ScramClient::new("na=me,", CLIENT_NONCE, &Gs2::None)?;
     let (server, answer) = server.handle_first(MECHANISM.as_bytes(), &first, SERVER_NONCE)?;
     let need = client.handle_server_first(&answer)?;
     let keys = derive_keys(password, &need.salt, need.iterations)?;
@@ -68,7 +68,7 @@ fn the_server_follows_the_published_vector() {
 
 #[test]
 fn the_client_follows_the_published_vector() {
-    let (client, first) = ScramClient::new("user", CLIENT_NONCE).unwrap();
+    let (client, first) = ScramClient::new("user", CLIENT_NONCE, &Gs2::None).unwrap();
     assert_eq!(first, CLIENT_FIRST);
     let need = client.handle_server_first(SERVER_FIRST).unwrap();
     assert_eq!((need.salt.as_slice(), need.iterations), (SALT, 4096));
@@ -194,6 +194,34 @@ fn first_messages_are_judged_by_the_grammar() {
 }
 
 #[test]
+fn an_exchange_is_bound_to_the_certificate_and_a_hidden_offer_is_noticed() {
+    let exchange = |client_sees: &Gs2, server_has: Option<Vec<u8>>, mechanism: &str| {
+        let server = ScramServer::new(verifier()).bound_to(server_has);
+        let (client, first) = ScramClient::new("user", CLIENT_NONCE, client_sees)?;
+        let (server, answer) = server.handle_first(mechanism.as_bytes(), &first, SERVER_NONCE)?;
+        let needs = client.handle_server_first(&answer)?;
+        let keys = derive_keys("pencil", &needs.salt, needs.iterations).unwrap();
+        let (client, proof) = needs.provide(keys);
+        client.handle_server_final(&server.handle_final(&proof)?.server_final)
+    };
+    let hash = || Some(vec![1; 32]);
+    let bound = Gs2::EndPoint(vec![1; 32]);
+    assert_eq!(exchange(&bound, hash(), MECHANISM_PLUS), Ok(()));
+    assert_eq!(exchange(&Gs2::None, hash(), MECHANISM), Ok(()));
+    assert_eq!(exchange(&Gs2::NotOffered, None, MECHANISM), Ok(()));
+    let other = Gs2::EndPoint(vec![2; 32]);
+    let mismatch = Err(ScramError::ChannelBindingMismatch);
+    assert_eq!(exchange(&other, hash(), MECHANISM_PLUS), mismatch);
+    let hidden = Err(ScramError::ChannelBindingHidden);
+    assert_eq!(exchange(&Gs2::NotOffered, hash(), MECHANISM), hidden);
+    let requested = Err(ScramError::ChannelBindingRequested);
+    assert_eq!(exchange(&bound, hash(), MECHANISM), requested);
+    let unknown = Err(ScramError::UnknownMechanism);
+    assert_eq!(exchange(&bound, None, MECHANISM_PLUS), unknown);
+    assert!(exchange(&Gs2::None, hash(), MECHANISM_PLUS).is_err());
+}
+
+#[test]
 fn final_messages_are_judged_by_grammar_nonce_header_and_proof() {
     let text = str::from_utf8(CLIENT_FINAL).unwrap();
     let outcome = |message: &str| await_final().handle_final(message.as_bytes()).unwrap_err();
@@ -232,7 +260,11 @@ fn final_messages_are_judged_by_grammar_nonce_header_and_proof() {
 
 #[test]
 fn the_client_refuses_a_server_that_cheats() {
-    let client = || ScramClient::new("user", CLIENT_NONCE).unwrap().0;
+    let client = || {
+        ScramClient::new("user", CLIENT_NONCE, &Gs2::None)
+            .unwrap()
+            .0
+    };
     let first = |text: &str| client().handle_server_first(text.as_bytes()).unwrap_err();
     assert_eq!(first("r=other,s=W22Z,i=4096"), ScramError::NonceMismatch);
     let own = format!("r={CLIENT_NONCE},s=W22Z,i=4096");
@@ -335,9 +367,9 @@ proptest! {
             let server = ScramServer::mock("u", b"s");
             let first = server.handle_first(b"SCRAM-SHA-256", CLIENT_FIRST, SERVER_NONCE);
             prop_assert!(first.unwrap().0.handle_final(message).is_err());
-            let client = ScramClient::new("user", CLIENT_NONCE).unwrap().0;
+            let client = ScramClient::new("user", CLIENT_NONCE, &Gs2::None).unwrap().0;
             let _ = client.handle_server_first(message);
-            let need = ScramClient::new("user", CLIENT_NONCE)
+            let need = ScramClient::new("user", CLIENT_NONCE, &Gs2::None)
                 .and_then(|(client, _)| client.handle_server_first(SERVER_FIRST))
                 .unwrap();
             let keys = ScramKeys { client_key: [1; 32], server_key: [2; 32] };

@@ -101,6 +101,7 @@ fn is_same((old_pool, old_user): &Settings<'_>, (new_pool, new_user): &Settings<
         prepared_statements_cache_size,
         prepare_unnamed,
         limits,
+        server_tls,
         users: _,
     } = old_pool;
     old_user == new_user
@@ -116,6 +117,7 @@ fn is_same((old_pool, old_user): &Settings<'_>, (new_pool, new_user): &Settings<
         && *prepared_statements_cache_size == new_pool.prepared_statements_cache_size
         && *prepare_unnamed == new_pool.prepare_unnamed
         && *limits == new_pool.limits
+        && *server_tls == new_pool.server_tls
 }
 
 /// Lists the keys of `general` with a test for a change. A macro, because fields have no names at
@@ -134,7 +136,6 @@ const RESTART_KEYS: &[(&str, HasChanged)] = general_keys! {
     retain_connections_time retain_connections_max shutdown_timeout
     syslog_prog_name
     worker_threads worker_cpu_affinity_pinning worker_stack_size
-    tls_certificate tls_private_key tls_ca_cert tls_mode tls_rate_limit_per_second
     daemon_pid_file
 };
 
