@@ -93,12 +93,7 @@ fn each_row_names_tests_that_exist() {
         }
         let words = ["same", "better: ", "not yet", "accepted, "];
         let begins = |word: &&str| row.words.starts_with(word);
-        assert!(
-            words.iter().any(|word| begins(word)),
-            "{}: {}",
-            row.name,
-            row.words
-        );
+        assert!(words.iter().any(begins), "{}: {}", row.name, row.words);
     }
 }
 
