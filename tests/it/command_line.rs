@@ -248,14 +248,14 @@ fn a_migrated_configuration_serves_the_clients_of_the_old_one() {
         &format!(
             "[databases]\n{DATABASE} = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
              listen_port = {listen}\nauth_type = scram-sha-256\nauth_file = users.txt\n\
-             pool_mode = transaction\nquery_timeout = 7\nadmin_users = app\n",
+             pool_mode = transaction\nmax_user_connections = 7\nadmin_users = app\n",
             postgres.port()
         ),
     );
     place.write("users.txt", &format!("\"app\" \"{PASSWORD}\"\n"));
     let output = place.run(&["migrate", "pgbouncer.ini", "-o", "new.toml"]);
     assert_success(&output);
-    assert!(told(&output).contains("remark: query_timeout = 7: has no counterpart"));
+    assert!(told(&output).contains("remark: max_user_connections = 7: has no counterpart"));
     assert!(!told(&output).contains(PASSWORD));
     assert_eq!(rights(&place.path("new.toml")), 0o600);
     assert_loads(&place, "new.toml");

@@ -25,7 +25,7 @@ with_one_and_two_shards!(
 );
 
 /// Long enough to be told from a fault, short enough to be waited for.
-const LIMIT: Duration = Duration::from_millis(1000);
+const LIMIT: Duration = Duration::from_secs(1);
 
 fn config(shards: usize) -> Config {
     Config::new(Postgres::shared()).shards(shards)
