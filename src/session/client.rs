@@ -48,6 +48,7 @@ use crate::server::reset::Leftovers;
 
 use super::budget::Claim;
 use super::card::{Belongs, ClientCard, ClientTally};
+use super::dismiss::Skip;
 use super::local::{Begun, Local};
 use super::prepared::Prepared;
 use super::registry::Slot;
@@ -111,6 +112,8 @@ pub struct Session {
     /// The server has said farewell in words that the client has got.
     pub(super) has_farewell: bool,
     pub(super) claim: Option<Box<Claim>>,
+    /// What is left of a request that has been cancelled before a server got it.
+    pub(super) skip: Option<Box<Skip>>,
     /// The transaction that it has begun without a server.
     pub(super) begun: Begun,
     /// Servers in a row that went while they were being prepared.
@@ -152,6 +155,7 @@ impl Session {
             has_reset: false,
             has_farewell: false,
             claim: None,
+            skip: None,
             begun: Begun::None,
             retries: 0,
             prepared: None,
@@ -210,6 +214,9 @@ impl Session {
                 Poll::Ready(Ok(None) | Err(_)) => Step::End,
             };
         };
+        if self.skip.is_some() && self.skip_over(&mut chunk) {
+            return Step::Again;
+        }
         loop {
             let Some(&[tag, l0, l1, l2, l3]) = chunk.first_chunk::<{ HEADER_BYTES }>() else {
                 return self.hold(chunk, 0, context);
@@ -294,7 +301,7 @@ impl Session {
         }
     }
 
-    fn acquire(&mut self, context: &mut Context<'_>) -> Step {
+    pub(super) fn acquire(&mut self, context: &mut Context<'_>) -> Step {
         if self.pool.is_retired() {
             self.change_pool();
         }
@@ -302,6 +309,7 @@ impl Session {
             Acquired::Server(server) => self.attach(server),
             Acquired::Waiting(ticket) => {
                 self.input = self.input.take().map(Chunk::release_if_scarce);
+                self.may_be_dismissed();
                 self.phase = Phase::Waiting(ticket);
                 Step::Again
             }
@@ -321,36 +329,9 @@ impl Session {
         }
     }
 
-    fn waiting(&mut self, ticket: Ticket, context: &mut Context<'_>) -> Step {
-        if self.is_replaced() {
-            self.pool.give_up(ticket);
-            return self.acquire(context);
-        }
-        match self.pool.collect(ticket, context.waker()) {
-            Some(Ok(server)) => self.attach(server),
-            Some(Err(error)) => {
-                self.card.note_no_server();
-                let text = format!(
-                    "Could not get a database connection from the pool. All servers may be busy or \
-                     down. Error details: {error}. Please try again later."
-                );
-                self.fail(&Failure::with_ready(sqlstate::TOO_MANY_CONNECTIONS, text));
-                Step::End
-            }
-            None if self.client.poll_ended(context).is_ready() && !self.has_said_good_bye() => {
-                self.pool.give_up(ticket);
-                Step::End
-            }
-            None => {
-                self.phase = Phase::Waiting(ticket);
-                Step::Wait
-            }
-        }
-    }
-
     /// Gives a clean server the client's settings, if it has others, and takes away the unnamed
     /// statement of another client if this one does not replace it anyhow.
-    fn attach(&mut self, mut server: Box<ServerConnection>) -> Step {
+    pub(super) fn attach(&mut self, mut server: Box<ServerConnection>) -> Step {
         self.begin_anew();
         server.card.note_client(&self.asked);
         let mut text = String::new();
@@ -368,6 +349,7 @@ impl Session {
                 server.send_own_query(first);
             }
             server.send_own_query(&text);
+            self.may_be_dismissed();
             self.phase = Phase::Preparing(server, false);
             return Step::Again;
         }
@@ -377,6 +359,10 @@ impl Session {
     /// The server is ready: the client's messages go to it from now on.
     fn serve(&mut self, mut server: Box<ServerConnection>) -> Step {
         server.applied = Rc::clone(&self.wanted);
+        if self.is_dismissed() {
+            self.pool.give_back(server);
+            return self.dismissed();
+        }
         if self.send_begin(&mut server) {
             self.phase = Phase::Preparing(server, false);
             return Step::Again;
@@ -446,6 +432,7 @@ impl Session {
             self.client_gone(server);
             return Step::End;
         }
+        let has_waited = self.awaits_description();
         loop {
             if self.client.queued_bytes() > WINDOW_BYTES {
                 server.stream.pause();
@@ -487,7 +474,8 @@ impl Session {
             self.pool.give_back(server);
             return Step::Again;
         }
-        let has_caught_up = self.has_caught_up(&server);
+        let has_caught_up = self.has_caught_up(&server)
+            || (has_waited && !self.awaits_description());
         self.phase = Phase::Serving(server);
         if has_caught_up {
             Step::Again
@@ -521,6 +509,9 @@ impl Session {
                 // It has said good-bye; what was asked before is still answered, unless PostgreSQL
                 // waits for more itself.
                 return server.sync.awaits_ready();
+            }
+            if self.awaits_description() {
+                return !self.has_gone_waiting(context);
             }
             if self.is_ahead(server, context) {
                 return true;

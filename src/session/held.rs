@@ -125,6 +125,13 @@ impl Session {
         true
     }
 
+    /// What waits is followed by these bytes.
+    fn put_back(&mut self, rest: &[u8]) {
+        let waiting = self.input.take();
+        let waiting = waiting.as_deref().unwrap_or_default();
+        self.input = Some(self.client.chunk_of([waiting, rest].concat()));
+    }
+
     /// Passes client messages to the server, behind the part that is held of one. False when the
     /// client is not to be served any more.
     pub(super) fn forward_joined(
@@ -150,6 +157,10 @@ impl Session {
                 let whole = self.client.chunk_of(whole);
                 if !self.forward(server, whole) {
                     return false;
+                }
+                if self.awaits_description() {
+                    self.put_back(&chunk);
+                    return true;
                 }
             }
         }

@@ -26,6 +26,7 @@ use crate::server::statements::power::Power;
 use crate::server::sync::{Noted, Owner, Reply, Sync};
 
 use super::client::Session;
+use super::guard;
 use super::heal;
 use super::held::names_statement;
 use super::prepared::Prepared;
@@ -44,12 +45,17 @@ impl Session {
         let mut position = 0;
         let mut is_cut = false;
         let mut is_flushed = false;
+        let mut waits = false;
         loop {
             let mut noted = Noted::BY_NOBODY;
             if manages && self.framer.is_at_boundary() {
                 match self.rewrite(server, &mut splice, &chunk, position) {
                     Rewritten::Passes(by) => noted = by,
                     Rewritten::IsHeld => break,
+                    Rewritten::Waits => {
+                        waits = true;
+                        break;
+                    }
                     Rewritten::Refused => return false,
                 }
             }
@@ -98,6 +104,9 @@ impl Session {
             self.framer.free_collected();
         }
         self.card.sent(&server.card, position);
+        if waits {
+            self.input = Some(chunk.slice(position..chunk.len()));
+        }
         splice.finish(chunk, position, &mut server.stream);
         // Once for all of the chunk: replies may come early, and many small pieces are slow.
         if is_flushed && server.framer.is_at_boundary() {
@@ -122,9 +131,13 @@ impl Session {
                 insert_promised(&mut server.sync, &mut splice, place, &mut self.client);
             }
             let is_own = server.sync.is_own(part.tag);
-            if is_own {
+            let is_refusal = server.sync.is_refusal(part.tag);
+            if is_own || is_refusal {
                 splice.keep(&chunk, position, &mut self.client);
                 splice.skip(end);
+            }
+            if is_refusal && part.is_last {
+                guard::write_refusal(splice.out(), part.body);
             }
             if part.is_last {
                 match server.sync.received(part.tag) {
@@ -135,11 +148,12 @@ impl Session {
                 }
                 // Before those of the promised ones: what fails is counted behind what is done.
                 let lists = (&mut server.statements, &mut server.baits);
-                apply_outcomes(&mut server.sync, lists, self.prepared.as_deref_mut());
+                let reply = (part.tag, part.body);
+                apply_outcomes(&mut server.sync, lists, self.prepared.as_deref_mut(), reply);
                 let place = (&chunk, end);
                 insert_promised(&mut server.sync, &mut splice, place, &mut self.client);
                 let lists = (&mut server.statements, &mut server.baits);
-                apply_outcomes(&mut server.sync, lists, self.prepared.as_deref_mut());
+                apply_outcomes(&mut server.sync, lists, self.prepared.as_deref_mut(), OWN_REPLY);
             }
             // Only the last part of a message has a body.
             match (part.tag, part.body) {
@@ -375,18 +389,23 @@ pub(super) fn deliver_promised(
         client.send(out);
     }
     let lists = (&mut server.statements, &mut server.baits);
-    apply_outcomes(&mut server.sync, lists, prepared);
+    apply_outcomes(&mut server.sync, lists, prepared, OWN_REPLY);
 }
 
-/// Tells the journals what has become of requests.
+/// No reply of the server's.
+const OWN_REPLY: (u8, Option<&[u8]>) = (0, None);
+
+/// Tells the journals what has become of requests, with the tag and the body of the reply.
 fn apply_outcomes(
     sync: &mut Sync,
     (statements, baits): (&mut Statements, &mut Baits),
     prepared: Option<&mut Prepared>,
+    reply: (u8, Option<&[u8]>),
 ) {
     if let Some(outcomes) = sync.take_outcomes() {
         statements.apply(outcomes.server);
         if let Some(prepared) = prepared {
+            guard::learn(prepared, statements, outcomes.telling, reply);
             baits.taken(prepared.apply(outcomes));
         }
     }

@@ -137,6 +137,7 @@ impl Session {
         let tenant = directory.tenant(&key.database, &key.user);
         self.framer.is_at_boundary()
             && self.claim.is_none()
+            && self.skip.is_none()
             && self.client.queued_bytes() == 0
             && !self.has_farewell
             && tenant.is_some_and(|tenant| Rc::ptr_eq(&tenant.pool, &self.pool))
@@ -216,7 +217,8 @@ impl Session {
             let mut prepared = Box::<Prepared>::default();
             prepared.generation = pool.generation();
             for one in &record.statements {
-                prepared.restore(&one.name, pool.adopt_statement(&one.text, one.key));
+                let statement = pool.adopt_statement(&one.text, one.key);
+                prepared.restore(&one.name, statement, one.told);
             }
             prepared
         });
@@ -261,6 +263,7 @@ mod tests {
     use crate::protocol::cancel_key::{CancelKey, CancelSecret};
     use crate::server::Canceller;
     use crate::server::errands::{Answer, Errands};
+    use crate::server::statements::shape::Shape;
 
     const CONFIG: &str = "[general]\nadmin_username = 'a'\nadmin_password = 'b'\n\
         [pools.db]\nserver_host = '127.0.0.1'\nserver_port = 1\n\
@@ -396,6 +399,7 @@ mod tests {
                 name: b"a"[..].into(),
                 text: b"select 1\0\0\0"[..].into(),
                 key: 1,
+                told: Shape::NOTHING,
             }],
             base: Some(base),
             identity: Identity {

@@ -29,6 +29,7 @@ use crate::server::parameters::ParameterSet;
 use crate::server::reset::Leftovers;
 
 use super::power::Power;
+use super::shape;
 
 /// What the names that the pooler gives begin with.
 pub const PREFIX: &[u8] = b"PGD_";
@@ -69,6 +70,8 @@ pub struct Statement {
     kept: Rc<Kept>,
     /// What running it may do to the meaning of others.
     pub power: Power,
+    /// Its result depends on what its names stand for.
+    pub may_change: bool,
     /// The salt that was asked for last, and the key with it.
     salted: Cell<(Key, Key)>,
 }
@@ -216,12 +219,14 @@ impl Statement {
         let text = text.unwrap_or_default();
         let leftovers = Leftovers::of_text(text);
         let (effect, power) = (Effect::of(text), Power::of_command(text, leftovers));
+        let may_change = shape::may_change(text);
         Self {
             definition,
             key,
             leftovers,
             effect,
             power,
+            may_change,
             uses: RefCell::default(),
             holders: Cell::default(),
             kept,
@@ -331,7 +336,7 @@ pub fn may_have_effect(text: &[u8]) -> bool {
 }
 
 /// What follows the space and the comments at the start.
-fn without_space(mut text: &[u8]) -> &[u8] {
+pub(super) fn without_space(mut text: &[u8]) -> &[u8] {
     loop {
         text = text.trim_ascii_start();
         if text.starts_with(b"--") {
@@ -372,7 +377,7 @@ fn is_end(text: &[u8]) -> bool {
 }
 
 /// The letters at the start, and what follows the space behind them.
-fn word(text: &[u8]) -> (&[u8], &[u8]) {
+pub(super) fn word(text: &[u8]) -> (&[u8], &[u8]) {
     let end = text.iter().position(|byte| !byte.is_ascii_alphabetic());
     let (word, rest) = text.split_at(end.unwrap_or(text.len()));
     (word, without_space(rest))

@@ -145,8 +145,22 @@ pub struct Outcomes {
     pub client: Tally,
     /// Those that the server's journal has.
     pub server: Tally,
+    /// Those that tell what a result looks like.
+    pub telling: Tally,
     /// The first of the client's that failed is what the error is about; the others were skipped.
     pub is_first_to_blame: bool,
+}
+
+/// What a request has to do with what clients are told of results.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bearing {
+    /// Nothing.
+    #[default]
+    None,
+    /// If it is done, the client knows what the result looks like.
+    Tells,
+    /// It is sent to fail, for a client that knows another result.
+    Refuses,
 }
 
 /// What a reply means for the one who reads it.
@@ -168,6 +182,7 @@ struct Owed {
     noted: Noted,
     /// An error has been reported, and the reply that ends the request is still to come.
     has_failed: bool,
+    bearing: Bearing,
     /// The prepared statement that it uses; `NOTHING` if it uses none of the pooler's.
     about: u32,
 }
@@ -266,10 +281,19 @@ impl Sync {
     /// True if the reply with this tag, if it comes next, belongs to the pooler.
     pub fn is_own(&self, tag: u8) -> bool {
         let mut owed = self.owed.iter();
-        matches!(tag, b'1' | b'3')
+        matches!(tag, b'1' | b'3' | b't' | b'T' | b'n')
             && owed
                 .find(|owed| owed.request != Request::CopyEnd)
                 .is_some_and(|owed| owed.owner == Owner::Pooler)
+    }
+
+    /// True if the error with this tag, if it comes next, is the one that was asked for.
+    pub fn is_refusal(&self, tag: u8) -> bool {
+        let mut owed = self.owed.iter();
+        tag == b'E'
+            && owed
+                .find(|owed| owed.request != Request::CopyEnd)
+                .is_some_and(|owed| owed.bearing == Bearing::Refuses)
     }
 
     /// True if the server ignores requests at the moment, up to a Sync, or must not get any.
@@ -307,6 +331,7 @@ impl Sync {
             owner,
             noted,
             has_failed: false,
+            bearing: Bearing::None,
             about: NOTHING,
         });
     }
@@ -378,6 +403,22 @@ impl Sync {
         }
     }
 
+    /// The description of a statement is asked for on the pooler's own account.
+    pub fn sent_own_describe(&mut self, about: u32) {
+        self.sent(b'D', true, Owner::Pooler);
+        if let Some(owed) = self.owed.back_mut() {
+            owed.about = about;
+        }
+        self.bears(Bearing::Tells);
+    }
+
+    /// What the request that was sent last has to do with what clients are told.
+    pub fn bears(&mut self, bearing: Bearing) {
+        if let Some(owed) = self.owed.back_mut() {
+            owed.bearing = bearing;
+        }
+    }
+
     /// The statement used by the request that an error was about.
     pub const fn take_blamed(&mut self) -> Option<u32> {
         self.blamed.take()
@@ -433,11 +474,13 @@ impl Sync {
             return;
         };
         self.counts.remove(owed.request);
-        if owed.noted != Noted::BY_NOBODY {
+        let tells = owed.bearing == Bearing::Tells;
+        if owed.noted != Noted::BY_NOBODY || tells {
             let is_done = is_done && !owed.has_failed;
             let outcomes = self.outcomes.get_or_insert_default();
             outcomes.client.count(owed.noted.by_client, is_done);
             outcomes.server.count(owed.noted.by_server, is_done);
+            outcomes.telling.count(tells, is_done);
         }
     }
 

@@ -8,6 +8,7 @@ fn outcome(done: u32, failed: u32, is_first_to_blame: bool) -> Outcomes {
     Outcomes {
         client: Tally { done, failed },
         server: Tally::default(),
+        telling: Tally::default(),
         is_first_to_blame,
     }
 }
