@@ -474,8 +474,8 @@ impl Session {
             self.pool.give_back(server);
             return Step::Again;
         }
-        let has_caught_up = self.has_caught_up(&server)
-            || (has_waited && !self.awaits_description());
+        let has_caught_up =
+            self.has_caught_up(&server) || (has_waited && !self.awaits_description());
         self.phase = Phase::Serving(server);
         if has_caught_up {
             Step::Again
@@ -542,7 +542,7 @@ impl Session {
 }
 
 fn out_of_memory() -> Failure {
-    Failure::with_ready(
+    Failure::new(
         sqlstate::OUT_OF_MEMORY,
         "Server is temporarily out of memory. Please try again later or reduce the size of your \
          query.",

@@ -62,15 +62,15 @@ pub(super) enum Verdict {
     Waits,
 }
 
-/// Judges a message with this tag, Bind or Describe, about the statement that the client calls `name`. It
-/// is the statement that was wanted last of the server.
+/// Judges a message with this tag, Bind or Describe, about the statement that the client calls `name` and
+/// has been `told` the result of. It is the statement that was wanted last of the server.
 pub(super) fn judge(
     prepared: &mut Prepared,
     server: &mut ServerConnection,
     out: &mut Vec<u8>,
     (tag, name, key): (u8, &[u8], Key),
+    told: Shape,
 ) -> Verdict {
-    let told = prepared.told(name);
     let result = server.statements.result();
     if told == result.shape && told.is_known() || told == Shape::NOTHING {
         return Verdict::Passes(Bearing::None);

@@ -669,6 +669,23 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_is_ended_by_a_request_that_has_met_it() {
+        let house = House::new(0);
+        let (slot, _) = house.login(false);
+        slot.set_stream(7);
+        let dismiss = || house.registry.dismiss(slot.number());
+        assert_eq!(dismiss(), None, "it does not wait");
+        slot.wait();
+        assert!(!slot.take_dismissal());
+        assert_eq!(dismiss(), Some(7));
+        // It goes on waiting, for another server.
+        slot.wait();
+        assert!(slot.take_dismissal());
+        assert!(!slot.take_dismissal());
+        assert_eq!(dismiss(), None, "the wait is over");
+    }
+
+    #[test]
     fn only_sessions_that_have_rested_are_asked_and_each_once() {
         let house = House::new(0);
         let now = Instant::now();

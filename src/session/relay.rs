@@ -153,7 +153,12 @@ impl Session {
                 let place = (&chunk, end);
                 insert_promised(&mut server.sync, &mut splice, place, &mut self.client);
                 let lists = (&mut server.statements, &mut server.baits);
-                apply_outcomes(&mut server.sync, lists, self.prepared.as_deref_mut(), OWN_REPLY);
+                apply_outcomes(
+                    &mut server.sync,
+                    lists,
+                    self.prepared.as_deref_mut(),
+                    OWN_REPLY,
+                );
             }
             // Only the last part of a message has a body.
             match (part.tag, part.body) {

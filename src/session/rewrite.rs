@@ -245,7 +245,8 @@ impl Session {
         };
         message.keep_before(splice, server);
         let about = (b'B', bind.statement, key);
-        let bearing = match use_statement(prepared, (server, splice), about, &statement, &self.pool) {
+        let bearing = match use_statement(prepared, (server, splice), about, &statement, &self.pool)
+        {
             Verdict::Passes(bearing) => bearing,
             Verdict::Waits => return Rewritten::Waits,
         };
@@ -445,17 +446,18 @@ fn use_statement(
     statement: &Statement,
     pool: &Pool,
 ) -> Verdict {
+    let (since, told) = prepared.known(name);
     if let Some(result) = prepared.take_awaited() {
         // The message comes a second time; the server has it now.
         server.statements.want_again(result);
     } else if !hangs_on(prepared, &mut server.statements, name, key) {
-        let asker = Asker::Holder(prepared.since(name));
+        let asker = Asker::Holder(since);
         provide(server, splice.out(), (key, statement), asker, pool);
     }
     if !statement.may_change {
         return Verdict::Passes(Bearing::None);
     }
-    guard::judge(prepared, server, splice.out(), (tag, name, key))
+    guard::judge(prepared, server, splice.out(), (tag, name, key), told)
 }
 
 /// What a message that uses a statement calls it.

@@ -45,6 +45,7 @@ mod operate;
 mod parameters;
 mod prepared;
 mod prepared_flow;
+mod prepared_shape;
 mod prepared_trust;
 mod programs;
 mod quarantine;

@@ -142,7 +142,13 @@ mod tests {
         ] {
             assert!(may_change(text.as_bytes()), "{text}");
         }
-        for text in ["", "insert into t values (1)", "begin", "fetch 1 from c", "show all"] {
+        for text in [
+            "",
+            "insert into t values (1)",
+            "begin",
+            "fetch 1 from c",
+            "show all",
+        ] {
             assert!(!may_change(text.as_bytes()), "{text}");
         }
     }

@@ -79,7 +79,7 @@ pub struct Statement {
 /// What a statement takes beside its definition, in bytes: rounded up from what was measured.
 const STATEMENT_BYTES: usize = 320;
 /// What a name takes beside its letters, in bytes; likewise.
-const PLACE_BYTES: usize = 130;
+const PLACE_BYTES: usize = 145;
 
 /// How many statements and names for them there are, and what they take.
 #[derive(Debug, Default)]

@@ -168,14 +168,11 @@ impl Prepared {
         entry.statement.as_ref()
     }
 
-    /// The generation of the database when `name` was defined.
-    pub(super) fn since(&self, name: &[u8]) -> u32 {
-        self.entry(name).since
-    }
-
-    /// What the client has been told of the result of the statement that it calls `name`.
-    pub(super) fn told(&self, name: &[u8]) -> Shape {
-        self.entry(name).told
+    /// The generation of the database when `name` was defined, and what the client has been told of the
+    /// result since.
+    pub(super) fn known(&self, name: &[u8]) -> (u32, Shape) {
+        let entry = self.entry(name);
+        (entry.since, entry.told)
     }
 
     /// A request is sent that, if it is done, tells the client the result of the statement that it calls
