@@ -45,17 +45,12 @@ impl Session {
         let mut position = 0;
         let mut is_cut = false;
         let mut is_flushed = false;
-        let mut waits = false;
         loop {
             let mut noted = Noted::BY_NOBODY;
             if manages && self.framer.is_at_boundary() {
                 match self.rewrite(server, &mut splice, &chunk, position) {
                     Rewritten::Passes(by) => noted = by,
-                    Rewritten::IsHeld => break,
-                    Rewritten::Waits => {
-                        waits = true;
-                        break;
-                    }
+                    Rewritten::IsHeld | Rewritten::Waits => break,
                     Rewritten::Refused => return false,
                 }
             }
@@ -104,9 +99,6 @@ impl Session {
             self.framer.free_collected();
         }
         self.card.sent(&server.card, position);
-        if waits {
-            self.input = Some(chunk.slice(position..chunk.len()));
-        }
         splice.finish(chunk, position, &mut server.stream);
         // Once for all of the chunk: replies may come early, and many small pieces are slow.
         if is_flushed && server.framer.is_at_boundary() {
@@ -131,13 +123,12 @@ impl Session {
                 insert_promised(&mut server.sync, &mut splice, place, &mut self.client);
             }
             let is_own = server.sync.is_own(part.tag);
-            let is_refusal = server.sync.is_refusal(part.tag);
-            if is_own || is_refusal {
+            if is_own || server.sync.is_refusal(part.tag) {
                 splice.keep(&chunk, position, &mut self.client);
                 splice.skip(end);
-            }
-            if is_refusal && part.is_last {
-                guard::write_refusal(splice.out(), part.body);
+                if !is_own && part.is_last {
+                    guard::write_refusal(splice.out(), part.body);
+                }
             }
             if part.is_last {
                 match server.sync.received(part.tag) {
@@ -146,19 +137,11 @@ impl Session {
                     Reply::Of(Owner::Pooler) if is_own || part.tag == b'E' => {}
                     Reply::Of(Owner::Pooler) | Reply::OutOfStep => break false,
                 }
-                // Before those of the promised ones: what fails is counted behind what is done.
                 let lists = (&mut server.statements, &mut server.baits);
+                let (place, prepared) = ((&chunk, end), self.prepared.as_deref_mut());
+                let to_client = (&mut splice, place, &mut self.client);
                 let reply = (part.tag, part.body);
-                apply_outcomes(&mut server.sync, lists, self.prepared.as_deref_mut(), reply);
-                let place = (&chunk, end);
-                insert_promised(&mut server.sync, &mut splice, place, &mut self.client);
-                let lists = (&mut server.statements, &mut server.baits);
-                apply_outcomes(
-                    &mut server.sync,
-                    lists,
-                    self.prepared.as_deref_mut(),
-                    OWN_REPLY,
-                );
+                follow_reply(&mut server.sync, lists, prepared, reply, to_client);
             }
             // Only the last part of a message has a body.
             match (part.tag, part.body) {
@@ -395,6 +378,20 @@ pub(super) fn deliver_promised(
     }
     let lists = (&mut server.statements, &mut server.baits);
     apply_outcomes(&mut server.sync, lists, prepared, OWN_REPLY);
+}
+
+/// A reply has been noted: tells the journals, and the client what is due behind it.
+fn follow_reply(
+    sync: &mut Sync,
+    (statements, baits): (&mut Statements, &mut Baits),
+    mut prepared: Option<&mut Prepared>,
+    reply: (u8, Option<&[u8]>),
+    (splice, place, client): (&mut Splice, (&Chunk, usize), &mut Stream),
+) {
+    // Before those of the promised ones: what fails is counted behind what is done.
+    apply_outcomes(sync, (statements, baits), prepared.as_deref_mut(), reply);
+    insert_promised(sync, splice, place, client);
+    apply_outcomes(sync, (statements, baits), prepared, OWN_REPLY);
 }
 
 /// No reply of the server's.

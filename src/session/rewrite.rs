@@ -55,7 +55,8 @@ pub(super) enum Rewritten {
     Passes(Noted),
     /// The server gets nothing of it yet.
     IsHeld,
-    /// As `IsHeld`, and nothing behind it either: the server has been asked something first.
+    /// As `IsHeld`, and nothing behind it either: the server has been asked something first. It is what
+    /// the client has sent next.
     Waits,
     /// It cannot be held: the session has failed.
     Refused,
@@ -73,7 +74,11 @@ impl Session {
     ) -> Rewritten {
         let rest = chunk.get(at..).unwrap_or_default();
         if missing_bytes(rest, self.sees_executes()) == 0 {
-            return self.rewrite_whole(server, splice, chunk, at);
+            let rewritten = self.rewrite_whole(server, splice, chunk, at);
+            if matches!(rewritten, Rewritten::Waits) {
+                self.input = Some(chunk.slice(at..chunk.len()));
+            }
+            return rewritten;
         }
         if self.hold_part(rest) {
             Rewritten::IsHeld

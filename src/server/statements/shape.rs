@@ -12,7 +12,7 @@
 //! in four billion. Which table a column comes from, and its format, are not parts of it, nor are they for
 //! PostgreSQL.
 //!
-//! Source: PostgreSQL documentation, `protocol-message-formats.html`, "RowDescription"; `sql-prepare.html`.
+//! Source: PostgreSQL documentation, `protocol-message-formats.html` (`RowDescription`), `sql-prepare.html`.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::Range;
