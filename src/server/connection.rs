@@ -35,7 +35,7 @@ use super::statements::Statements;
 use super::sync::{Owner, Sync};
 
 /// Replies whose bodies are looked into.
-static INTEREST: Interest = Interest::of(b"CESZ");
+static INTEREST: Interest = Interest::of(b"CESTZ");
 /// Messages of a login.
 static LOGIN_INTEREST: Interest = Interest::of(b"EKNRSZv");
 /// The largest message that a login may bring, in bytes.

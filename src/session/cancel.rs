@@ -183,6 +183,12 @@ impl Cancels {
             Lookup::Unknown => self.metrics().cancels_unknown.add(1),
             // Nothing of it runs on a server, as far as the client can know.
             Lookup::Idle => {}
+            Lookup::Waiting(slot) => {
+                // What the client is told of it is on its way before anything else of the session.
+                if let Some(stream) = self.registry.dismiss(slot) {
+                    shards::wake(stream);
+                }
+            }
             Lookup::Running(lease) => {
                 if let Some(request) = self.canceller.cancel(&lease) {
                     lease.over(request).await;

@@ -49,6 +49,7 @@ use crate::transport::Stream;
 
 use super::budget::Claim;
 use super::card::{Belongs, ClientCard, ClientTally};
+use super::dismiss::Skip;
 use super::ending::Ending;
 use super::local::{Begun, Local};
 use super::prepared::Prepared;
@@ -115,6 +116,8 @@ pub struct Session {
     pub(super) claim: Option<Box<Claim>>,
     /// What it has sent last waits for the answers to what it has sent before.
     pub(super) is_waiting: bool,
+    /// What is left of a request that has been cancelled before a server got it.
+    pub(super) skip: Option<Box<Skip>>,
     /// The transaction that it has begun without a server.
     pub(super) begun: Begun,
     /// Servers in a row that went while they were being prepared.
@@ -158,6 +161,7 @@ impl Session {
             has_farewell: false,
             claim: None,
             is_waiting: false,
+            skip: None,
             begun: Begun::None,
             retries: 0,
             prepared: None,
@@ -217,6 +221,9 @@ impl Session {
                 Poll::Ready(Ok(None) | Err(_)) => Step::End,
             };
         };
+        if self.skip.is_some() && self.skip_over(&mut chunk) {
+            return Step::Again;
+        }
         loop {
             let Some(&[tag, l0, l1, l2, l3]) = chunk.first_chunk::<{ HEADER_BYTES }>() else {
                 return self.hold(chunk, 0, context);
@@ -303,7 +310,7 @@ impl Session {
         }
     }
 
-    fn acquire(&mut self, context: &mut Context<'_>) -> Step {
+    pub(super) fn acquire(&mut self, context: &mut Context<'_>) -> Step {
         if self.pool.is_retired() {
             self.change_pool();
         }
@@ -311,6 +318,7 @@ impl Session {
             Acquired::Server(server) => self.attach(server),
             Acquired::Waiting(ticket) => {
                 self.input = self.input.take().map(Chunk::release_if_scarce);
+                self.may_be_dismissed();
                 self.phase = Phase::Waiting(ticket);
                 Step::Again
             }
@@ -330,36 +338,9 @@ impl Session {
         }
     }
 
-    fn waiting(&mut self, ticket: Ticket, context: &mut Context<'_>) -> Step {
-        if self.is_replaced() {
-            self.pool.give_up(ticket);
-            return self.acquire(context);
-        }
-        match self.pool.collect(ticket, context.waker()) {
-            Some(Ok(server)) => self.attach(server),
-            Some(Err(error)) => {
-                self.card.note_no_server();
-                let text = format!(
-                    "Could not get a database connection from the pool. All servers may be busy or \
-                     down. Error details: {error}. Please try again later."
-                );
-                self.fail(&Failure::with_ready(sqlstate::TOO_MANY_CONNECTIONS, text));
-                Step::End
-            }
-            None if self.client.poll_ended(context).is_ready() && !self.has_said_good_bye() => {
-                self.pool.give_up(ticket);
-                Step::End
-            }
-            None => {
-                self.phase = Phase::Waiting(ticket);
-                Step::Wait
-            }
-        }
-    }
-
     /// Gives a clean server the client's settings, if it has others, and takes away the unnamed
     /// statement of another client if this one does not replace it anyhow.
-    fn attach(&mut self, mut server: Box<ServerConnection>) -> Step {
+    pub(super) fn attach(&mut self, mut server: Box<ServerConnection>) -> Step {
         self.begin_anew();
         server.card.note_client(&self.asked);
         let mut text = String::new();
@@ -377,6 +358,7 @@ impl Session {
                 server.send_own_query(first);
             }
             server.send_own_query(&text);
+            self.may_be_dismissed();
             self.phase = Phase::Preparing(server, false);
             return Step::Again;
         }
@@ -386,6 +368,10 @@ impl Session {
     /// The server is ready: the client's messages go to it from now on.
     fn serve(&mut self, mut server: Box<ServerConnection>) -> Step {
         server.applied = Rc::clone(&self.wanted);
+        if self.is_dismissed() {
+            self.pool.give_back(server);
+            return self.dismissed();
+        }
         if self.send_begin(&mut server) {
             self.phase = Phase::Preparing(server, false);
             return Step::Again;
@@ -455,6 +441,7 @@ impl Session {
             self.client_gone(server);
             return Step::End;
         }
+        let has_waited = self.awaits_description();
         loop {
             if self.client.queued_bytes() > WINDOW_BYTES {
                 server.stream.pause();
@@ -496,7 +483,8 @@ impl Session {
             self.pool.give_back(server);
             return Step::Again;
         }
-        let has_caught_up = self.has_caught_up(&server);
+        let has_caught_up =
+            self.has_caught_up(&server) || (has_waited && !self.awaits_description());
         self.phase = Phase::Serving(server);
         if has_caught_up {
             Step::Again
@@ -531,6 +519,9 @@ impl Session {
                 // waits for more itself.
                 return server.sync.awaits_ready();
             }
+            if self.awaits_description() {
+                return !self.has_gone_waiting(context);
+            }
             if self.is_ahead(server, context) {
                 return true;
             }
@@ -560,7 +551,7 @@ impl Session {
 }
 
 fn out_of_memory() -> Failure {
-    Failure::with_ready(
+    Failure::new(
         sqlstate::OUT_OF_MEMORY,
         "Server is temporarily out of memory. Please try again later or reduce the size of your \
          query.",

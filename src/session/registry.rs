@@ -22,7 +22,8 @@
 //! 2. Notices of different hosts may overtake each other. Each move has a number, and only a later
 //!    one than that known is believed. Each use of a slot has a number, too (`life`), and a notice
 //!    about an earlier use is ignored.
-//! 3. A slot names a server only while the session's messages go to it.
+//! 3. A wait is ended by a request that came while it lasted, and by no other.
+//! 4. A slot names a server only while the session's messages go to it.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -78,9 +79,21 @@ struct Entry {
     /// Where it is.
     shard: u16,
     is_asked: bool,
+    wait: Wait,
 }
 
 const _: () = assert!(size_of::<Entry>() <= 40, "an idle client is to stay small");
+
+/// Whether a session waits for a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    /// It does not, or cannot do without what it waits for.
+    None,
+    /// It does.
+    Lasts,
+    /// It does, and its client does not want it any more.
+    Dismissed,
+}
 
 #[derive(Debug)]
 enum Secret {
@@ -126,6 +139,8 @@ pub enum Place {
 pub enum Lookup {
     /// The session is here and uses no server.
     Idle,
+    /// The session is here, in this slot, and waits for a server.
+    Waiting(u32),
     /// The session is on another shard, as far as known here.
     Moved {
         /// Number of the shard.
@@ -156,6 +171,7 @@ impl Entry {
             moves: 0,
             shard: HERE,
             is_asked: false,
+            wait: Wait::None,
         }
     }
 
@@ -348,15 +364,29 @@ impl Registry {
         match place {
             Place::Here(slot) => {
                 let entries = self.entries.borrow();
-                let lease = entries
-                    .all
-                    .get(slot as usize)
-                    .and_then(|entry| entry.lease.clone());
-                lease.map_or(Lookup::Idle, Lookup::Running)
+                let entry = entries.all.get(slot as usize);
+                let waits = entry.is_some_and(|entry| entry.wait != Wait::None);
+                match entry.and_then(|entry| entry.lease.clone()) {
+                    Some(lease) => Lookup::Running(lease),
+                    None if waits => Lookup::Waiting(slot),
+                    None => Lookup::Idle,
+                }
             }
             Place::Moved { shard, slot } => Lookup::Moved { shard, slot },
             Place::Unknown => Lookup::Unknown,
         }
+    }
+
+    /// Ends the wait of the session in this slot for a server, if it still waits. Returns its stream,
+    /// which is to be woken.
+    pub fn dismiss(&self, slot: u32) -> Option<u32> {
+        let mut entries = self.entries.borrow_mut();
+        let entry = entries.all.get_mut(slot as usize)?;
+        if entry.wait == Wait::None || entry.shard != HERE {
+            return None;
+        }
+        entry.wait = Wait::Dismissed;
+        Some(entry.number)
     }
 
     /// Sessions on this shard at the moment, and sessions of this shard that are elsewhere.
@@ -417,7 +447,30 @@ impl Slot {
     pub fn serve(&self, lease: &Rc<Lease>) {
         lease.lend();
         let mut entries = self.registry.entries.borrow_mut();
-        entries.all[self.number as usize].lease = Some(Rc::clone(lease));
+        let entry = &mut entries.all[self.number as usize];
+        entry.lease = Some(Rc::clone(lease));
+        entry.wait = Wait::None;
+    }
+
+    /// The session waits for a server from now on; a cancel request ends that.
+    pub fn wait(&self) {
+        let mut entries = self.registry.entries.borrow_mut();
+        let entry = &mut entries.all[self.number as usize];
+        if entry.wait == Wait::None {
+            entry.wait = Wait::Lasts;
+        }
+    }
+
+    /// True once if the session's wait has been ended by a cancel request. It does not wait any more
+    /// then.
+    pub fn take_dismissal(&self) -> bool {
+        let mut entries = self.registry.entries.borrow_mut();
+        let entry = &mut entries.all[self.number as usize];
+        let is_dismissed = entry.wait == Wait::Dismissed;
+        if is_dismissed {
+            entry.wait = Wait::None;
+        }
+        is_dismissed
     }
 
     /// The session uses no server any more.
@@ -613,6 +666,23 @@ mod tests {
         let counts = houses.each_ref().map(|house| house.registry.count());
         assert_eq!(counts, [0, 1, 0]);
         drop(taken);
+    }
+
+    #[test]
+    fn a_wait_is_ended_by_a_request_that_has_met_it() {
+        let house = House::new(0);
+        let (slot, _) = house.login(false);
+        slot.set_stream(7);
+        let dismiss = || house.registry.dismiss(slot.number());
+        assert_eq!(dismiss(), None, "it does not wait");
+        slot.wait();
+        assert!(!slot.take_dismissal());
+        assert_eq!(dismiss(), Some(7));
+        // It goes on waiting, for another server.
+        slot.wait();
+        assert!(slot.take_dismissal());
+        assert!(!slot.take_dismissal());
+        assert_eq!(dismiss(), None, "the wait is over");
     }
 
     #[test]

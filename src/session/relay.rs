@@ -29,6 +29,7 @@ use crate::transport::Stream;
 
 use super::client::Session;
 use super::ending::Ending;
+use super::guard;
 use super::heal;
 use super::held::names_statement;
 use super::prepared::Prepared;
@@ -54,7 +55,7 @@ impl Session {
             let noted = match self.begin_message(server, &mut splice, (&chunk, position), last_tag)
             {
                 Rewritten::Passes(by) => by,
-                Rewritten::IsHeld => break,
+                Rewritten::IsHeld | Rewritten::Asks => break,
                 Rewritten::Refused => return false,
                 Rewritten::Waits => {
                     is_waiting = true;
@@ -161,9 +162,12 @@ impl Session {
                 insert_promised(&mut server.sync, &mut splice, place, &mut self.client);
             }
             let is_own = server.sync.is_own(part.tag);
-            if is_own {
+            if is_own || server.sync.is_refusal(part.tag) {
                 splice.keep(&chunk, position, &mut self.client);
                 splice.skip(end);
+                if !is_own && part.is_last {
+                    guard::write_refusal(splice.out(), part.body);
+                }
             }
             if part.is_last {
                 match server.sync.received(part.tag) {
@@ -172,13 +176,11 @@ impl Session {
                     Reply::Of(Owner::Pooler) if is_own || part.tag == b'E' => {}
                     Reply::Of(Owner::Pooler) | Reply::OutOfStep => break false,
                 }
-                // Before those of the promised ones: what fails is counted behind what is done.
                 let lists = (&mut server.statements, &mut server.baits);
-                apply_outcomes(&mut server.sync, lists, self.prepared.as_deref_mut());
-                let place = (&chunk, end);
-                insert_promised(&mut server.sync, &mut splice, place, &mut self.client);
-                let lists = (&mut server.statements, &mut server.baits);
-                apply_outcomes(&mut server.sync, lists, self.prepared.as_deref_mut());
+                let (place, prepared) = ((&chunk, end), self.prepared.as_deref_mut());
+                let to_client = (&mut splice, place, &mut self.client);
+                let reply = (part.tag, part.body);
+                follow_reply(&mut server.sync, lists, prepared, reply, to_client);
             }
             // Only the last part of a message has a body.
             match (part.tag, part.body) {
@@ -425,18 +427,37 @@ pub(super) fn deliver_promised(
         client.send(out);
     }
     let lists = (&mut server.statements, &mut server.baits);
-    apply_outcomes(&mut server.sync, lists, prepared);
+    apply_outcomes(&mut server.sync, lists, prepared, OWN_REPLY);
 }
 
-/// Tells the journals what has become of requests.
+/// A reply has been noted: tells the journals, and the client what is due behind it.
+fn follow_reply(
+    sync: &mut Sync,
+    (statements, baits): (&mut Statements, &mut Baits),
+    mut prepared: Option<&mut Prepared>,
+    reply: (u8, Option<&[u8]>),
+    (splice, place, client): (&mut Splice, (&Chunk, usize), &mut Stream),
+) {
+    // Before those of the promised ones: what fails is counted behind what is done.
+    apply_outcomes(sync, (statements, baits), prepared.as_deref_mut(), reply);
+    insert_promised(sync, splice, place, client);
+    apply_outcomes(sync, (statements, baits), prepared, OWN_REPLY);
+}
+
+/// No reply of the server's.
+const OWN_REPLY: (u8, Option<&[u8]>) = (0, None);
+
+/// Tells the journals what has become of requests, with the tag and the body of the reply.
 fn apply_outcomes(
     sync: &mut Sync,
     (statements, baits): (&mut Statements, &mut Baits),
     prepared: Option<&mut Prepared>,
+    reply: (u8, Option<&[u8]>),
 ) {
     if let Some(outcomes) = sync.take_outcomes() {
         statements.apply(outcomes.server);
         if let Some(prepared) = prepared {
+            guard::learn(prepared, statements, outcomes.telling, reply);
             baits.taken(prepared.apply(outcomes));
         }
     }

@@ -131,6 +131,7 @@ impl Session {
         let tenant = directory.tenant(&key.database, &key.user);
         self.framer.is_at_boundary()
             && self.claim.is_none()
+            && self.skip.is_none()
             && self.client.queued_bytes() == 0
             && !self.has_farewell
             && tenant.is_some_and(|tenant| Rc::ptr_eq(&tenant.pool, &self.pool))
@@ -207,7 +208,8 @@ impl Session {
             let mut prepared = Box::<Prepared>::default();
             prepared.generation = pool.generation();
             for one in &record.statements {
-                prepared.restore(&one.name, pool.adopt_statement(&one.text, one.key));
+                let statement = pool.adopt_statement(&one.text, one.key);
+                prepared.restore(&one.name, statement, one.told);
             }
             prepared
         });
@@ -253,6 +255,7 @@ mod tests {
     use crate::server::Canceller;
     use crate::server::errands::{Answer, Errands};
     use crate::server::quota::Quotas;
+    use crate::server::statements::shape::Shape;
     use crate::tls::{Keyring, Material};
     use crate::transport::Gate;
 
@@ -332,7 +335,11 @@ mod tests {
             (0, 2),
             Rc::new(NoErrands),
             Rc::new(NoErrands),
-            (fleet.clone(), Quotas::default(), Keyring::new(Material::none())),
+            (
+                fleet.clone(),
+                Quotas::default(),
+                Keyring::new(Material::none()),
+            ),
         );
         let neighbours = Rc::clone(letters) as Rc<dyn Neighbours>;
         let registry = Registry::new((0, 0), Rc::clone(&neighbours), Instant::now());
@@ -395,6 +402,7 @@ mod tests {
                 name: b"a"[..].into(),
                 text: b"select 1\0\0\0"[..].into(),
                 key: 1,
+                told: Shape::NOTHING,
             }],
             base: Some(base),
             identity: Identity {

@@ -36,9 +36,10 @@ use crate::server::statements::power::Power;
 use crate::server::statements::text::{self, EMPTY_DEFINITION, Effect, Key, Statement};
 use crate::server::statements::trust::Asker;
 use crate::server::statements::{Need, Statements};
-use crate::server::sync::{Noted, Owner};
+use crate::server::sync::{Bearing, Noted, Owner};
 
 use super::client::Session;
+use super::guard::{self, Verdict};
 use super::held::{is_long_unnamed, missing_bytes, names_statement};
 use super::prepared::Prepared;
 use super::splice::Splice;
@@ -58,6 +59,9 @@ pub(super) enum Rewritten {
     Passes(Noted),
     /// The server gets nothing of it yet.
     IsHeld,
+    /// As `IsHeld`, and nothing behind it either: the server has been asked something first. It is what
+    /// the client has sent next.
+    Asks,
     /// It cannot be held: the session has failed.
     Refused,
     /// It is to be looked at again when everything before it has been answered.
@@ -79,7 +83,11 @@ impl Session {
             if self.hangs_on_answers(server, rest) {
                 return Rewritten::Waits;
             }
-            return Rewritten::Passes(self.rewrite_whole(server, splice, chunk, at));
+            let rewritten = self.rewrite_whole(server, splice, chunk, at);
+            if matches!(rewritten, Rewritten::Asks) {
+                self.input = Some(chunk.slice(at..chunk.len()));
+            }
+            return rewritten;
         }
         if self.hold_part(rest) {
             Rewritten::IsHeld
@@ -88,20 +96,19 @@ impl Session {
         }
     }
 
-    /// As [`Session::rewrite`], for a message of which enough is there. Returns who has a record of a
-    /// message that does not name a statement.
+    /// As [`Session::rewrite`], for a message of which enough is there.
     fn rewrite_whole(
         &mut self,
         server: &mut ServerConnection,
         splice: &mut Splice,
         chunk: &Chunk,
         at: usize,
-    ) -> Noted {
+    ) -> Rewritten {
         let Some((&[tag, l0, l1, l2, l3], body)) = chunk
             .get(at..)
             .and_then(|bytes| bytes.split_first_chunk::<HEADER_BYTES>())
         else {
-            return Noted::BY_NOBODY;
+            return Rewritten::Passes(Noted::BY_NOBODY);
         };
         let length = u32::from_be_bytes([l0, l1, l2, l3]);
         let is_seen = match tag {
@@ -110,7 +117,7 @@ impl Session {
             _ => names_statement(tag),
         };
         if !is_seen || length < 4 {
-            return Noted::BY_NOBODY;
+            return Rewritten::Passes(Noted::BY_NOBODY);
         }
         let whole = body.get(..length as usize - 4);
         let message = Message {
@@ -124,19 +131,22 @@ impl Session {
                 let describes_statement = tag == b'D' && body.first() == Some(&b'S');
                 server.sync.sent(tag, describes_statement, Owner::Client);
             }
-            return Noted::BY_NOBODY;
+            return Rewritten::Passes(Noted::BY_NOBODY);
         }
         if server.statements.awaits_answers() && !server.sync.owes_replies() {
             server.statements.answered(server.sync.is_settled());
         }
         match tag {
             b'P' => self.rewrite_parse(server, splice, &message),
-            b'B' => self.rewrite_bind(server, splice, &message),
-            b'D' | b'C' => self.rewrite_target(server, splice, &message, tag),
-            b'E' => return self.note_execute(server, splice, &message, whole),
-            _ => return self.note_query(server, splice, &message, whole),
+            b'B' => return self.rewrite_bind(server, splice, &message),
+            b'D' | b'C' => return self.rewrite_target(server, splice, &message, tag),
+            b'E' => {
+                let noted = self.note_execute(server, splice, &message, whole);
+                return Rewritten::Passes(noted);
+            }
+            _ => return Rewritten::Passes(self.note_query(server, splice, &message, whole)),
         }
-        Noted::BY_NOBODY
+        Rewritten::Passes(Noted::BY_NOBODY)
     }
 
     fn rewrite_parse(
@@ -235,10 +245,10 @@ impl Session {
         server: &mut ServerConnection,
         splice: &mut Splice,
         message: &Message<'_>,
-    ) {
+    ) -> Rewritten {
         let Ok(bind) = Bind::decode(message.body) else {
             server.sync.sent(b'B', false, Owner::Client);
-            return;
+            return Rewritten::Passes(Noted::BY_NOBODY);
         };
         if let Some(prepared) = self.prepared.as_mut().filter(|one| one.has_deallocations()) {
             prepared.portal_bound(bind.portal, &Effect::None);
@@ -255,14 +265,15 @@ impl Session {
             }
             server.statements.trust.binds(bind.portal, None);
             server.sync.sent(b'B', false, Owner::Client);
-            return;
+            return Rewritten::Passes(Noted::BY_NOBODY);
         };
         message.keep_before(splice, server);
-        let named = (key, &*statement);
-        if !hangs_on(prepared, &mut server.statements, bind.statement, key) {
-            let asker = Asker::Holder(prepared.since(bind.statement));
-            provide(server, splice.out(), named, asker, &self.pool);
-        }
+        let about = (b'B', bind.statement, key);
+        let bearing = match use_statement(prepared, (server, splice), about, &statement, &self.pool)
+        {
+            Verdict::Passes(bearing) => bearing,
+            Verdict::Waits => return Rewritten::Asks,
+        };
         if statement.effect != Effect::None {
             prepared.portal_bound(bind.portal, &statement.effect);
         }
@@ -272,12 +283,12 @@ impl Session {
         server.statements.outlook.add(statement.kind);
         server.statements.outlook.parsed(statement.kind);
         statement.used(&self.pool.label, &self.pool.metrics, 1);
-        message.rename_bind(splice, &bind, &text::name(key));
-        let wanted = server.statements.last_wanted();
-        server.sync.sent_about(b'B', Noted::BY_NOBODY, wanted);
+        message.rename_bind(splice, &bind, name_for(&text::name(key), bearing));
+        note_use(server, b'B', bearing);
         let power = Some(statement.power);
         server.statements.trust.binds(bind.portal, power);
         server.leftovers.add(statement.leftovers);
+        Rewritten::Passes(Noted::BY_NOBODY)
     }
 
     /// Describe and Close.
@@ -287,7 +298,7 @@ impl Session {
         splice: &mut Splice,
         message: &Message<'_>,
         tag: u8,
-    ) {
+    ) -> Rewritten {
         let Ok(Close {
             kind: Target::Statement,
             name,
@@ -295,7 +306,7 @@ impl Session {
         else {
             let describes_statement = tag == b'D' && message.body.first() == Some(&b'S');
             server.sync.sent(tag, describes_statement, Owner::Client);
-            return;
+            return Rewritten::Passes(Noted::BY_NOBODY);
         };
         let found = self.prepared.as_mut().and_then(|prepared| {
             let statement = prepared.get(name).cloned()?;
@@ -306,15 +317,16 @@ impl Session {
         match (tag, found) {
             (b'D', Some((prepared, statement, key))) => {
                 message.keep_before(splice, server);
-                let named = (key, &*statement);
-                if !hangs_on(prepared, &mut server.statements, name, key) {
-                    let asker = Asker::Holder(prepared.since(name));
-                    provide(server, splice.out(), named, asker, &self.pool);
-                }
-                writer::describe(splice.out(), Target::Statement, &text::name(key));
+                let (about, pool) = ((b'D', name, key), &self.pool);
+                let bearing =
+                    match use_statement(prepared, (server, splice), about, &statement, pool) {
+                        Verdict::Passes(bearing) => bearing,
+                        Verdict::Waits => return Rewritten::Asks,
+                    };
+                let name = text::name(key);
+                writer::describe(splice.out(), Target::Statement, name_for(&name, bearing));
                 splice.skip(message.end());
-                let wanted = server.statements.last_wanted();
-                server.sync.sent_about(b'D', Noted::BY_NOBODY, wanted);
+                note_use(server, b'D', bearing);
             }
             (b'D', None) => {
                 if is_ours {
@@ -341,7 +353,7 @@ impl Session {
                     || (name.is_empty() && server.has_unnamed);
                 if may_be_there && !is_ours {
                     server.sync.sent_noted(b'C', false, Owner::Client, noted);
-                    return;
+                    return Rewritten::Passes(Noted::BY_NOBODY);
                 }
                 message.keep_before(splice, server);
                 splice.skip(message.end());
@@ -353,6 +365,7 @@ impl Session {
                 }
             }
         }
+        Rewritten::Passes(Noted::BY_NOBODY)
     }
 
     /// A simple query passes as it is. Returns who has a record of it.
@@ -496,6 +509,50 @@ impl Message<'_> {
 /// True if the client's own Parse, sent and not answered, decides whether there is such a statement.
 fn hangs_on(prepared: &Prepared, statements: &mut Statements, name: &[u8], key: Key) -> bool {
     prepared.is_pending(name) && statements.is_pending(key)
+}
+
+/// Makes the server have the statement for a Bind or Describe (its tag, the client's name, the key), and
+/// judges that.
+fn use_statement(
+    prepared: &mut Prepared,
+    (server, splice): (&mut ServerConnection, &mut Splice),
+    (tag, name, key): (u8, &[u8], Key),
+    statement: &Statement,
+    pool: &Pool,
+) -> Verdict {
+    let (since, told) = prepared.known(name);
+    if let Some(result) = prepared.take_awaited() {
+        // The message comes a second time; the server has it now.
+        server.statements.want_again(result);
+    } else if !hangs_on(prepared, &mut server.statements, name, key) {
+        let asker = Asker::Holder(since);
+        provide(server, splice.out(), (key, statement), asker, pool);
+    }
+    if !statement.may_change {
+        return Verdict::Passes(Bearing::None);
+    }
+    guard::judge(prepared, server, splice.out(), (tag, name, key), told)
+}
+
+/// What a message that uses a statement calls it.
+const fn name_for(name: &[u8], bearing: Bearing) -> &[u8] {
+    match bearing {
+        Bearing::Refuses => guard::CHANGED_NAME,
+        Bearing::None | Bearing::Tells => name,
+    }
+}
+
+/// A Bind or Describe of the statement that was wanted last is sent.
+fn note_use(server: &mut ServerConnection, tag: u8, bearing: Bearing) {
+    let wanted = server.statements.last_wanted();
+    match bearing {
+        // It is not the statement's fault.
+        Bearing::Refuses => server.sync.sent(tag, tag == b'D', Owner::Client),
+        _ => server.sync.sent_about(tag, Noted::BY_NOBODY, wanted),
+    }
+    if bearing != Bearing::None {
+        server.sync.bears(bearing);
+    }
 }
 
 /// Makes the server have a statement when it reads the next message. A client that parses wants the

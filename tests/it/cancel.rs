@@ -26,7 +26,10 @@ with_one_and_two_shards!(
     statement_of_a_client_who_has_gone_is_cancelled,
     statement_before_a_good_bye_runs_to_its_end,
     late_cancel_never_hits_another_client,
-    waiting_client_can_be_cancelled,
+    waiting_query_is_cancelled,
+    waiting_batch_is_cancelled_up_to_its_sync,
+    long_query_that_waits_is_cancelled,
+    cancel_that_races_with_the_end_of_a_wait_hits_its_query_or_nothing,
     cancel_flood_harms_nobody,
 );
 
@@ -158,23 +161,118 @@ fn late_cancel_never_hits_another_client(shards: usize) {
     }
 }
 
-fn waiting_client_can_be_cancelled(shards: usize) {
+/// Sends cancel requests until the client is told something. The first may come before its query.
+fn cancel_until_answered(doorman: &Doorman, client: &Client) {
+    let stream = client.writer();
+    eventually("the request is answered", || {
+        cancel(doorman.port(), &client.key);
+        stream.set_nonblocking(true).unwrap();
+        let is_answered = stream.peek(&mut [0]).is_ok();
+        stream.set_nonblocking(false).unwrap();
+        is_answered
+    });
+}
+
+fn all_in_use(shards: usize) -> (Doorman, Vec<Client>) {
     let doorman = doorman(shards);
-    let mut holders = doorman.hold_servers(shards);
+    let holders = doorman.hold_servers(shards);
+    (doorman, holders)
+}
+
+fn waiting_query_is_cancelled(shards: usize) {
+    let (doorman, mut holders) = all_in_use(shards);
     let mut waiter = doorman.connect();
-    waiter.send(&query("select 'served'"));
-    cancel(doorman.port(), &waiter.key);
+    for _ in 0..3 {
+        waiter.send(&query("select 'waits'"));
+        cancel_until_answered(&doorman, &waiter);
+        let reply = waiter.reply();
+        assert_eq!((&*reply.tags, reply.status), ("EZ", 'I'));
+        assert_eq!(reply.sqlstate(), "57014");
+        let message = "canceling statement due to user request";
+        assert_eq!(reply.errors[0].message, message);
+    }
     for holder in &mut holders {
         assert_eq!(holder.query("select 1").status, 'T');
         assert_eq!(holder.query("commit").status, 'I');
     }
-    // Served late or cancelled while it waited: both are honest.
-    match waiter.try_reply() {
-        Ok(reply) if reply.errors.is_empty() => assert_eq!(reply.value(), "served"),
-        Ok(reply) => assert_eq!(reply.sqlstate(), "57014"),
-        Err(error) => assert!(crate::common::client::is_close(&error), "{error}"),
+    assert_eq!(waiter.value("select 'served'"), "served");
+    // No server is lost.
+    drop(doorman.hold_servers(shards));
+}
+
+fn waiting_batch_is_cancelled_up_to_its_sync(shards: usize) {
+    let (doorman, mut holders) = all_in_use(shards);
+    let mut waiter = doorman.connect();
+    let batch = message::unnamed("select 'skipped'", &[]);
+    let skipped = [&batch[..], &query("select 'skipped'"), &message::sync()].concat();
+    let served = query("select 'served'");
+    waiter.send_all(&[skipped.clone(), served.clone()]);
+    cancel_until_answered(&doorman, &waiter);
+    let reply = waiter.reply();
+    assert_eq!((&*reply.tags, reply.status), ("EZ", 'I'));
+    assert_eq!(reply.sqlstate(), "57014");
+    for holder in &mut holders {
+        holder.execute("commit");
     }
-    doorman.assert_serves();
+    // Behind the Sync, and not cancelled unless a later request has met it.
+    let reply = waiter.reply();
+    if reply.errors.is_empty() {
+        assert_eq!(reply.value(), "served");
+    }
+    // What is skipped comes late, and in pieces.
+    let mut holders = doorman.hold_servers(shards);
+    waiter.send(&batch);
+    cancel_until_answered(&doorman, &waiter);
+    for part in skipped.chunks(3) {
+        waiter.send(part);
+    }
+    let reply = waiter.reply();
+    assert_eq!((&*reply.tags, reply.sqlstate()), ("EZ", "57014"));
+    for holder in &mut holders {
+        holder.execute("commit");
+    }
+    assert_eq!(waiter.value("select 'served'"), "served");
+    drop(doorman.hold_servers(shards));
+}
+
+fn long_query_that_waits_is_cancelled(shards: usize) {
+    let (doorman, mut holders) = all_in_use(shards);
+    let mut waiter = doorman.connect();
+    let long = query(&format!("select '{}'", "x".repeat(300_000)));
+    let (start, rest) = long.split_at(100_000);
+    waiter.send(start);
+    cancel_until_answered(&doorman, &waiter);
+    waiter.send(rest);
+    assert_eq!(waiter.reply().sqlstate(), "57014");
+    for holder in &mut holders {
+        holder.execute("commit");
+    }
+    assert_eq!(waiter.value("select 'served'"), "served");
+}
+
+fn cancel_that_races_with_the_end_of_a_wait_hits_its_query_or_nothing(shards: usize) {
+    let (doorman, mut holders) = all_in_use(shards);
+    let mut waiter = doorman.connect();
+    for round in 0..40 {
+        waiter.send(&query(&format!("select 'round {round}'")));
+        let (port, key) = (doorman.port(), waiter.key.clone());
+        let canceller = std::thread::spawn(move || cancel(port, &key));
+        for holder in &mut holders {
+            holder.execute("commit");
+        }
+        let reply = waiter.reply();
+        canceller.join().unwrap();
+        match reply.sqlstate() {
+            "" => assert_eq!(reply.value(), format!("round {round}")),
+            sqlstate => assert_eq!(sqlstate, "57014"),
+        }
+        let after = format!("after {round}");
+        assert_eq!(waiter.value(&format!("select '{after}'")), after);
+        for holder in &mut holders {
+            holder.execute("begin");
+            holder.execute("select 1");
+        }
+    }
 }
 
 fn cancel_flood_harms_nobody(shards: usize) {

@@ -49,6 +49,7 @@ mod operate;
 mod parameters;
 mod prepared;
 mod prepared_flow;
+mod prepared_shape;
 mod prepared_trust;
 mod prepared_waits;
 mod programs;

@@ -487,7 +487,7 @@ fn small_caches_only_cost_time(shards: usize) {
     });
 }
 
-fn terminate_servers(doorman: &Doorman) {
+pub(crate) fn terminate_servers(doorman: &Doorman) {
     let postgres = Postgres::shared();
     for pid in doorman.server_pids(postgres) {
         postgres.sql(&format!("select pg_terminate_backend({pid}, 5000)"));

@@ -18,6 +18,9 @@
 //!
 //! Closing one that does not exist is no error, so "closed and made again" is always right.
 //!
+//! What the result of a statement looks like ([`shape`]) is learnt when somebody asks, once for each time
+//! that it is made.
+//!
 //! **Invariants**
 //! 1. A record of the journal is added when its message is sent and taken off, in order, when the
 //!    message is answered or skipped.
@@ -27,6 +30,7 @@
 
 pub mod kind;
 pub mod power;
+pub mod shape;
 pub mod text;
 pub mod trust;
 
@@ -34,6 +38,7 @@ use std::collections::VecDeque;
 
 use super::sync::Tally;
 use kind::Outlook;
+use shape::Shape;
 use text::{ByHash, Key};
 use trust::{Asker, Trust, World};
 
@@ -73,8 +78,22 @@ struct Slot {
     pending: u32,
     /// The segment in which it was made last.
     segment: u32,
+    result: ResultOf,
     newer: u32,
     older: u32,
+}
+
+/// What is known of the result of a statement on a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ResultOf {
+    /// Names the statement as [`Statements::last_wanted`] does.
+    pub wanted: u32,
+    /// Counts how often statements have been made: another one may get the same place.
+    pub edition: u32,
+    /// What it looks like.
+    pub shape: Shape,
+    /// The server has been asked for it.
+    pub is_asked: bool,
 }
 
 /// The statements of one server.
@@ -93,6 +112,8 @@ pub struct Statements {
     is_doubtful: bool,
     /// The slot of the last that was wanted.
     wanted: u32,
+    /// Counts statements that were made.
+    editions: u32,
     /// What the statements mean now.
     pub trust: Trust,
     /// What the messages that were sent do to those behind them.
@@ -112,6 +133,7 @@ impl Default for Statements {
             segment: 0,
             is_doubtful: false,
             wanted: NONE,
+            editions: 0,
             trust: Trust::default(),
             outlook: Outlook::default(),
         }
@@ -168,6 +190,37 @@ impl Statements {
     /// Names the statement that was wanted last to [`Statements::distrust`], until it is closed.
     pub const fn last_wanted(&self) -> u32 {
         self.wanted
+    }
+
+    /// What is known of the result of the statement that was wanted last.
+    pub fn result(&self) -> ResultOf {
+        let slot = self.slots.get(self.wanted as usize);
+        slot.map_or_else(ResultOf::default, |slot| slot.result)
+    }
+
+    /// The statement of this result, which has been made for the same message before, is wanted again.
+    pub const fn want_again(&mut self, result: ResultOf) {
+        self.wanted = result.wanted;
+    }
+
+    /// The server is asked for the result of a statement.
+    pub fn asked(&mut self, about: ResultOf) {
+        self.result_changed(about, |result| result.is_asked = true);
+    }
+
+    /// The server has described the result of a statement, or will not.
+    pub fn described(&mut self, about: ResultOf, shape: Shape) {
+        self.result_changed(about, |result| {
+            result.is_asked = false;
+            result.shape = shape;
+        });
+    }
+
+    fn result_changed(&mut self, about: ResultOf, change: impl FnOnce(&mut ResultOf)) {
+        let slot = self.slots.get_mut(about.wanted as usize);
+        if let Some(slot) = slot.filter(|slot| slot.result.edition == about.edition) {
+            change(&mut slot.result);
+        }
     }
 
     /// A message that uses this statement has failed: it is closed and made again before the next.
@@ -323,6 +376,7 @@ impl Statements {
             is_expected: false,
             pending: 0,
             segment: self.segment,
+            result: ResultOf::default(),
             newer: NONE,
             older: NONE,
         };
@@ -344,6 +398,12 @@ impl Statements {
         slot.pending += 1;
         slot.segment = segment;
         slot.world_expected = world;
+        self.editions = self.editions.wrapping_add(1);
+        slot.result = ResultOf {
+            wanted: at,
+            edition: self.editions,
+            ..ResultOf::default()
+        };
         self.journal.push_back(Record::Made(slot.key, world));
     }
 

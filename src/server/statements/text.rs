@@ -30,6 +30,7 @@ use crate::server::reset::Leftovers;
 
 use super::kind::Kind;
 use super::power::Power;
+use super::shape;
 
 /// What the names that the pooler gives begin with.
 pub const PREFIX: &[u8] = b"PGD_";
@@ -72,6 +73,8 @@ pub struct Statement {
     pub power: Power,
     /// What running it does to the messages behind it.
     pub kind: Kind,
+    /// Its result depends on what its names stand for.
+    pub may_change: bool,
     /// The salt that was asked for last, and the key with it.
     salted: Cell<(Key, Key)>,
 }
@@ -79,7 +82,7 @@ pub struct Statement {
 /// What a statement takes beside its definition, in bytes: rounded up from what was measured.
 const STATEMENT_BYTES: usize = 320;
 /// What a name takes beside its letters, in bytes; likewise.
-const PLACE_BYTES: usize = 130;
+const PLACE_BYTES: usize = 145;
 
 /// How many statements and names for them there are, and what they take.
 #[derive(Debug, Default)]
@@ -220,6 +223,7 @@ impl Statement {
         let leftovers = Leftovers::of_text(text);
         let kind = Kind::of(text);
         let (effect, power) = (Effect::of(text), Power::of_command(text, leftovers));
+        let may_change = shape::may_change(text);
         Self {
             definition,
             key,
@@ -227,6 +231,7 @@ impl Statement {
             effect,
             power,
             kind,
+            may_change,
             uses: RefCell::default(),
             holders: Cell::default(),
             kept,
@@ -336,7 +341,7 @@ pub fn may_have_effect(text: &[u8]) -> bool {
 }
 
 /// What follows the space and the comments at the start.
-fn without_space(mut text: &[u8]) -> &[u8] {
+pub(super) fn without_space(mut text: &[u8]) -> &[u8] {
     loop {
         text = text.trim_ascii_start();
         if text.starts_with(b"--") {
@@ -377,7 +382,7 @@ fn is_end(text: &[u8]) -> bool {
 }
 
 /// The letters at the start, and what follows the space behind them.
-fn word(text: &[u8]) -> (&[u8], &[u8]) {
+pub(super) fn word(text: &[u8]) -> (&[u8], &[u8]) {
     let end = text.iter().position(|byte| !byte.is_ascii_alphabetic());
     let (word, rest) = text.split_at(end.unwrap_or(text.len()));
     (word, without_space(rest))

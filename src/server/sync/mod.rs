@@ -38,7 +38,11 @@
 //!
 //! Source: PostgreSQL documentation, `protocol-flow.html`, "Extended Query", "COPY Operations".
 
+mod outcomes;
+
 use std::collections::VecDeque;
+
+pub use outcomes::{Bearing, Noted, Outcomes, Tally};
 
 /// Whose request it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,69 +90,6 @@ impl Request {
     }
 }
 
-/// Whose journal has a record of a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Noted {
-    /// The client's.
-    pub by_client: bool,
-    /// The server's.
-    pub by_server: bool,
-}
-
-impl Noted {
-    /// Nobody's.
-    pub const BY_NOBODY: Self = Self {
-        by_client: false,
-        by_server: false,
-    };
-    /// The client's only.
-    pub const BY_CLIENT: Self = Self {
-        by_client: true,
-        by_server: false,
-    };
-    /// The server's only.
-    pub const BY_SERVER: Self = Self {
-        by_client: false,
-        by_server: true,
-    };
-    /// Both.
-    pub const BY_BOTH: Self = Self {
-        by_client: true,
-        by_server: true,
-    };
-}
-
-/// What has become of the requests of one journal: so many were done, and those behind them failed
-/// or were skipped.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Requests done.
-    pub done: u32,
-    /// Requests behind them that failed or were skipped.
-    pub failed: u32,
-}
-
-impl Tally {
-    const fn count(&mut self, is_noted: bool, is_done: bool) {
-        if is_noted && is_done {
-            self.done += 1;
-        } else if is_noted {
-            self.failed += 1;
-        }
-    }
-}
-
-/// What has become of noted requests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Outcomes {
-    /// Those that the client's journal has.
-    pub client: Tally,
-    /// Those that the server's journal has.
-    pub server: Tally,
-    /// The first of the client's that failed is what the error is about; the others were skipped.
-    pub is_first_to_blame: bool,
-}
-
 /// What a reply means for the one who reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -168,6 +109,7 @@ struct Owed {
     noted: Noted,
     /// An error has been reported, and the reply that ends the request is still to come.
     has_failed: bool,
+    bearing: Bearing,
     /// The prepared statement that it uses; `NOTHING` if it uses none of the pooler's.
     about: u32,
 }
@@ -277,10 +219,19 @@ impl Sync {
     /// True if the reply with this tag, if it comes next, belongs to the pooler.
     pub fn is_own(&self, tag: u8) -> bool {
         let mut owed = self.owed.iter();
-        matches!(tag, b'1' | b'3')
+        matches!(tag, b'1' | b'3' | b't' | b'T' | b'n')
             && owed
                 .find(|owed| owed.request != Request::CopyEnd)
                 .is_some_and(|owed| owed.owner == Owner::Pooler)
+    }
+
+    /// True if the error with this tag, if it comes next, is the one that was asked for.
+    pub fn is_refusal(&self, tag: u8) -> bool {
+        let mut owed = self.owed.iter();
+        tag == b'E'
+            && owed
+                .find(|owed| owed.request != Request::CopyEnd)
+                .is_some_and(|owed| owed.bearing == Bearing::Refuses)
     }
 
     /// True if the server ignores requests at the moment, up to a Sync, or must not get any.
@@ -318,6 +269,7 @@ impl Sync {
             owner,
             noted,
             has_failed: false,
+            bearing: Bearing::None,
             about: NOTHING,
         });
     }
@@ -389,6 +341,22 @@ impl Sync {
         }
     }
 
+    /// The description of a statement is asked for on the pooler's own account.
+    pub fn sent_own_describe(&mut self, about: u32) {
+        self.sent(b'D', true, Owner::Pooler);
+        if let Some(owed) = self.owed.back_mut() {
+            owed.about = about;
+        }
+        self.bears(Bearing::Tells);
+    }
+
+    /// What the request that was sent last has to do with what clients are told.
+    pub fn bears(&mut self, bearing: Bearing) {
+        if let Some(owed) = self.owed.back_mut() {
+            owed.bearing = bearing;
+        }
+    }
+
     /// The statement used by the request that an error was about.
     pub const fn take_blamed(&mut self) -> Option<u32> {
         self.blamed.take()
@@ -444,11 +412,13 @@ impl Sync {
             return;
         };
         self.counts.remove(owed.request);
-        if owed.noted != Noted::BY_NOBODY {
+        let tells = owed.bearing == Bearing::Tells;
+        if owed.noted != Noted::BY_NOBODY || tells {
             let is_done = is_done && !owed.has_failed;
             let outcomes = self.outcomes.get_or_insert_default();
             outcomes.client.count(owed.noted.by_client, is_done);
             outcomes.server.count(owed.noted.by_server, is_done);
+            outcomes.telling.count(tells, is_done);
         }
     }
 

@@ -322,3 +322,43 @@ fn an_error_tells_which_statement_was_used() {
     assert_eq!(sync.received(b'E'), Reply::Of(Owner::Client));
     assert_eq!(sync.take_blamed(), None, "the Parse has failed");
 }
+
+#[test]
+fn own_descriptions_stay_here_and_what_they_tell_is_counted() {
+    let mut sync = Sync::default();
+    sync.sent_own_describe(3);
+    send(&mut sync, "B");
+    sync.bears(Bearing::Tells);
+    send(&mut sync, "ES");
+    for tag in [b't', b'T'] {
+        assert!(sync.is_own(tag));
+        assert_eq!(sync.received(tag), Reply::Of(Owner::Pooler));
+    }
+    assert!(!sync.is_own(b'2'));
+    receive(&mut sync, "2");
+    let telling = sync.take_outcomes().unwrap().telling;
+    assert_eq!((telling.done, telling.failed), (2, 0));
+    receive(&mut sync, "CZ");
+    assert_eq!(sync.take_outcomes(), None);
+
+    sync.sent_own_describe(3);
+    send(&mut sync, "S");
+    assert_eq!(sync.received(b'E'), Reply::Of(Owner::Pooler));
+    assert_eq!(sync.take_blamed(), Some(3));
+    let telling = sync.take_outcomes().unwrap().telling;
+    assert_eq!((telling.done, telling.failed), (0, 1));
+}
+
+#[test]
+fn a_refusal_is_the_error_of_its_own_request() {
+    let mut sync = with_sent("P");
+    send(&mut sync, "B");
+    sync.bears(Bearing::Refuses);
+    send(&mut sync, "ES");
+    assert!(!sync.is_refusal(b'E'), "the Parse fails");
+    receive(&mut sync, "1");
+    assert!(!sync.is_refusal(b'N'));
+    assert!(sync.is_refusal(b'E'));
+    receive(&mut sync, "EZ");
+    assert!(sync.is_settled());
+}

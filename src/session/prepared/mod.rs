@@ -28,7 +28,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::server::parameters::ParameterSet;
+use crate::server::statements::ResultOf;
 use crate::server::statements::kind::Kind;
+use crate::server::statements::shape::Shape;
 use crate::server::statements::text::{self, Effect, Hold, Key, Place, Statement};
 use crate::server::sync::Outcomes;
 
@@ -49,6 +51,8 @@ pub struct Definition {
     pub text: Arc<[u8]>,
     /// As in [`Statement::key`].
     pub key: Key,
+    /// What the client has been told of its result.
+    pub told: Shape,
 }
 
 /// What a name stands for.
@@ -68,6 +72,10 @@ struct Entry {
     place: Option<Place>,
     /// The generation of the database when it was defined.
     since: u32,
+    /// Tells definitions of this name apart.
+    edition: u32,
+    /// What the client has been told of the result.
+    told: Shape,
 }
 
 impl Entry {
@@ -85,6 +93,17 @@ struct Record {
     after: Option<Rc<Statement>>,
     /// The server has got an empty statement of this name, which goes if the request is done.
     is_bait: bool,
+}
+
+/// A request on its way that tells the client what the result of a statement looks like.
+#[derive(Debug)]
+struct Telling {
+    /// The client's name of the statement. None if it is the unnamed one.
+    name: Option<Rc<[u8]>>,
+    /// The client's definition of it.
+    edition: u32,
+    /// The statement on the server, and what its result looks like if that is known.
+    result: ResultOf,
 }
 
 /// A portal that deallocates statements when it is run.
@@ -113,6 +132,12 @@ pub(super) struct Prepared {
     /// The generation of the database now.
     pub(super) generation: u32,
     journal: VecDeque<Record>,
+    /// Requests on their way.
+    tellings: VecDeque<Telling>,
+    /// The description that has to come before the next message is looked at, and whether it has.
+    awaited: Option<(ResultOf, bool)>,
+    /// Counts definitions.
+    editions: u32,
     kept: Kept,
     /// The names that were used longest ago and when, as of some time: who was used since is not.
     oldest: VecDeque<(u64, Rc<[u8]>)>,
@@ -146,9 +171,77 @@ impl Prepared {
         entry.statement.as_ref()
     }
 
-    /// The generation of the database when `name` was defined.
-    pub(super) fn since(&self, name: &[u8]) -> u32 {
-        self.named.get(name).unwrap_or(&self.unnamed).since
+    /// The generation of the database when `name` was defined, and what the client has been told of the
+    /// result since.
+    pub(super) fn known(&self, name: &[u8]) -> (u32, Shape) {
+        let entry = self.entry(name);
+        (entry.since, entry.told)
+    }
+
+    /// A request is sent that, if it is done, tells the client the result of the statement that it calls
+    /// `name`. If the shape of `result` is not known, the description is.
+    pub(super) fn tells(&mut self, name: &[u8], result: ResultOf) {
+        let edition = self.entry(name).edition;
+        let name = self.named.get_key_value(name);
+        self.tellings.push_back(Telling {
+            name: name.map(|(name, _)| Rc::clone(name)),
+            edition,
+            result,
+        });
+    }
+
+    /// Nothing more is to be sent before this result has been described.
+    pub(super) const fn awaits(&mut self, result: ResultOf) {
+        self.awaited = Some((result, false));
+    }
+
+    /// True if a description has to come before the next message is looked at.
+    pub(super) const fn is_waiting(&self) -> bool {
+        matches!(self.awaited, Some((_, false)))
+    }
+
+    /// The result whose description the next message had to wait for.
+    pub(super) fn take_awaited(&mut self) -> Option<ResultOf> {
+        self.awaited.take().map(|(result, _)| result)
+    }
+
+    /// The first of the requests that tell a result has been answered, with this description, or not.
+    /// Returns what the server is known to have for a result, if that is news.
+    pub(super) fn answered(&mut self, description: Option<Shape>) -> Option<(ResultOf, Shape)> {
+        let Telling {
+            name,
+            edition,
+            result,
+        } = self.tellings.pop_front()?;
+        let is_description = !result.shape.is_known();
+        let shape = match description {
+            Some(shape) if is_description => shape,
+            Some(_) => result.shape,
+            None => Shape::UNKNOWN,
+        };
+        let entry = match &name {
+            None => Some(&mut self.unnamed),
+            Some(name) => self.named.get_mut(name),
+        };
+        if let Some(entry) = entry.filter(|one| one.edition == edition && !one.told.is_known()) {
+            entry.told = shape;
+        }
+        if !is_description {
+            return None;
+        }
+        if let Some((awaited, has_come)) = &mut self.awaited
+            && awaited.edition == result.edition
+        {
+            *has_come = true;
+            if description.is_none() {
+                self.awaited = None;
+            }
+        }
+        Some((result, shape))
+    }
+
+    fn entry(&self, name: &[u8]) -> &Entry {
+        self.named.get(name).unwrap_or(&self.unnamed)
     }
 
     /// True if the client has a statement of this name when PostgreSQL reads the next message, or
@@ -386,29 +479,33 @@ impl Prepared {
 
     /// All names and definitions, for a client that moves.
     pub(super) fn take_all(&mut self) -> Vec<Definition> {
-        let definition = |name: &[u8], one: &Statement| Definition {
-            name: name.into(),
-            text: Arc::clone(&one.definition),
-            key: one.key,
-        };
-        let unnamed = self.unnamed.statement.iter();
-        let unnamed = unnamed.map(|one| definition(b"", one));
-        let named = self.named.iter().filter_map(|(name, entry)| {
+        let definition = |name: &[u8], entry: &Entry| {
             let statement = entry.statement.as_ref()?;
-            Some(definition(name, statement))
-        });
-        unnamed.chain(named).collect()
+            Some(Definition {
+                name: name.into(),
+                text: Arc::clone(&statement.definition),
+                key: statement.key,
+                told: entry.told,
+            })
+        };
+        let unnamed = definition(b"", &self.unnamed).into_iter();
+        let named = self.named.iter();
+        unnamed
+            .chain(named.filter_map(|(name, entry)| definition(name, entry)))
+            .collect()
     }
 
-    /// Takes up a statement of a client that has moved here.
-    pub(super) fn restore(&mut self, name: &[u8], statement: Rc<Statement>) {
+    /// Takes up a statement of a client that has moved here, which was told this of its result.
+    pub(super) fn restore(&mut self, name: &[u8], statement: Rc<Statement>, told: Shape) {
         if name.is_empty() {
             self.unnamed.confirmed = Some(Rc::clone(&statement));
             self.unnamed.stand_for(Some(statement));
             self.unnamed.since = self.generation;
+            self.unnamed.told = told;
             return;
         }
         let (_, entry) = entry_of(&mut self.named, name);
+        entry.told = told;
         entry.confirmed = Some(Rc::clone(&statement));
         entry.since = self.generation;
         entry.place.get_or_insert_with(|| statement.place(name));
@@ -424,11 +521,17 @@ impl Prepared {
     }
 
     fn record(&mut self, name: &[u8], after: Option<Rc<Statement>>, segment: u32, is_bait: bool) {
+        self.editions = self.editions.wrapping_add(u32::from(after.is_some()));
+        let editions = self.editions;
         let name = if name.is_empty() {
             self.unnamed.stand_for(after.clone());
             self.unnamed.pending += 1;
             self.unnamed.segment = segment;
             self.unnamed.since = self.generation;
+            if after.is_some() {
+                self.unnamed.edition = editions;
+                self.unnamed.told = Shape::UNKNOWN;
+            }
             None
         } else {
             let (name, entry) = entry_of(&mut self.named, name);
@@ -436,6 +539,8 @@ impl Prepared {
             entry.segment = segment;
             entry.since = self.generation;
             if let Some(statement) = &after {
+                entry.edition = editions;
+                entry.told = Shape::UNKNOWN;
                 entry.place.get_or_insert_with(|| statement.place(&name));
             }
             self.kept.set(entry, after.clone());

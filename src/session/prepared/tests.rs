@@ -8,6 +8,7 @@ fn outcome(done: u32, failed: u32, is_first_to_blame: bool) -> Outcomes {
     Outcomes {
         client: Tally { done, failed },
         server: Tally::default(),
+        telling: Tally::default(),
         is_first_to_blame,
     }
 }
@@ -173,4 +174,56 @@ fn a_deallocation_tells_whether_its_bait_is_gone() {
     prepared.undefine(b"a", 0, true);
     assert_eq!(prepared.apply(outcome(1, 0, false)), 1);
     assert!(!prepared.is_taken(b"a", 9));
+}
+
+fn result(edition: u32, shape: Shape) -> ResultOf {
+    ResultOf {
+        edition,
+        shape,
+        ..ResultOf::default()
+    }
+}
+
+#[test]
+fn what_was_told_of_a_result_is_kept_until_the_name_is_defined_anew() {
+    let mut prepared = Prepared::default();
+    for name in [&b"a"[..], b""] {
+        prepared.define(name, statement("X"), 0, 0);
+        assert_eq!(prepared.known(name).1, Shape::UNKNOWN);
+        // A description that fails tells nothing, and the next one does.
+        for described in [None, Some(Shape::NOTHING), Some(Shape::UNSEEN)] {
+            let asked = result(1, Shape::UNKNOWN);
+            prepared.tells(name, asked);
+            let learnt = prepared.answered(described).unwrap();
+            assert_eq!(learnt, (asked, described.unwrap_or_default()));
+        }
+        assert_eq!(prepared.known(name).1, Shape::NOTHING);
+        prepared.undefine(name, 0, false);
+        assert_eq!(prepared.known(name).1, Shape::NOTHING, "it may fail");
+        // What tells of the definition before comes late.
+        prepared.tells(name, result(1, Shape::NOTHING));
+        prepared.define(name, statement("X"), 0, 0);
+        assert_eq!(prepared.answered(Some(Shape::UNKNOWN)), None);
+        assert_eq!(prepared.known(name).1, Shape::UNKNOWN);
+        // A Bind that is done.
+        prepared.tells(name, result(1, Shape::UNSEEN));
+        assert_eq!(prepared.answered(Some(Shape::UNKNOWN)), None);
+        assert_eq!(prepared.known(name).1, Shape::UNSEEN);
+    }
+}
+
+#[test]
+fn a_message_waits_for_the_description_of_its_own_statement() {
+    let mut prepared = Prepared::default();
+    prepared.define(b"a", statement("X"), 0, 0);
+    for is_done in [true, false] {
+        prepared.tells(b"a", result(1, Shape::UNKNOWN));
+        prepared.tells(b"a", result(2, Shape::UNKNOWN));
+        prepared.awaits(result(2, Shape::UNKNOWN));
+        prepared.answered(Some(Shape::NOTHING));
+        assert!(prepared.is_waiting());
+        prepared.answered(is_done.then_some(Shape::NOTHING));
+        assert!(!prepared.is_waiting());
+        assert_eq!(prepared.take_awaited().is_some(), is_done);
+    }
 }

@@ -11,7 +11,6 @@
 mod c;
 mod go;
 mod java;
-mod known_gaps;
 mod node;
 mod npgsql;
 mod perl;

@@ -441,7 +441,7 @@ fn npgsql_cancels_its_own_command() {
     at_once(CLIENTS, |number| {
         let mut client = connect(&doorman);
         let key = client.key.clone();
-        // In a transaction, so that the request finds a server (see `known_gaps`).
+        // In a transaction, so that the request finds a server.
         assert_eq!(client.query("BEGIN").status, 'T');
         client.send_all(&[unprepared("SELECT $1 + $2, pg_sleep(30)", 1, 1), sync()]);
         client.set_deadline(std::time::Duration::from_millis(300));

@@ -21,12 +21,6 @@ const ROUNDS: i32 = 40;
 const LONGEST: Duration = Duration::from_secs(120);
 /// The pause between two cancel requests; one that comes too early has no effect.
 const CANCEL_PAUSE: Duration = Duration::from_millis(20);
-/// Servers of the pooler.
-///
-/// Known gap: a server that has a statement of a changed table refuses it once, and one that
-/// has not had it yet runs it with the new result type, of which the driver does not know. Such
-/// answers come as often as there are servers; without a pooler there is one. See `known_gaps`.
-const SERVERS: usize = 3;
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 

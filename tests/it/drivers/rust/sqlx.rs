@@ -21,7 +21,7 @@ use sqlx_core::types::Json;
 use sqlx_postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 
 use super::super::pooler;
-use super::{CLIENTS, ROUNDS, SERVERS, at_once};
+use super::{CLIENTS, ROUNDS, at_once};
 use crate::common::postgres::{DATABASE, PASSWORD};
 
 #[test]
@@ -264,21 +264,21 @@ async fn follow_changed_table(connection: &mut PgConnection, table: &str) {
     execute(connection, &create).await;
     let sql = format!("select * from {table}");
     for columns in 1..4 {
-        let mut stale = 0;
+        let mut refused = 0;
         for _ in 0..12 {
             match query(&sql).fetch_one(&mut *connection).await {
                 Ok(row) => {
                     assert_eq!(row.get::<i32, _>(0), 7);
-                    stale += usize::from(row.len() != columns);
+                    assert_eq!(row.len(), columns);
                 }
                 Err(error) => {
                     assert_eq!(sqlstate(&error), "0A000");
-                    stale += 1;
+                    refused += 1;
                     connection.clear_cached_statements().await.unwrap();
                 }
             }
         }
-        assert!(stale <= 4 * SERVERS, "{stale} old plans");
+        assert!(refused <= 1, "refused {refused} times");
         let alter = format!("alter table {table} add c{columns} int");
         execute(connection, &alter).await;
     }
