@@ -37,6 +37,7 @@ pub mod overtime;
 mod parting;
 mod pipeline;
 pub mod prepared;
+mod provide;
 pub mod registry;
 pub mod relay;
 pub mod report;
