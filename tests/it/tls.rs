@@ -336,7 +336,7 @@ fn a_handshake_that_is_none_ends_the_connection() {
         b"GET / HTTP/1.1\r\n\r\n",
         &Login::new(doorman.port()).startup_packet(),
         &[0; 5000],
-        &[0x16; 100_000],
+        &vec![0x16; 100_000],
     ] {
         let mut client = asked();
         // The other side may close before all has been sent.
@@ -438,7 +438,7 @@ fn clients_show_certificates_if_they_must() {
 }
 
 /// What the check of a configuration says.
-fn check(config: Config) -> Result<String, String> {
+fn check(config: &Config) -> Result<String, String> {
     let file =
         std::env::temp_dir().join(format!("{}-{}.toml", unique("check"), std::process::id()));
     std::fs::write(&file, config.text()).unwrap();
@@ -460,7 +460,7 @@ fn check(config: Config) -> Result<String, String> {
 fn a_file_that_cannot_be_used_is_named_before_the_start() {
     let certificates = Certificates::new();
     let wrong =
-        |key: &str, file: &str| check(encrypted(&certificates).general(key, file)).unwrap_err();
+        |key: &str, file: &str| check(&encrypted(&certificates).general(key, file)).unwrap_err();
     certificates.make("other", &Wanted::server());
     let other = certificates.file("other.key");
     let said = wrong("tls_private_key", &other);
@@ -479,20 +479,20 @@ fn a_file_that_cannot_be_used_is_named_before_the_start() {
     let said = wrong("server_tls_ca_cert", &missing);
     assert!(!said.contains("panic"), "{said}");
     let said = check(
-        encrypted(&certificates)
+        &encrypted(&certificates)
             .general("server_tls_ca_cert", missing.as_str())
             .general("server_tls_mode", "verify-ca"),
     )
     .unwrap_err();
     assert!(said.contains(&missing), "{said}");
-    assert!(check(encrypted(&certificates)).is_ok());
+    assert!(check(&encrypted(&certificates)).is_ok());
     let expired = Wanted {
         is_expired: true,
         ..Wanted::server()
     };
     certificates.make("server", &expired);
     assert!(
-        check(encrypted(&certificates))
+        check(&encrypted(&certificates))
             .unwrap()
             .contains("good only from")
     );
@@ -547,7 +547,7 @@ fn keys_may_have_any_of_the_usual_forms() {
         std::fs::copy(&plain, &key).unwrap();
         assert!(
             check(
-                Config::new(Postgres::shared())
+                &Config::new(Postgres::shared())
                     .general("tls_certificate", certificate.as_str())
                     .general("tls_private_key", key.as_str())
             )
