@@ -37,6 +37,7 @@ pub mod report;
 pub mod resume;
 mod rewrite;
 pub mod roster;
+mod secure;
 pub mod shard;
 mod splice;
 pub mod startup;
