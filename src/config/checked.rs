@@ -339,19 +339,24 @@ pub(super) fn build(path: &Path, document: Document, resolved: Resolved) -> Conf
     }
 }
 
+/// What clients and databases may have and take, by `[general]`.
+fn general_limits(raw: &schema::General) -> Limits {
+    Limits {
+        client_idle_timeout: raw.client_idle_timeout.duration(),
+        idle_transaction_timeout: raw.idle_transaction_timeout.duration(),
+        transaction_timeout: raw.transaction_timeout.duration(),
+        query_timeout: raw.query_timeout.duration(),
+        max_db_connections: raw.max_db_connections,
+        reserve_pool_size: raw.reserve_pool_size,
+        reserve_pool_timeout: raw.reserve_pool_timeout.duration(),
+        max_db_client_connections: raw.max_db_client_connections,
+        max_user_client_connections: raw.max_user_client_connections,
+    }
+}
+
 fn build_general(raw: schema::General, resolved: Resolved) -> General {
     General {
-        limits: Limits {
-            client_idle_timeout: raw.client_idle_timeout.duration(),
-            idle_transaction_timeout: raw.idle_transaction_timeout.duration(),
-            transaction_timeout: raw.transaction_timeout.duration(),
-            query_timeout: raw.query_timeout.duration(),
-            max_db_connections: raw.max_db_connections,
-            reserve_pool_size: raw.reserve_pool_size,
-            reserve_pool_timeout: raw.reserve_pool_timeout.duration(),
-            max_db_client_connections: raw.max_db_client_connections,
-            max_user_client_connections: raw.max_user_client_connections,
-        },
+        limits: general_limits(&raw),
         host: raw.host.0,
         port: raw.port,
         backlog: raw.backlog,

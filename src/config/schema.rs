@@ -113,6 +113,7 @@ pub(crate) struct General {
 }
 
 impl Default for General {
+    #[expect(clippy::too_many_lines, reason = "a list: one line a key")]
     fn default() -> Self {
         Self {
             host: HostList("0.0.0.0".to_owned()),

@@ -44,6 +44,7 @@ pub mod report;
 pub mod resume;
 mod rewrite;
 pub mod roster;
+mod secure;
 pub mod shard;
 mod slow;
 mod splice;

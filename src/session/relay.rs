@@ -52,8 +52,8 @@ impl Session {
         let mut is_waiting = false;
         let mut last_tag = 0;
         loop {
-            let noted = match self.begin_message(server, &mut splice, (&chunk, position), last_tag)
-            {
+            let place = (&chunk, position);
+            let noted = match self.begin_message(server, &mut splice, place, last_tag) {
                 Rewritten::Passes(by) => by,
                 Rewritten::IsHeld | Rewritten::Asks => break,
                 Rewritten::Refused => return false,
@@ -66,8 +66,8 @@ impl Session {
                 Ok(Some(part)) => part,
                 Ok(None) => break,
                 Err(error) => {
-                    let failure = Failure::new(sqlstate::PROTOCOL_VIOLATION, error.to_string());
-                    self.fail(&failure);
+                    let text = error.to_string();
+                    self.fail(&Failure::new(sqlstate::PROTOCOL_VIOLATION, text));
                     return false;
                 }
             };
@@ -78,8 +78,7 @@ impl Session {
                     break;
                 }
                 if !is_request(part.tag) {
-                    let failure = unknown_request(part.tag);
-                    self.fail(&failure);
+                    self.fail(&unknown_request(part.tag));
                     return false;
                 }
             }

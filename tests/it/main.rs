@@ -69,6 +69,7 @@ mod statement_numbers;
 mod statistics;
 mod time_limits;
 mod tls;
+mod tls_files;
 mod tls_servers;
 mod transaction_pooling;
 mod upkeep;

@@ -51,6 +51,8 @@ pub struct Pump {
     side: Side,
     /// The peer has said that it sends nothing more.
     has_ended: bool,
+    /// There was an error: nothing goes on.
+    has_failed: bool,
 }
 
 /// What has become of received bytes.
@@ -82,6 +84,7 @@ impl Pump {
         Ok(Self {
             side: Side::Server(UnbufferedServerConnection::new(config)?),
             has_ended: false,
+            has_failed: false,
         })
     }
 
@@ -94,6 +97,7 @@ impl Pump {
         Ok(Self {
             side: Side::Client(UnbufferedClientConnection::new(config, name)?),
             has_ended: false,
+            has_failed: false,
         })
     }
 
@@ -104,11 +108,15 @@ impl Pump {
     ///
     /// What is wrong with the bytes or with the peer.
     pub fn receive(&mut self, bytes: &mut [u8], out: &mut Vec<u8>) -> Result<Progress, Error> {
+        let mut progress = Progress { used: 0, plain: 0 };
+        if self.has_failed {
+            return Err(Error::HandshakeNotComplete);
+        }
         RECORD.with_borrow_mut(|record| {
-            let mut progress = Progress { used: 0, plain: 0 };
             let outcome = self.decrypt(bytes, &mut progress, record, out);
             if outcome.is_err() {
-                self.explain(&mut bytes[progress.used..], out);
+                self.has_failed = true;
+                self.explain(out);
             }
             outcome.map(|()| progress)
         })
@@ -151,19 +159,15 @@ impl Pump {
         }
     }
 
-    /// After an error: the alert that tells the peer. `rest` is what was not used: rustls remembers places
-    /// in it.
-    fn explain(&mut self, rest: &mut [u8], out: &mut Vec<u8>) {
+    /// After an error: the alert that tells the peer. Received bytes are not looked at any more.
+    fn explain(&mut self, out: &mut Vec<u8>) {
         let mut record = Vec::new();
         for _ in 0..ANSWERS_MAX {
-            let before = out.len();
-            let (discard, step) = self.step(rest, &mut record, out);
-            if discard > 0 {
+            if !self.wants_write() {
                 return;
             }
-            if out.len() == before && !matches!(step, Ok(Step::Again)) {
-                return;
-            }
+            // What is to be sent comes before what has been received.
+            let _ = self.step(&mut [], &mut record, out);
         }
     }
 
@@ -174,6 +178,9 @@ impl Pump {
         held: &mut Vec<u8>,
         mut write: impl FnMut(&mut dyn Encrypts) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        if self.has_failed {
+            return Err(Error::HandshakeNotComplete);
+        }
         for _ in 0..ANSWERS_MAX {
             let (discard, written) = match &mut self.side {
                 Side::Client(client) => write_with(client.process_tls_records(held), &mut write),

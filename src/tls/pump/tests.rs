@@ -1,3 +1,8 @@
+//! Two sides of a connection without a wire between them.
+//!
+//! Owns: what arrives, however it is cut; bytes that no peer should send.
+//! Does not own: sockets (`tests/it/tls.rs`).
+
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 use rustls::pki_types::PrivateKeyDer;
