@@ -78,7 +78,8 @@ impl Session {
                     break;
                 }
                 if !is_request(part.tag) {
-                    self.fail(&unknown_request(part.tag));
+                    let failure = unknown_request(part.tag);
+                    self.fail(&failure);
                     return false;
                 }
             }
