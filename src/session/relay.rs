@@ -84,11 +84,8 @@ impl Session {
                 }
             }
             if part.is_last {
-                if !(manages && names_statement(part.tag)) {
-                    note_request(server, part.tag, part.body, noted);
-                } else if part.tag == b'P' && !part.is_first {
-                    note_long_parse(&mut server.leftovers, part.body);
-                }
+                let is_long = !part.is_first;
+                note_whole(server, (part.tag, part.body), noted, (manages, is_long));
                 if part.tag == b'H' {
                     self.card.note_flush();
                     is_flushed = manages;
@@ -327,6 +324,20 @@ pub(super) const fn is_request(tag: u8) -> bool {
 pub(super) fn unknown_request(tag: u8) -> Failure {
     let text = format!("invalid frontend message type {tag}");
     Failure::new(sqlstate::PROTOCOL_VIOLATION, text)
+}
+
+/// As [`note_request`], unless the message names a statement and `rewrite` has noted it.
+fn note_whole(
+    server: &mut ServerConnection,
+    (tag, body): (u8, Option<&[u8]>),
+    noted: Noted,
+    (manages, is_long): (bool, bool),
+) {
+    if !(manages && names_statement(tag)) {
+        note_request(server, tag, body, noted);
+    } else if tag == b'P' && is_long {
+        note_long_parse(&mut server.leftovers, body);
+    }
 }
 
 /// Accounts for a whole client message that is sent to a server.
