@@ -172,7 +172,11 @@ fn pg_hba(
     let (rules, notes) = hba::read_rules(&text, directory.unwrap_or(Path::new("")), read)
         .map_err(|note| fault(format!("{place}: {note}")))?;
     warnings.extend(notes.iter().map(|note| format!("{place}: {note}")));
-    Ok(rules)
+    hba::interfaces::spell_out(rules, hba::interfaces::of_machine).map_err(|cause| {
+        fault(format!(
+            "{place}: cannot read the addresses of this machine for samehost and samenet: {cause}"
+        ))
+    })
 }
 
 fn prepared_statements(general: &General) -> Result<(), Fault> {

@@ -2,7 +2,8 @@
 //!
 //! **Owns:** lines that continue, comments, quotes, comma lists.
 //! **Does not own:** what a field means.
-//! **Invariant:** a quoted token has no special meaning as a list, a comment or a file.
+//! **Invariant:** a token that begins with a quote has no special meaning as a file or a keyword; one that
+//! has quotes further on keeps it, as at the server.
 //!
 //! Source: PostgreSQL manual `auth-pg-hba-conf.html`.
 
@@ -10,9 +11,10 @@ use std::iter::Peekable;
 use std::str::Chars;
 
 /// One word of a field.
+#[derive(Clone)]
 pub(super) struct Token {
     pub(super) text: String,
-    /// Whether any part of it stood in double quotes.
+    /// Whether it begins with a double quote.
     pub(super) quoted: bool,
 }
 
@@ -60,7 +62,7 @@ pub(super) fn fields(line: &str) -> Result<Vec<Vec<Token>>, String> {
 fn token(chars: &mut Peekable<Chars<'_>>) -> Result<Token, String> {
     let mut token = Token {
         text: String::new(),
-        quoted: false,
+        quoted: chars.peek() == Some(&'"'),
     };
     let mut in_quotes = false;
     while let Some(c) =
@@ -68,10 +70,7 @@ fn token(chars: &mut Peekable<Chars<'_>>) -> Result<Token, String> {
     {
         match c {
             '"' if in_quotes && chars.next_if_eq(&'"').is_some() => token.text.push('"'),
-            '"' => {
-                in_quotes = !in_quotes;
-                token.quoted = true;
-            }
+            '"' => in_quotes = !in_quotes,
             c => token.text.push(c),
         }
     }
