@@ -17,7 +17,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::admin::settings;
 use crate::auth::derive_keys;
-use crate::config::{self, Config};
+use crate::config::{self, Config, ConfigDiff};
 use crate::metrics::Fleet;
 use crate::metrics::window::WINDOW;
 
@@ -35,6 +35,8 @@ struct Control {
     config_file: PathBuf,
     /// What the shards have been told last.
     config: Arc<Config>,
+    /// What the process was started with.
+    started: Arc<Config>,
     fleet: Fleet,
     is_over: bool,
     done: UnboundedSender<(Seat, u32, WorkResult)>,
@@ -98,6 +100,7 @@ pub fn control(
         Control {
             seat,
             config_file,
+            started: Arc::clone(&config),
             config,
             fleet,
             is_over: false,
@@ -175,6 +178,11 @@ impl Control {
         let facts = Facts::gather(&self.config_file);
         for warning in advice::warnings(&loaded.config, facts) {
             tracing::warn!("configuration: {warning}");
+        }
+        for key in ConfigDiff::between(&self.started, &loaded.config).restart_keys {
+            tracing::warn!(
+                "configuration: {key} differs from the start: it is used after a restart"
+            );
         }
         self.spread(Arc::new(loaded.config)).await;
         tracing::info!("configuration reloaded");

@@ -16,10 +16,11 @@ use rand::Rng;
 use shards::{
     Policy, Requested, ShardCount, Socket, Topology, bind_tcp, launch, place, probe_host,
 };
-use socket2::{Domain, SockRef, Type};
+use socket2::{Domain, Type};
 
 use crate::config::{self, Config, General};
 use crate::metrics::Fleet;
+use crate::server::TcpOptions;
 use crate::session::budget::Budget;
 use crate::session::shard::Connections;
 
@@ -30,7 +31,7 @@ use super::daemon::{self, Foreground, Side};
 use super::hand_over::OnTheirWay;
 use super::scrape::{self, Scrape, Sources};
 use super::shard_main::{Shared, shard_main};
-use super::{generate, logging, migrate};
+use super::{generate, logging, migrate, say};
 
 /// Exit code for something that the operating system refuses.
 pub(super) const EXIT_OS: u8 = 71;
@@ -57,7 +58,7 @@ pub fn run(cli: &Cli) -> ExitCode {
             Ok(Side::Daemon(waiting)) => foreground = Some(waiting),
             Ok(Side::Foreground(code)) => return code,
             Err(reason) => {
-                eprintln!("Error daemonize: {reason}");
+                say::err(&format_args!("Error daemonize: {reason}"));
                 return ExitCode::from(EXIT_OS);
             }
         }
@@ -81,7 +82,7 @@ pub fn run(cli: &Cli) -> ExitCode {
         Err(Refused { code, reason }) => {
             tracing::error!("{reason}");
             let reason = format!("pg_doorman: {reason}");
-            eprintln!("{reason}");
+            say::err(&reason);
             if let Some(waiting) = foreground {
                 waiting.refused(code, &reason);
             }
@@ -155,7 +156,8 @@ fn serve(
     })
     .map_err(os("cannot start the shards"))?;
     tracing::info!(%address, shards = placement.plans.len(), "Waiting for dear clients");
-    let _pid_file = foreground.take().map(Foreground::ready);
+    let ready = foreground.take().map(Foreground::ready).transpose();
+    let _pid_file = ready.map_err(os("cannot write the pid file"))?;
     let told = (cli.config_file.clone(), Arc::clone(config));
     control(prepared, seat, told, numbers, scrape).map_err(os("the control thread has failed"))?;
     let (ended, ends) = mpsc::channel();
@@ -214,16 +216,7 @@ fn check_free(address: SocketAddr) -> io::Result<()> {
 /// A listening socket whose options every accepted socket inherits.
 fn listen(general: &General, address: SocketAddr) -> io::Result<Socket> {
     let socket = bind_tcp(address)?;
-    socket.set_tcp_nodelay(general.tcp_no_delay)?;
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(general.tcp_keepalives_idle)
-        .with_interval(general.tcp_keepalives_interval)
-        .with_retries(general.tcp_keepalives_count);
-    socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_linger(Some(general.tcp_so_linger))?;
-    if !general.tcp_user_timeout.is_zero() {
-        SockRef::from(&socket).set_tcp_user_timeout(Some(general.tcp_user_timeout))?;
-    }
+    TcpOptions::of(general).set_on(&socket);
     let backlog = if general.backlog == 0 {
         general.max_connections.min(i32::MAX as u64) as i32
     } else {

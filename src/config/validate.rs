@@ -9,12 +9,12 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::Path;
 
-use super::ReadFile;
 use super::checked::TlsMode;
 use super::error::{Fault, KeyPath};
 use super::hba::{self, HbaRule, IpNet};
 use super::schema::{Document, General, PgHba, Pool, User};
 use super::secret::Secret;
+use super::{ReadFile, WORKER_THREADS_MAX};
 
 /// A user whose password begins with this is checked with the public key in the named file.
 const JWT_PUBLIC_KEY: &str = "jwt-pkey-fpath:";
@@ -244,6 +244,10 @@ fn tls(general: &General, read: ReadFile<'_>) -> Result<TlsMode, Fault> {
 fn workers(general: &General, warnings: &mut Vec<String>) -> Result<(), Fault> {
     if general.worker_threads == 0 {
         let reason = "worker_threads should be greater than 0";
+        return Err(Fault::new(general_key("worker_threads"), reason));
+    }
+    if general.worker_threads > WORKER_THREADS_MAX {
+        let reason = format!("worker_threads should be {WORKER_THREADS_MAX} at most");
         return Err(Fault::new(general_key("worker_threads"), reason));
     }
     if general.max_concurrent_creates == 0 {

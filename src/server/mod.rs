@@ -17,6 +17,7 @@ pub mod parameters;
 pub mod reset;
 pub mod statements;
 pub mod sync;
+pub mod tcp;
 
 pub use cancel::Canceller;
 pub use card::{ServerCard, ServerTally};
@@ -24,3 +25,4 @@ pub use connection::{Login, ServerConnection, Socket};
 pub use errands::Errands;
 pub use error::ServerError;
 pub use lease::Lease;
+pub use tcp::TcpOptions;

@@ -4,8 +4,10 @@
 //! reload.
 //! **Does not own:** reading files (`config`), the pools' servers (`pool`).
 //!
-//! **Invariant:** a directory never changes; a reload makes a new one, which takes over the pools
-//! whose settings are the same.
+//! **Invariants**
+//! 1. A directory never changes; a reload makes a new one, which takes over the pools whose own settings
+//!    are the same.
+//! 2. A change in `[general]` alone rebuilds no pool.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -15,7 +17,7 @@ use crate::auth::StoredPassword;
 use crate::config::{Config, PoolConfig, UserConfig};
 use crate::pool::{Habits, Host, Pool, PoolKey, Settings, Sizes};
 use crate::server::handshake::Credentials;
-use crate::server::{Login, Socket};
+use crate::server::{Login, Socket, TcpOptions};
 
 use super::local;
 
@@ -26,6 +28,13 @@ pub struct Tenant {
     /// The user's servers on this shard.
     pub pool: Rc<Pool>,
     made_of: (PoolConfig, UserConfig),
+}
+
+impl Tenant {
+    /// True if PAM is to decide about the user, whatever else is stored.
+    pub const fn is_for_pam(&self) -> bool {
+        self.made_of.1.auth_pam_service.is_some()
+    }
 }
 
 /// All pools of a shard, and the general settings.
@@ -93,12 +102,11 @@ impl Directory {
     ) -> Option<Rc<Tenant>> {
         let tenant = self.tenant(&pool.name, &user.username)?;
         let (old_pool, old_user) = &tenant.made_of;
-        let same = *old_pool == alone(pool)
-            && unsized_user(old_user) == unsized_user(user)
-            && pool_settings(&self.config) == pool_settings(config);
+        let same = *old_pool == alone(pool) && unsized_user(old_user) == unsized_user(user);
         if !same {
             return None;
         }
+        tenant.pool.adopt(&settings(config, pool, user));
         let sizes = sizes(config, user);
         if sizes == self::sizes(&self.config, old_user) {
             return Some(Rc::clone(tenant));
@@ -112,10 +120,12 @@ impl Directory {
     }
 }
 
-/// The pool's own settings, without its users.
+/// The pool's own settings, without its users. How many prepared statements servers have can change
+/// while it stays, but not whether they have any.
 fn alone(pool: &PoolConfig) -> PoolConfig {
     PoolConfig {
         users: Vec::new(),
+        prepared_statements_cache_size: pool.prepared_statements_cache_size.min(1),
         ..pool.clone()
     }
 }
@@ -137,30 +147,6 @@ fn sizes(config: &Config, user: &UserConfig) -> Sizes {
     }
 }
 
-/// The general settings that pools are made of.
-fn pool_settings(config: &Config) -> impl PartialEq + use<> {
-    let general = &config.general;
-    (
-        (
-            general.connect_timeout,
-            general.query_wait_timeout,
-            general.idle_timeout,
-            general.server_lifetime,
-            general.server_idle_check_timeout,
-            general.server_round_robin,
-            general.prepared_statements,
-        ),
-        (
-            general.tcp_keepalives_idle,
-            general.tcp_keepalives_interval,
-            general.tcp_keepalives_count,
-            general.tcp_no_delay,
-            general.tcp_user_timeout,
-            general.unix_socket_buffer_size,
-        ),
-    )
-}
-
 fn new_tenant(
     config: &Config,
     pool: &PoolConfig,
@@ -171,15 +157,24 @@ fn new_tenant(
         database: pool.name.as_str().into(),
         user: user.username.as_str().into(),
     };
+    let settings = settings(config, pool, user);
+    Rc::new(Tenant {
+        stored: StoredPassword::parse(user.password.expose()),
+        pool: Pool::new(key, settings, sizes(config, user), Rc::clone(host)),
+        made_of: (alone(pool), user.clone()),
+    })
+}
+
+fn settings(config: &Config, pool: &PoolConfig, user: &UserConfig) -> Settings {
     let general = &config.general;
     let habits = Habits {
         round_robin: general.server_round_robin,
         idle_timeout: pool.idle_timeout.unwrap_or(general.idle_timeout),
     };
     let lifetime = user.server_lifetime.or(pool.server_lifetime);
-    let settings = Settings {
+    Settings {
         mode: user.pool_mode,
-        socket: Rc::new(socket(config, pool)),
+        socket: Rc::new(socket(config, pool)).into(),
         login: Login {
             credentials: Credentials {
                 user: user.server_username.clone(),
@@ -189,33 +184,29 @@ fn new_tenant(
             application_name: pool.application_name.clone(),
         },
         habits,
-        connect_timeout: pool.connect_timeout.unwrap_or(general.connect_timeout),
-        query_wait_timeout: general.query_wait_timeout,
-        server_lifetime: lifetime.unwrap_or(general.server_lifetime),
-        idle_check_timeout: general.server_idle_check_timeout,
+        connect_timeout: pool
+            .connect_timeout
+            .unwrap_or(general.connect_timeout)
+            .into(),
+        query_wait_timeout: general.query_wait_timeout.into(),
+        server_lifetime: lifetime.unwrap_or(general.server_lifetime).into(),
+        idle_check_timeout: general.server_idle_check_timeout.into(),
         cleanup: pool.cleanup_server_connections,
         statements_max: if general.prepared_statements {
             pool.prepared_statements_cache_size
         } else {
             0
-        },
+        }
+        .into(),
         prepare_unnamed: pool.prepare_unnamed,
-    };
-    Rc::new(Tenant {
-        stored: StoredPassword::parse(user.password.expose()),
-        pool: Pool::new(key, settings, sizes(config, user), Rc::clone(host)),
-        made_of: (alone(pool), user.clone()),
-    })
+    }
 }
 
 fn socket(config: &Config, pool: &PoolConfig) -> Socket {
     let general = &config.general;
     Socket {
         endpoint: pool.server.clone(),
-        no_delay: general.tcp_no_delay,
-        keepalive: (general.tcp_keepalives_idle, general.tcp_keepalives_interval),
-        keepalive_count: general.tcp_keepalives_count,
-        user_timeout: general.tcp_user_timeout,
+        tcp: TcpOptions::of(general),
         unix_buffer_bytes: usize::try_from(general.unix_socket_buffer_size).unwrap_or(usize::MAX),
     }
 }

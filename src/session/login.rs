@@ -39,9 +39,12 @@ use super::client::Session;
 use super::console::{self, Console};
 use super::directory::{Directory, Tenant};
 use super::first_server::learn_base;
-use super::report::Failure;
+use super::report::{Failure, one_line};
 use super::shard::{Connection, Shard};
 use super::startup::{Conversation, Ended};
+
+const NOT_SUPPORTED: &str =
+    "Authentication method not supported. Please contact your database administrator.";
 
 /// Why there is no session.
 enum Rejection {
@@ -135,7 +138,7 @@ pub async fn log_in(
             login.shard.metrics().logins_failed.add(1);
             tracing::info!(
                 client = %login.peer_text(), sqlstate = %failure.sqlstate,
-                reason = %failure.message, "login refused"
+                reason = %one_line(&failure.message), "login refused"
             );
             login.talk.stream.send(failure.to_bytes());
             None
@@ -325,6 +328,7 @@ impl Login {
         let Some(tenant) = directory.tenant(&startup.database, &startup.user) else {
             return Err(unknown_tenant(startup).into());
         };
+        refuse_pam(tenant)?;
         match hba::combine(md5, scram, &tenant.stored) {
             LoginMethod::Trust => {}
             LoginMethod::NotPermitted => {
@@ -352,10 +356,7 @@ impl Login {
             (Challenge::Scram, StoredPassword::InvalidScram(_)) => {
                 Err(wrong_password(crate::auth::VerifierError::CLIENT_MESSAGE).into())
             }
-            _ => Err(wrong_password(
-                "Authentication method not supported. Please contact your database administrator.",
-            )
-            .into()),
+            _ => Err(wrong_password(NOT_SUPPORTED).into()),
         }
     }
 
@@ -475,6 +476,14 @@ impl Login {
         let place = (slot, connection, log_as, tally);
         Session::new(self.shard, pool, (client, rest), settings, place)
     }
+}
+
+/// There is no PAM here, and nothing else that is stored may take its place.
+fn refuse_pam(tenant: &Tenant) -> Result<(), Failure> {
+    if tenant.is_for_pam() {
+        return Err(wrong_password(NOT_SUPPORTED));
+    }
+    Ok(())
 }
 
 fn wrong_password(text: &str) -> Failure {

@@ -21,6 +21,7 @@ use crate::config::{self, ConfigError};
 use super::advice::{self, Facts};
 use super::generate::GenerateArgs;
 use super::migrate::MigrateArgs;
+use super::say;
 
 /// Exit code for a configuration that cannot be used.
 pub const EXIT_CONFIG: u8 = 78;
@@ -163,11 +164,15 @@ pub fn test_config(path: &Path) -> ExitCode {
         Ok(loaded) => {
             let doubts = advice::warnings(&loaded.config, Facts::gather(path));
             for warning in loaded.warnings.iter().chain(&doubts) {
-                eprintln!("warning: {warning}");
+                say::err(&format_args!("warning: {warning}"));
             }
             let path = path.display();
-            println!("pg_doorman: the configuration file {path} syntax is ok");
-            println!("pg_doorman: configuration file {path} test is successful");
+            say::out(&format_args!(
+                "pg_doorman: the configuration file {path} syntax is ok"
+            ));
+            say::out(&format_args!(
+                "pg_doorman: configuration file {path} test is successful"
+            ));
             ExitCode::SUCCESS
         }
         Err(error) => refuse_config(&error),
@@ -176,7 +181,7 @@ pub fn test_config(path: &Path) -> ExitCode {
 
 /// Says on standard error why the configuration cannot be used; returns the exit code for it.
 pub fn refuse_config(error: &ConfigError) -> ExitCode {
-    eprintln!("Config parse error: {error}");
+    say::err(&format_args!("Config parse error: {error}"));
     ExitCode::from(EXIT_CONFIG)
 }
 

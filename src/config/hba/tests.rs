@@ -235,7 +235,10 @@ fn names_that_are_taken_for_fewer_are_refused_if_the_others_need_no_password() {
         ("host all +staff all md5\nhost all all all trust", false),
         ("host all +staff all ldap\nhost all all all trust", false),
         ("host samerole all all md5\nhost a all all trust", false),
-        ("host all +staff 10.0.0.0/8 md5\nhost all all 127.0.0.1 trust", true),
+        (
+            "host all +staff 10.0.0.0/8 md5\nhost all all 127.0.0.1 trust",
+            true,
+        ),
         (
             "host all +staff 10.0.0.0/8 md5\nhost all all 10.0.0.0/8 md5\nhost all all all trust",
             true,
@@ -349,7 +352,11 @@ fn networks_contain_exactly_the_addresses_with_their_prefix() {
     ] {
         for ip in ["10.0.0.1", "::ffff:10.0.0.1"] {
             let ip = ip.parse().unwrap();
-            assert_eq!(IpNet::parse(net).unwrap().contains(ip), expected, "{net} {ip}");
+            assert_eq!(
+                IpNet::parse(net).unwrap().contains(ip),
+                expected,
+                "{net} {ip}"
+            );
         }
     }
 }
