@@ -18,9 +18,12 @@ pub fn one_line(text: &str) -> Cow<'_, str> {
     if !text.contains(is_odd) {
         return text.into();
     }
-    let escape = |c: char| match is_odd(c) {
-        true => c.escape_default().to_string(),
-        false => c.to_string(),
+    let escape = |c: char| {
+        if is_odd(c) {
+            c.escape_default().to_string()
+        } else {
+            c.to_string()
+        }
     };
     text.chars().map(escape).collect::<String>().into()
 }

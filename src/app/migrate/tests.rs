@@ -218,18 +218,6 @@ fn what_has_no_counterpart_or_another_meaning_is_told() {
         ),
         ("no_such_thing = 1", "no_such_thing (line 4): is not known"),
         (
-            "server_connect_timeout = 0",
-            "server_connect_timeout = 0: means for ever there",
-        ),
-        (
-            "server_tls_sslmode = Verify-Full",
-            "server_tls_sslmode = Verify-Full: is taken over as server_tls",
-        ),
-        (
-            "pool_mode = Statement",
-            "database d: pool_mode = Statement: does not exist",
-        ),
-        (
             "max_client_conn = many",
             "max_client_conn = many: cannot be read",
         ),
@@ -368,9 +356,9 @@ fn arbitrary_text_never_panics() {
 
 #[test]
 fn words_are_understood_in_capitals() {
-    let ini = "[databases]\nd = host=h pool_mode=TRANSACTION\ne = host=h\n[users]\nbob = pool_mode=Session\n\
+    let ini = "[databases]\nd = host=h pool_mode=TRANSACTION\ne = host=h\nf = host=h pool_mode=Statement\n[users]\nbob = pool_mode=Session\n\
                [pgbouncer]\nauth_type = SCRAM-SHA-256\npool_mode = Transaction\nauth_file = u.txt\n\
-               client_tls_sslmode = DISABLE\nclient_tls_ciphers = Default\n";
+               client_tls_sslmode = DISABLE\nclient_tls_ciphers = Default\nserver_tls_sslmode = Verify-Full\n";
     let (config, _, remarks) = migrate(ini, "\"bob\" \"x\"\n\"eve\" \"y\"");
     let rules = config.general.pg_hba.unwrap();
     assert!(
@@ -382,7 +370,16 @@ fn words_are_understood_in_capitals() {
         let modes = [pool.users[0].pool_mode, pool.users[1].pool_mode];
         assert_eq!(modes, [PoolMode::Session, PoolMode::Transaction]);
     }
-    assert!(!remarks.concat().contains("not known"), "{remarks:#?}");
+    let told = remarks.concat();
+    assert!(!told.contains("not known"), "{told}");
+    assert!(
+        told.contains("server_tls_sslmode = Verify-Full: is taken over"),
+        "{told}"
+    );
+    assert!(
+        told.contains("database f: pool_mode = Statement: does not exist"),
+        "{told}"
+    );
     assert!(
         !remarks.concat().contains("client_tls_ciphers"),
         "{remarks:#?}"
@@ -393,10 +390,12 @@ fn words_are_understood_in_capitals() {
 fn zeros_that_mean_for_ever_do_not_become_never() {
     let ini =
         "[databases]\nd = host=h server_lifetime=0\n[pgbouncer]\nserver_connect_timeout = 0\n";
-    let (config, ..) = migrate(ini, "");
+    let (config, _, remarks) = migrate(ini, "");
     assert_eq!(config.general.connect_timeout.as_secs(), 86_400);
     let lifetime = config.pools[0].server_lifetime.unwrap();
     assert_eq!(lifetime.as_millis(), 1);
+    let expected = "server_connect_timeout = 0: means for ever there";
+    assert!(remarks.concat().contains(expected), "{remarks:#?}");
 }
 
 #[test]

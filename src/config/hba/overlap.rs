@@ -88,93 +88,38 @@ mod tests {
         parse_rules(text).unwrap().0.pop().unwrap()
     }
 
+    /// Two rules, then whether they overlap, and whether the first covers the second.
+    const PAIRS: &str = "
+        host all all all md5 | host a b ::1/128 trust | overlap, cover
+        host a all all md5 | host all all all trust | overlap
+        host a,b all all md5 | host a all all trust | overlap, cover
+        host a all all md5 | host b all all trust |
+        host all u all md5 | host all v all trust |
+        local all all md5 | host all all all md5 |
+        host all all all md5 | local all all md5 |
+        hostssl all all all md5 | host all all all md5 | overlap
+        host all all all md5 | hostssl all all all md5 | overlap, cover
+        hostssl all all all md5 | hostnossl all all all md5 |
+        host all all 10.0.0.0/8 md5 | host all all 10.1.0.0/16 md5 | overlap, cover
+        host all all 10.1.0.0/16 md5 | host all all 10.0.0.0/8 md5 | overlap
+        host all all 10.0.0.0/8 md5 | host all all 11.0.0.0/8 md5 |
+        host all all ::/0 md5 | host all all 11.0.0.0/8 md5 |
+        host all all samenet md5 | host all all 11.0.0.0/8 md5 | overlap
+        host all all samenet md5 | host all all samenet md5 | overlap, cover
+        host sameuser all all md5 | host a all all md5 | overlap
+        host replication all all md5 | host all all all md5 |
+        host a all all md5 | host replication,a all all md5 | overlap, cover";
+
     #[test]
     fn rules_overlap_if_one_client_can_match_both() {
-        for (one, other, overlap, covers) in [
-            ("host all all all md5", "host a b ::1/128 trust", true, true),
-            ("host a all all md5", "host all all all trust", true, false),
-            ("host a,b all all md5", "host a all all trust", true, true),
-            ("host a all all md5", "host b all all trust", false, false),
-            ("host all u all md5", "host all v all trust", false, false),
-            ("local all all md5", "host all all all md5", false, false),
-            ("host all all all md5", "local all all md5", false, false),
-            (
-                "hostssl all all all md5",
-                "host all all all md5",
-                true,
-                false,
-            ),
-            (
-                "host all all all md5",
-                "hostssl all all all md5",
-                true,
-                true,
-            ),
-            (
-                "hostssl all all all md5",
-                "hostnossl all all all md5",
-                false,
-                false,
-            ),
-            (
-                "host all all 10.0.0.0/8 md5",
-                "host all all 10.1.0.0/16 md5",
-                true,
-                true,
-            ),
-            (
-                "host all all 10.1.0.0/16 md5",
-                "host all all 10.0.0.0/8 md5",
-                true,
-                false,
-            ),
-            (
-                "host all all 10.0.0.0/8 md5",
-                "host all all 11.0.0.0/8 md5",
-                false,
-                false,
-            ),
-            (
-                "host all all ::/0 md5",
-                "host all all 11.0.0.0/8 md5",
-                false,
-                false,
-            ),
-            (
-                "host all all samenet md5",
-                "host all all 11.0.0.0/8 md5",
-                true,
-                false,
-            ),
-            (
-                "host all all samenet md5",
-                "host all all samenet md5",
-                true,
-                true,
-            ),
-            (
-                "host sameuser all all md5",
-                "host a all all md5",
-                true,
-                false,
-            ),
-            (
-                "host replication all all md5",
-                "host all all all md5",
-                false,
-                false,
-            ),
-            (
-                "host a all all md5",
-                "host replication,a all all md5",
-                true,
-                true,
-            ),
-        ] {
-            let (first, second) = (rule(one), rule(other));
-            assert_eq!(first.overlaps(&second), overlap, "{one} | {other}");
-            assert_eq!(second.overlaps(&first), overlap, "{other} | {one}");
-            assert_eq!(first.covers(&second), covers, "{one} | {other}");
+        for pair in PAIRS.lines().skip(1) {
+            let parts: Vec<&str> = pair.split('|').collect();
+            let (first, second) = (rule(parts[0]), rule(parts[1]));
+            let overlap = parts[2].contains("overlap");
+            assert_eq!(first.overlaps(&second), overlap, "{pair}");
+            assert_eq!(second.overlaps(&first), overlap, "{pair}");
+            let covers = parts[2].contains("cover");
+            assert_eq!(first.covers(&second), covers, "{pair}");
         }
     }
 }
