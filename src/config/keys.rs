@@ -130,11 +130,11 @@ pub static KEYS: &[Key] = keys! {
     max_connections: "integer" = "8192", AtOnce,
         "Most clients at the same time; further ones are refused with an error.";
     tcp_keepalives_idle: "seconds" = "5", NewConnections,
-        "Idle time before the first TCP keepalive probe, for clients and servers.";
+        "Idle time before the first TCP keepalive probe, for clients and servers. 0 = the system's value.";
     tcp_keepalives_interval: "seconds" = "5", NewConnections,
-        "Time between TCP keepalive probes.";
+        "Time between TCP keepalive probes. 0 = the system's value.";
     tcp_keepalives_count: "integer" = "5", NewConnections,
-        "Unanswered keepalive probes after which a connection is dead.";
+        "Unanswered keepalive probes after which a connection is dead. 0 = the system's value.";
     tcp_so_linger: "seconds" = "0", NewConnections,
         "Time a closed socket may take to send what is left. 0 = close sends a reset.";
     tcp_no_delay: "bool" = "true", NewConnections,
@@ -182,7 +182,7 @@ pub static KEYS: &[Key] = keys! {
 
 [General, "Workers"]
     worker_threads: "integer" = "4", Restart,
-        "Number of shards, each a thread with its own clients and servers. At least 1.";
+        "Number of shards, each a thread with its own clients and servers. 1 to 1024.";
     worker_cpu_affinity_pinning: "bool" = "false", Restart,
         "Pin each shard to one of the allowed CPUs.";
     worker_stack_size: "size" = "not set" or "\"8MB\"", Restart,
