@@ -13,7 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -85,6 +85,11 @@ impl Listener {
     /// The listening socket.
     pub fn socket(&self) -> &Socket {
         &self.socket
+    }
+
+    /// The listening socket, for as long as it is accepted on.
+    pub fn reference(&self) -> Weak<Socket> {
+        Rc::downgrade(&self.socket)
     }
 
     /// Waits for the next connection. When descriptors or memory have run out, or a connection was

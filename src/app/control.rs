@@ -18,7 +18,7 @@ use tracing::Level;
 
 use crate::admin::settings;
 use crate::auth::derive_keys;
-use crate::config::{self, Config};
+use crate::config::{self, Config, ConfigDiff};
 use crate::metrics::Fleet;
 use crate::metrics::window::WINDOW;
 use crate::tls::Keyring;
@@ -39,6 +39,8 @@ struct Control {
     config: Arc<Config>,
     /// What is logged if the file does not say it.
     log_level: Level,
+    /// What the process was started with.
+    started: Arc<Config>,
     fleet: Fleet,
     keyring: Keyring,
     is_over: bool,
@@ -103,6 +105,7 @@ pub fn control(
         Control {
             seat,
             config_file,
+            started: Arc::clone(&config),
             config,
             log_level,
             fleet,
@@ -196,6 +199,11 @@ impl Control {
             .log_level
             .get_or_insert(self.log_level);
         self.keyring.install(material);
+        for key in ConfigDiff::between(&self.started, &loaded.config).restart_keys {
+            tracing::warn!(
+                "configuration: {key} differs from the start: it is used after a restart"
+            );
+        }
         self.spread(Arc::new(loaded.config)).await;
         tracing::info!("configuration reloaded");
         Ok(())

@@ -11,18 +11,19 @@
 //! **Owns:** the order of steps, the pid file, what the foreground is told.
 //! **Does not own:** the system calls (`shards::background`).
 //! **Invariants:** the foreground ends with 0 only when the daemon listens and its pid is in the file;
-//! nothing has started a thread before.
+//! nothing has started a thread before; a start that fails leaves the pid file as it was.
 //!
 //! Source: daemon(7), flock(2).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, PipeReader, PipeWriter, Read, Seek, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use shards::background::{self, Half};
 
 use super::run::EXIT_OS;
+use super::say;
 
 /// Rights that files of a daemon do not have: write for the group, all for others.
 const WITHHELD_RIGHTS: u32 = 0o027;
@@ -41,17 +42,34 @@ pub(super) struct Foreground {
     pipe: PipeWriter,
     /// Locked as long as the daemon runs.
     pid_file: File,
+    /// Where that is.
+    path: PathBuf,
 }
 
 impl Foreground {
-    /// Tells that the daemon listens.
-    pub(super) fn ready(self) -> File {
+    /// Writes the pid and tells that the daemon listens.
+    ///
+    /// # Errors
+    ///
+    /// The pid cannot be written; this has been told.
+    pub(super) fn ready(mut self) -> io::Result<File> {
+        if let Err(error) = write_pid(&mut self.pid_file) {
+            let step = format!("write pid file {}", self.path.display());
+            let reason = format!("Error daemonize: {}", failed(&step, &error));
+            self.tell(EXIT_OS, &reason);
+            return Err(error);
+        }
         self.tell(0, "");
-        self.pid_file
+        Ok(self.pid_file)
     }
 
     /// Tells why the daemon ends.
     pub(super) fn refused(self, code: u8, reason: &str) {
+        let is_new = self.pid_file.metadata().is_ok_and(|file| file.len() == 0);
+        if is_new {
+            // There was none, or an empty one.
+            let _ = std::fs::remove_file(&self.path);
+        }
         self.tell(code, reason);
     }
 
@@ -75,7 +93,11 @@ pub(super) fn detach(pid_file: &Path) -> Result<Side, String> {
     }
     drop(news);
     match become_daemon(pid_file) {
-        Ok(pid_file) => Ok(Side::Daemon(Foreground { pipe, pid_file })),
+        Ok(file) => Ok(Side::Daemon(Foreground {
+            pipe,
+            pid_file: file,
+            path: pid_file.to_owned(),
+        })),
         Err(reason) => {
             let message = [&[EXIT_OS], format!("Error daemonize: {reason}").as_bytes()].concat();
             let _ = (&pipe).write_all(&message);
@@ -98,26 +120,28 @@ fn become_daemon(pid_file: &Path) -> Result<File, String> {
         // The leader of the session could get a terminal again.
         std::process::exit(0);
     }
-    let file = write_pid(pid_file)?;
+    let file = lock_pid_file(pid_file)?;
     background::silence().map_err(|error| failed("redirect standard streams", &error))?;
     Ok(file)
 }
 
-fn write_pid(path: &Path) -> Result<File, String> {
+/// Opens the pid file. What is in it stays until the daemon listens.
+fn lock_pid_file(path: &Path) -> Result<File, String> {
     let step = |what: &str| format!("{what} pid file {}", path.display());
     let mut options = OpenOptions::new();
     let opened = options.read(true).write(true).create(true).truncate(false);
-    let mut file = opened
+    let file = opened
         .open(path)
         .map_err(|error| failed(&step("open"), &error))?;
     file.try_lock()
         .map_err(|error| failed(&step("lock"), &error.into()))?;
-    let written = file
-        .set_len(0)
-        .and_then(|()| file.rewind())
-        .and_then(|()| writeln!(file, "{}", std::process::id()));
-    written.map_err(|error| failed(&step("write"), &error))?;
     Ok(file)
+}
+
+fn write_pid(file: &mut File) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{}", std::process::id())
 }
 
 /// Waits until the daemon listens or ends.
@@ -127,11 +151,11 @@ fn wait(mut news: PipeReader) -> ExitCode {
     match message.split_first() {
         Some((0, _)) if is_read => ExitCode::SUCCESS,
         Some((code, reason)) => {
-            eprintln!("{}", String::from_utf8_lossy(reason));
+            say::err(&String::from_utf8_lossy(reason));
             ExitCode::from(*code)
         }
         None => {
-            eprintln!("Error daemonize: the process in the background has ended");
+            say::err(&"Error daemonize: the process in the background has ended");
             ExitCode::from(EXIT_OS)
         }
     }
@@ -146,13 +170,16 @@ mod tests {
         let name = format!("doorman-pid-{}", rand::random::<u64>());
         let path = std::env::temp_dir().join(name);
         std::fs::write(&path, "a much longer old content\n").unwrap();
-        let file = write_pid(&path).unwrap();
+        let mut file = lock_pid_file(&path).unwrap();
+        let before = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(before, "a much longer old content\n");
+        write_pid(&mut file).unwrap();
         let expected = format!("{}\n", std::process::id());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
-        let error = write_pid(&path).unwrap_err();
+        let error = lock_pid_file(&path).unwrap_err();
         assert!(error.starts_with("unable to lock pid file /"), "{error}");
         drop(file);
-        assert!(write_pid(&path).is_ok());
+        assert!(lock_pid_file(&path).is_ok());
         std::fs::remove_file(&path).unwrap();
     }
 

@@ -22,11 +22,12 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use shards::{Families, Socket, bind_tcp, bind_unix};
-use socket2::{Domain, SockAddr, SockRef, Type};
+use socket2::{Domain, SockAddr, Type};
 
 use crate::admin::Listening;
 use crate::config::General;
 use crate::config::listening::hosts;
+use crate::server::TcpOptions;
 
 /// Where clients can connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -181,16 +182,7 @@ fn try_to_bind(address: SocketAddr, families: Families) -> io::Result<()> {
 /// A listening socket whose options every accepted socket inherits.
 fn listen_tcp(general: &General, address: SocketAddr, families: Families) -> io::Result<Socket> {
     let socket = bind_tcp(address, families)?;
-    socket.set_tcp_nodelay(general.tcp_no_delay)?;
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(general.tcp_keepalives_idle)
-        .with_interval(general.tcp_keepalives_interval)
-        .with_retries(general.tcp_keepalives_count);
-    socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_linger(Some(general.tcp_so_linger))?;
-    if !general.tcp_user_timeout.is_zero() {
-        SockRef::from(&socket).set_tcp_user_timeout(Some(general.tcp_user_timeout))?;
-    }
+    TcpOptions::of(general).set_on(&socket);
     socket.listen(backlog(general))?;
     Ok(socket)
 }

@@ -24,6 +24,7 @@ pub mod post;
 mod report;
 mod result_file;
 pub mod run;
+mod say;
 pub mod scrape;
 pub mod shard_main;
 mod sockets;

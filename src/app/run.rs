@@ -31,7 +31,7 @@ use super::listen::{Places, Unusable};
 use super::logging::{Destination, Syslog};
 use super::scrape::{self, Scrape, Sources};
 use super::shard_main::{Shared, shard_main};
-use super::{generate, logging, migrate};
+use super::{generate, logging, migrate, say};
 
 /// Exit code for something that the operating system refuses.
 pub(super) const EXIT_OS: u8 = 71;
@@ -58,7 +58,7 @@ pub fn run(cli: &Cli) -> ExitCode {
             Ok(Side::Daemon(waiting)) => foreground = Some(waiting),
             Ok(Side::Foreground(code)) => return code,
             Err(reason) => {
-                eprintln!("Error daemonize: {reason}");
+                say::err(&format_args!("Error daemonize: {reason}"));
                 return ExitCode::from(EXIT_OS);
             }
         }
@@ -107,7 +107,7 @@ impl Refused {
         let Self { code, reason } = self;
         tracing::error!("{reason}");
         let reason = format!("pg_doorman: {reason}");
-        eprintln!("{reason}");
+        say::err(&reason);
         if let Some(waiting) = foreground {
             waiting.refused(code, &reason);
         }
@@ -192,7 +192,8 @@ fn serve(
         tracing::info!(%address, port, family, "listening");
     }
     tracing::info!(shards = placement.plans.len(), "Waiting for dear clients");
-    let _pid_file = foreground.take().map(Foreground::ready);
+    let ready = foreground.take().map(Foreground::ready).transpose();
+    let _pid_file = ready.map_err(os("cannot write the pid file"))?;
     let told = (cli.config_file.clone(), Arc::clone(config), cli.log_level);
     control(prepared, seat, told, numbers, scrape).map_err(os("the control thread has failed"))?;
     let (ended, ends) = mpsc::channel();

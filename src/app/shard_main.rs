@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use shards::{Context, Inbox, Listener, Seat, Socket, sleep_until, spawn};
 
 use crate::admin::Listening;
-use crate::config::Config;
+use crate::config::{Config, General};
 use crate::metrics::Fleet;
 use crate::pool::Host;
-use crate::server::Canceller;
 use crate::server::quota::Quotas;
+use crate::server::{Canceller, TcpOptions};
 use crate::session::budget::Budget;
 use crate::session::cancel::{Cancels, Place};
 use crate::session::doors::Doors;
@@ -125,15 +125,15 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
         mock_secret: shared.mock_secret,
         listening: shared.listening,
     });
+    let mut listening = Vec::new();
     for listener in listeners {
-        spawn(accept(
-            Rc::clone(&shard),
-            Rc::clone(&post),
-            Listener::new(listener),
-        ));
+        let listener = Listener::new(listener);
+        listening.push(listener.reference());
+        spawn(accept(Rc::clone(&shard), Rc::clone(&post), listener));
     }
     start_tasks(&shard, &post, &office);
-    read_messages(&shard, (&desk, &post, &book), &office, context.inbox).await;
+    let readers = (&*desk, &*post, &*book, &listening[..]);
+    read_messages(&shard, readers, &office, context.inbox).await;
     for tenant in shard.directory().tenants() {
         tenant.pool.retire_for_good();
     }
@@ -155,7 +155,7 @@ fn start_tasks(shard: &Rc<Shard>, post: &Rc<Post>, office: &Rc<PostOffice>) {
 
 async fn read_messages(
     shard: &Rc<Shard>,
-    (desk, post, book): (&ErrandDesk, &Post, &OrderBook),
+    (desk, post, book, listening): (&ErrandDesk, &Post, &OrderBook, &[Weak<Socket>]),
     office: &Rc<PostOffice>,
     mut inbox: Inbox<ShardMessage>,
 ) {
@@ -189,12 +189,29 @@ async fn read_messages(
                 office.send(from.index(), ShardMessage::OrderDone { ticket, outcome });
             }
             (_, ShardMessage::OrderDone { ticket, outcome }) => book.answer(ticket, *outcome),
-            (Seat::Control, ShardMessage::Reload(config)) => reload(shard, config),
+            (Seat::Control, ShardMessage::Reload(config)) => {
+                renew(
+                    listening,
+                    &shard.directory().config.general,
+                    &config.general,
+                );
+                reload(shard, config);
+            }
             (Seat::Shard(from), ShardMessage::Pool(letter)) => {
                 let (id, letter) = *letter;
                 shard.host.receive(from.index(), id, letter);
             }
             (from, message) => tracing::error!(?from, ?message, "a message for somebody else"),
+        }
+    }
+}
+
+/// Gives listening sockets their options again, if those have changed: clients inherit them.
+fn renew(listening: &[Weak<Socket>], before: &General, now: &General) {
+    let options = TcpOptions::of(now);
+    if options != TcpOptions::of(before) {
+        for socket in listening.iter().filter_map(Weak::upgrade) {
+            options.renew_on(&socket);
         }
     }
 }

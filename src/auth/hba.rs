@@ -19,12 +19,11 @@
 //!          another method     ─▶ next rule
 //! ```
 //!
-//! The interfaces of this machine are not asked for, which narrows two addresses:
+//! Addresses of this machine have become rules of their own when the rules were read
+//! (`config::hba::interfaces`). What is left of the two words for them is what can be said without:
 //!
-//! - `samehost` matches a client whose address is the one it connected to; the server's manual
-//!   means every address of the machine;
-//! - `samenet` matches that, and loopback addresses. A client elsewhere in a subnet of this machine
-//!   is **not** matched, neither by `trust` nor by `reject`: such rules need the subnet itself.
+//! - `samehost` matches a client whose address is the one it connected to;
+//! - `samenet` matches that, and loopback addresses.
 //!
 //! Source: PostgreSQL documentation, `auth-pg-hba-conf.html` (meaning of the fields).
 

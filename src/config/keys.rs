@@ -132,11 +132,11 @@ pub static KEYS: &[Key] = keys! {
     max_connections: "integer" = "8192", AtOnce,
         "Most clients at the same time; further ones are refused with an error.";
     tcp_keepalives_idle: "seconds" = "5", NewConnections,
-        "Idle time before the first TCP keepalive probe, for clients and servers.";
+        "Idle time before the first TCP keepalive probe, for clients and servers. 0 = the system's value.";
     tcp_keepalives_interval: "seconds" = "5", NewConnections,
-        "Time between TCP keepalive probes.";
+        "Time between TCP keepalive probes. 0 = the system's value.";
     tcp_keepalives_count: "integer" = "5", NewConnections,
-        "Unanswered keepalive probes after which a connection is dead.";
+        "Unanswered keepalive probes after which a connection is dead. 0 = the system's value.";
     tcp_so_linger: "seconds" = "0", NewConnections,
         "Time a closed socket may take to send what is left. 0 = close sends a reset.";
     tcp_no_delay: "bool" = "true", NewConnections,
@@ -149,19 +149,19 @@ pub static KEYS: &[Key] = keys! {
 [General, "Timeouts"]
     client_login_timeout: "duration" = "\"60s\"", NewClients,
         "Time from accept to the end of authentication. 0 = off.";
-    connect_timeout: "duration" = "\"3s\"", PoolRebuild,
+    connect_timeout: "duration" = "\"3s\"", NewServers,
         "Time to open a server connection, authentication included.";
-    query_wait_timeout: "duration" = "\"5s\"", PoolRebuild,
+    query_wait_timeout: "duration" = "\"5s\"", AtOnce,
         "Time a client waits for a free server connection before it gets an error.";
-    idle_timeout: "duration" = "\"300000s\"", PoolRebuild,
+    idle_timeout: "duration" = "\"300000s\"", AtOnce,
         "Server connections unused for this long are closed. 0 = off.";
-    server_lifetime: "duration" = "\"5m\"", PoolRebuild,
+    server_lifetime: "duration" = "\"5m\"", NewServers,
         "Age at which server connections are closed, varied by up to 20 % for each. 0 = off.";
     retain_connections_time: "duration" = "\"30s\"", Restart,
         "Period of the task that closes idle and old server connections. 0 = off.";
     retain_connections_max: "integer" = "3", Restart,
         "Most idle server connections this task closes in one run. 0 = no limit.";
-    server_idle_check_timeout: "duration" = "\"60s\"", PoolRebuild,
+    server_idle_check_timeout: "duration" = "\"60s\"", AtOnce,
         "Server connections idle for longer are tested with an empty query before use. 0 = off.";
     shutdown_timeout: "duration" = "\"10s\"", Restart,
         "Time a graceful shutdown may take.";
@@ -196,7 +196,7 @@ pub static KEYS: &[Key] = keys! {
 
 [General, "Workers"]
     worker_threads: "integer" = "4", Restart,
-        "Number of shards, each a thread with its own clients and servers. At least 1.";
+        "Number of shards, each a thread with its own clients and servers. 1 to 1024.";
     worker_cpu_affinity_pinning: "bool" = "false", Restart,
         "Pin each shard to one of the allowed CPUs.";
     worker_stack_size: "size" = "not set" or "\"8MB\"", Restart,
@@ -209,11 +209,11 @@ pub static KEYS: &[Key] = keys! {
         "Accepted for existing files.";
 
 [General, "Pool behaviour"]
-    server_round_robin: "bool" = "false", PoolRebuild,
+    server_round_robin: "bool" = "false", AtOnce,
         "Use the server connection that has been idle longest instead of the last used one.";
     sync_server_parameters: "bool" = "false", PoolRebuild,
         "Bring the server's parameters in line with the client's when it gets a server connection.";
-    max_concurrent_creates: "integer" = "4", PoolRebuild,
+    max_concurrent_creates: "integer" = "4", AtOnce,
         "Server connections of one pool being opened at the same time. 0 counts as 1.";
     max_db_connections: "integer" = "0", AtOnce,
         "Most server connections of one database, all its users and all shards together. When they are all there, an idle one of another user is closed for a client that waits. 0 = no limit.";
@@ -231,7 +231,7 @@ pub static KEYS: &[Key] = keys! {
         "The complete message to look for instead of the one made from `pooler_check_query`.";
     prepared_statements: "bool" = "true", PoolRebuild,
         "Rename prepared statements so that they work in transaction mode.";
-    prepared_statements_cache_size: "integer" = "8192", PoolRebuild,
+    prepared_statements_cache_size: "integer" = "8192", AtOnce,
         "Statements remembered for each pool and for each server connection. More than 0 if `prepared_statements` is on.";
     client_prepared_statements_cache_size: "integer" = "0", AtOnce,
         "Named statements remembered for each client; beyond it the least used is forgotten. 0 = no limit.";
@@ -319,7 +319,7 @@ pub static KEYS: &[Key] = keys! {
         "Reset a server connection whose state a client changed before the next client gets it.";
     log_client_parameter_status_changes: "bool" = "false", PoolRebuild,
         "Log parameter changes that servers report while they serve a client.";
-    prepared_statements_cache_size: "integer" = "as general" or "8192", PoolRebuild,
+    prepared_statements_cache_size: "integer" = "as general" or "8192", AtOnce,
         "Overrides the general key for this pool. 0 = prepared statements are not renamed.";
     prepare_unnamed: "bool" = "true", PoolRebuild,
         "Keep unnamed statements on servers too, so that a query sent again and again is parsed once (up to 16 KiB; longer ones pass as they are). `false` if clients often change tables that they read with `select *`.";
@@ -590,7 +590,6 @@ mod tests {
             "unknown key `pool_mode` in general is ignored: it belongs into pools.<name>",
             "unknown key `prot` in general is ignored: did you mean `port`?",
             "unknown key `tls_ca_file` in general is ignored: did you mean `tls_ca_cert`?",
-            "key `unix_socket_mode` in general has no effect in this version",
             "unknown key `zzz` in general is ignored",
             "key `auth_query` in pools.db has no effect in this version",
             "unknown key `server_hots` in pools.db is ignored: did you mean `server_host`?",

@@ -68,8 +68,26 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
     load::load_with(path, &read_file)
 }
 
+/// As [`load`], but what is in the file at `path` is `text`.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn load_text(path: &Path, text: &str, read: ReadFile<'_>) -> Result<Loaded, ConfigError> {
+    load::load_with(path, &|other| {
+        if other == path {
+            Ok(text.as_bytes().to_vec())
+        } else {
+            read(other)
+        }
+    })
+}
+
+/// Shards of a process, at most.
+pub const WORKER_THREADS_MAX: usize = 1024;
+
 /// How this module reaches files. Everything but [`read_file`] is pure.
-type ReadFile<'a> = &'a dyn Fn(&Path) -> io::Result<Vec<u8>>;
+pub type ReadFile<'a> = &'a dyn Fn(&Path) -> io::Result<Vec<u8>>;
 
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     std::fs::read(path)

@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::path::Path;
 
-use super::ReadFile;
 use super::checked::TlsMode;
 use super::error::{Fault, KeyPath};
 use super::hba::{self, HbaRule, IpNet};
@@ -17,6 +16,7 @@ use super::listening::hosts;
 use super::schema::{Document, General, PgHba, Pool, User};
 use super::secret::Secret;
 use super::tls::{self, ServerTls, TlsProtocol};
+use super::{ReadFile, WORKER_THREADS_MAX};
 
 /// A user whose password begins with this is checked with the public key in the named file.
 const JWT_PUBLIC_KEY: &str = "jwt-pkey-fpath:";
@@ -188,7 +188,11 @@ fn pg_hba(
     let (rules, notes) = hba::read_rules(&text, directory.unwrap_or(Path::new("")), read)
         .map_err(|note| fault(format!("{place}: {note}")))?;
     warnings.extend(notes.iter().map(|note| format!("{place}: {note}")));
-    Ok(rules)
+    hba::interfaces::spell_out(rules, hba::interfaces::of_machine).map_err(|cause| {
+        fault(format!(
+            "{place}: cannot read the addresses of this machine for samehost and samenet: {cause}"
+        ))
+    })
 }
 
 fn prepared_statements(general: &General) -> Result<(), Fault> {
@@ -273,6 +277,10 @@ fn listening(general: &General) -> Result<(), Fault> {
 fn workers(general: &General, warnings: &mut Vec<String>) -> Result<(), Fault> {
     if general.worker_threads == 0 {
         let reason = "worker_threads should be greater than 0";
+        return Err(Fault::new(general_key("worker_threads"), reason));
+    }
+    if general.worker_threads > WORKER_THREADS_MAX {
+        let reason = format!("worker_threads should be {WORKER_THREADS_MAX} at most");
         return Err(Fault::new(general_key("worker_threads"), reason));
     }
     if general.max_concurrent_creates == 0 {

@@ -68,7 +68,7 @@ pub(super) async fn verify(pool: Rc<Pool>, mut server: Box<ServerConnection>) {
 
 /// Reads until nothing is owed. False if the server failed, refused, or took too long.
 async fn settle(pool: &Pool, server: &mut ServerConnection) -> bool {
-    let deadline = Instant::now() + pool.settings.connect_timeout;
+    let deadline = Instant::now() + pool.settings.connect_timeout.get();
     let read = async {
         while !server.is_settled() {
             let Ok(Some(chunk)) = server.stream.receive().await else {

@@ -55,24 +55,24 @@ pub struct Settings {
     /// When servers are given back.
     pub mode: PoolMode,
     /// How to reach the server.
-    pub socket: Rc<Socket>,
+    pub socket: RefCell<Rc<Socket>>,
     /// How to log in.
     pub login: Login,
     /// How idle servers are chosen and kept.
     pub habits: Habits,
     /// Bound on opening one connection.
-    pub connect_timeout: Duration,
+    pub connect_timeout: Cell<Duration>,
     /// Bound on waiting for a server.
-    pub query_wait_timeout: Duration,
+    pub query_wait_timeout: Cell<Duration>,
     /// Age at which a connection is replaced, spread by a fifth; zero = never.
-    pub server_lifetime: Duration,
+    pub server_lifetime: Cell<Duration>,
     /// Idle time after which a connection is tried before it is lent; zero = never.
-    pub idle_check_timeout: Duration,
+    pub idle_check_timeout: Cell<Duration>,
     /// Remove what clients left behind.
     pub cleanup: bool,
     /// In transaction mode, prepared statements that a server may have; zero = clients' names go
     /// through as they are.
-    pub statements_max: usize,
+    pub statements_max: Cell<usize>,
     /// Unnamed statements are kept, too.
     pub prepare_unnamed: bool,
 }
@@ -80,7 +80,7 @@ pub struct Settings {
 impl Settings {
     /// True if statements are renamed, so that they outlive the client's use of one server.
     pub fn manages_statements(&self) -> bool {
-        self.statements_max > 0 && self.mode == PoolMode::Transaction
+        self.statements_max.get() > 0 && self.mode == PoolMode::Transaction
     }
 }
 
@@ -243,7 +243,7 @@ impl Pool {
                 self.discard(server);
                 continue;
             }
-            let limit = self.settings.idle_check_timeout;
+            let limit = self.settings.idle_check_timeout.get();
             if !limit.is_zero() && now.saturating_duration_since(idle_since) > limit {
                 spawn(cleaner::verify(Rc::clone(self), server));
                 continue;
@@ -251,7 +251,7 @@ impl Pool {
             self.note_numbers(&self.part.borrow());
             return Acquired::Server(server);
         }
-        let deadline = now + self.settings.query_wait_timeout;
+        let deadline = now + self.settings.query_wait_timeout.get();
         let ticket = self.part.borrow_mut().wait(waker.clone(), now, deadline);
         self.open_more();
         // Not only the deadline: it may come while nothing is opened after a failure.
@@ -444,6 +444,24 @@ impl Pool {
         self.retired.get()
     }
 
+    /// Takes over what a pool need not be rebuilt for: times are used from the next time on, the rest
+    /// by connections that are opened later. Statements go on being renamed, or not.
+    pub fn adopt(&self, settings: &Settings) {
+        let own = &self.settings;
+        own.socket.replace(Rc::clone(&settings.socket.borrow()));
+        own.connect_timeout.set(settings.connect_timeout.get());
+        own.query_wait_timeout
+            .set(settings.query_wait_timeout.get());
+        own.server_lifetime.set(settings.server_lifetime.get());
+        own.idle_check_timeout
+            .set(settings.idle_check_timeout.get());
+        let statements_max = settings.statements_max.get();
+        if statements_max > 0 && own.statements_max.get() > 0 {
+            own.statements_max.set(statements_max);
+        }
+        self.part.borrow_mut().set_habits(settings.habits);
+    }
+
     /// Changes the sizes; connections stay.
     pub fn resize(self: &Rc<Self>, sizes: Sizes) {
         let reloads = self.host.reloads();
@@ -482,9 +500,10 @@ async fn open_one(pool: Rc<Pool>, right: Right) {
     let settings = &pool.settings;
     // From the beginning: it is as old as what it was opened for.
     let born = Instant::now();
-    let deadline = born + settings.connect_timeout;
+    let deadline = born + settings.connect_timeout.get();
     let errands = Rc::clone(&pool.host.errands);
-    let opening = connection::open(&settings.socket, &settings.login, nonce, &*errands);
+    let socket = Rc::clone(&settings.socket.borrow());
+    let opening = connection::open(&socket, &settings.login, nonce, &*errands);
     match shards::until(deadline, Box::pin(opening)).await {
         None => {
             drop(right);
@@ -498,8 +517,8 @@ async fn open_one(pool: Rc<Pool>, right: Right) {
             pool.open_failed(login_error(&error));
         }
         Some(Ok((stream, framer, greeting))) => {
-            let timeout = settings.connect_timeout;
-            let lease = Lease::new(greeting.key, &stream, &settings.socket, timeout);
+            let timeout = settings.connect_timeout.get();
+            let lease = Lease::new(greeting.key, &stream, &socket, timeout);
             let pid = lease.target().map_or(0, |target| target.pid);
             let mut tally = ServerTally::new();
             tally.is_tls = stream.is_tls();
@@ -522,7 +541,7 @@ async fn open_one(pool: Rc<Pool>, right: Right) {
                 number: pool.host.number(&pool, &card),
                 card,
                 born,
-                expires: expiry(born, settings.server_lifetime),
+                expires: expiry(born, settings.server_lifetime.get()),
             });
             tracing::debug!(pool = %pool.key.database, pid = server.pid(), "server connected");
             pool.opened(server);

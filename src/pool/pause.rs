@@ -124,7 +124,7 @@ impl Pool {
         }
         self.metrics.is_paused.set(0);
         let now = shards::now();
-        let deadline = now + self.settings.query_wait_timeout;
+        let deadline = now + self.settings.query_wait_timeout.get();
         self.part.borrow_mut().resume(now, deadline);
         self.open_more();
         self.host.alarm.at_most(deadline);

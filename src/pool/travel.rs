@@ -185,10 +185,10 @@ impl Pool {
         let target = travelling.key.map(|(pid, secret)| CancelTarget {
             pid,
             secret,
-            socket: Rc::clone(&self.settings.socket),
+            socket: Rc::clone(&self.settings.socket.borrow()),
             peer: travelling.peer,
             is_tls: stream.is_tls(),
-            timeout: self.settings.connect_timeout,
+            timeout: self.settings.connect_timeout.get(),
         });
         let lease = Rc::new(Lease::of(target));
         let pid = lease.target().map_or(0, |target| target.pid);

@@ -10,7 +10,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use shards::{Chunk, connect_tcp, connect_unix};
 
@@ -33,6 +33,7 @@ use super::reset::Leftovers;
 use super::secure::{Approach, Security};
 use super::statements::Statements;
 use super::sync::{Owner, Sync};
+use super::tcp::TcpOptions;
 
 /// Replies whose bodies are looked into.
 static INTEREST: Interest = Interest::of(b"CESTZ");
@@ -46,14 +47,8 @@ const LOGIN_BODY_MAX: u32 = 64 * 1024;
 pub struct Socket {
     /// Where the server is.
     pub endpoint: Endpoint,
-    /// `TCP_NODELAY`.
-    pub no_delay: bool,
-    /// Idle time and interval of keepalive probes.
-    pub keepalive: (Duration, Duration),
-    /// Number of keepalive probes.
-    pub keepalive_count: u32,
-    /// `TCP_USER_TIMEOUT`; zero = the system's default.
-    pub user_timeout: Duration,
+    /// Options of TCP.
+    pub tcp: TcpOptions,
     /// Buffer sizes of Unix sockets in bytes.
     pub unix_buffer_bytes: usize,
     /// TLS.
@@ -286,18 +281,14 @@ async fn log_in(
 }
 
 impl Socket {
-    fn prepare_tcp(&self, socket: &shards::Socket) -> io::Result<()> {
-        socket.set_tcp_nodelay(self.no_delay)?;
-        let (idle, interval) = self.keepalive;
-        let keepalive = socket2::TcpKeepalive::new()
-            .with_time(idle)
-            .with_interval(interval)
-            .with_retries(self.keepalive_count);
-        socket.set_tcp_keepalive(&keepalive)?;
-        if !self.user_timeout.is_zero() {
-            socket.set_tcp_user_timeout(Some(self.user_timeout))?;
-        }
-        Ok(())
+    fn prepare_tcp(&self, socket: &shards::Socket) {
+        self.tcp.set_on(socket);
+    }
+
+    /// A cancel request must arrive even if nobody waits for the end of its connection.
+    fn prepare_for_cancel(&self, socket: &shards::Socket) {
+        let linger = None;
+        TcpOptions { linger, ..self.tcp }.set_on(socket);
     }
 
     fn prepare_unix(&self, socket: &shards::Socket) -> io::Result<()> {
@@ -323,7 +314,11 @@ impl Socket {
         };
         let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
         for address in addresses {
-            match connect_tcp(address, |socket| self.prepare_tcp(socket)).await {
+            let prepare = |socket: &_| {
+                self.prepare_tcp(socket);
+                Ok(())
+            };
+            match connect_tcp(address, prepare).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) => last = error,
             }
@@ -352,7 +347,11 @@ impl Socket {
                 connect_unix(path, |socket| self.prepare_unix(socket)).await
             }
             (Endpoint::Tcp { .. }, Some(peer)) => {
-                connect_tcp(peer, |socket| self.prepare_tcp(socket)).await
+                let prepare = |socket: &_| {
+                    self.prepare_for_cancel(socket);
+                    Ok(())
+                };
+                connect_tcp(peer, prepare).await
             }
             (Endpoint::Tcp { .. }, None) => Err(io::ErrorKind::NotConnected.into()),
         }

@@ -20,6 +20,7 @@ pub mod reset;
 pub mod secure;
 pub mod statements;
 pub mod sync;
+pub mod tcp;
 
 pub use cancel::Canceller;
 pub use card::{ServerCard, ServerTally};
@@ -28,3 +29,4 @@ pub use errands::Errands;
 pub use error::ServerError;
 pub use lease::Lease;
 pub use secure::Security;
+pub use tcp::TcpOptions;

@@ -4,8 +4,10 @@
 //! reload.
 //! **Does not own:** reading files (`config`), the pools' servers (`pool`).
 //!
-//! **Invariant:** a directory never changes; a reload makes a new one, which takes over the pools
-//! whose settings are the same.
+//! **Invariants**
+//! 1. A directory never changes; a reload makes a new one, which takes over the pools whose own settings
+//!    are the same.
+//! 2. A change in `[general]` alone rebuilds no pool.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -16,7 +18,7 @@ use crate::config::limits::OwnLimits;
 use crate::config::{Config, Limits, PoolConfig, UserConfig};
 use crate::pool::{Habits, Host, Pool, PoolKey, Settings, Sizes};
 use crate::server::handshake::Credentials;
-use crate::server::{Login, Security, Socket};
+use crate::server::{Login, Security, Socket, TcpOptions};
 
 use super::local;
 use super::slow;
@@ -30,6 +32,13 @@ pub struct Tenant {
     /// What its clients and servers are limited to.
     pub limits: Limits,
     made_of: (PoolConfig, UserConfig),
+}
+
+impl Tenant {
+    /// True if PAM is to decide about the user, whatever else is stored.
+    pub const fn is_for_pam(&self) -> bool {
+        self.made_of.1.auth_pam_service.is_some()
+    }
 }
 
 /// All pools of a shard, and the general settings.
@@ -60,7 +69,7 @@ impl Directory {
             let users = tenants.entry(pool.name.clone()).or_default();
             for user in &pool.users {
                 let tenant = before
-                    .and_then(|before| before.take_over(pool, user, &config))
+                    .and_then(|before| before.take_over(pool, user, &config, host))
                     .unwrap_or_else(|| new_tenant(&config, pool, user, host));
                 users.insert(user.username.clone(), tenant);
             }
@@ -105,15 +114,15 @@ impl Directory {
         pool: &PoolConfig,
         user: &UserConfig,
         config: &Config,
+        host: &Rc<Host>,
     ) -> Option<Rc<Tenant>> {
         let tenant = self.tenant(&pool.name, &user.username)?;
         let (old_pool, old_user) = &tenant.made_of;
-        let same = *old_pool == alone(pool)
-            && unsized_user(old_user) == unsized_user(user)
-            && pool_settings(&self.config) == pool_settings(config);
+        let same = *old_pool == alone(pool) && unsized_user(old_user) == unsized_user(user);
         if !same {
             return None;
         }
+        tenant.pool.adopt(&settings(config, pool, user, host));
         let sizes = sizes(config, user);
         let is_resized = sizes != self::sizes(&self.config, old_user);
         let limits = config.limits_of(pool, user);
@@ -133,11 +142,13 @@ impl Directory {
     }
 }
 
-/// The pool's own settings, without its users and what can change while it stays.
+/// The pool's own settings, without its users and what can change while it stays. How many prepared
+/// statements servers have can change, but not whether they have any.
 fn alone(pool: &PoolConfig) -> PoolConfig {
     PoolConfig {
         users: Vec::new(),
         limits: OwnLimits::default(),
+        prepared_statements_cache_size: pool.prepared_statements_cache_size.min(1),
         ..pool.clone()
     }
 }
@@ -160,30 +171,6 @@ fn sizes(config: &Config, user: &UserConfig) -> Sizes {
     }
 }
 
-/// The general settings that pools are made of.
-fn pool_settings(config: &Config) -> impl PartialEq + use<> {
-    let general = &config.general;
-    (
-        (
-            general.connect_timeout,
-            general.query_wait_timeout,
-            general.idle_timeout,
-            general.server_lifetime,
-            general.server_idle_check_timeout,
-            general.server_round_robin,
-            general.prepared_statements,
-        ),
-        (
-            general.tcp_keepalives_idle,
-            general.tcp_keepalives_interval,
-            general.tcp_keepalives_count,
-            general.tcp_no_delay,
-            general.tcp_user_timeout,
-            general.unix_socket_buffer_size,
-        ),
-    )
-}
-
 fn new_tenant(
     config: &Config,
     pool: &PoolConfig,
@@ -194,36 +181,7 @@ fn new_tenant(
         database: pool.name.as_str().into(),
         user: user.username.as_str().into(),
     };
-    let general = &config.general;
-    let habits = Habits {
-        round_robin: general.server_round_robin,
-        idle_timeout: pool.idle_timeout.unwrap_or(general.idle_timeout),
-    };
-    let lifetime = user.server_lifetime.or(pool.server_lifetime);
-    let settings = Settings {
-        mode: user.pool_mode,
-        socket: Rc::new(socket(config, pool, host)),
-        login: Login {
-            credentials: Credentials {
-                user: user.server_username.clone(),
-                password: user.server_password.clone(),
-            },
-            database: pool.server_database.clone(),
-            application_name: pool.application_name.clone(),
-        },
-        habits,
-        connect_timeout: pool.connect_timeout.unwrap_or(general.connect_timeout),
-        query_wait_timeout: general.query_wait_timeout,
-        server_lifetime: lifetime.unwrap_or(general.server_lifetime),
-        idle_check_timeout: general.server_idle_check_timeout,
-        cleanup: pool.cleanup_server_connections,
-        statements_max: if general.prepared_statements {
-            pool.prepared_statements_cache_size
-        } else {
-            0
-        },
-        prepare_unnamed: pool.prepare_unnamed,
-    };
+    let settings = settings(config, pool, user, host);
     let limits = config.limits_of(pool, user);
     let pool_of_user = Pool::new(key, settings, sizes(config, user), Rc::clone(host));
     pool_of_user.limit(&limits);
@@ -235,14 +193,48 @@ fn new_tenant(
     })
 }
 
+fn settings(config: &Config, pool: &PoolConfig, user: &UserConfig, host: &Host) -> Settings {
+    let general = &config.general;
+    let habits = Habits {
+        round_robin: general.server_round_robin,
+        idle_timeout: pool.idle_timeout.unwrap_or(general.idle_timeout),
+    };
+    let lifetime = user.server_lifetime.or(pool.server_lifetime);
+    Settings {
+        mode: user.pool_mode,
+        socket: Rc::new(socket(config, pool, host)).into(),
+        login: Login {
+            credentials: Credentials {
+                user: user.server_username.clone(),
+                password: user.server_password.clone(),
+            },
+            database: pool.server_database.clone(),
+            application_name: pool.application_name.clone(),
+        },
+        habits,
+        connect_timeout: pool
+            .connect_timeout
+            .unwrap_or(general.connect_timeout)
+            .into(),
+        query_wait_timeout: general.query_wait_timeout.into(),
+        server_lifetime: lifetime.unwrap_or(general.server_lifetime).into(),
+        idle_check_timeout: general.server_idle_check_timeout.into(),
+        cleanup: pool.cleanup_server_connections,
+        statements_max: if general.prepared_statements {
+            pool.prepared_statements_cache_size
+        } else {
+            0
+        }
+        .into(),
+        prepare_unnamed: pool.prepare_unnamed,
+    }
+}
+
 fn socket(config: &Config, pool: &PoolConfig, host: &Host) -> Socket {
     let general = &config.general;
     Socket {
         endpoint: pool.server.clone(),
-        no_delay: general.tcp_no_delay,
-        keepalive: (general.tcp_keepalives_idle, general.tcp_keepalives_interval),
-        keepalive_count: general.tcp_keepalives_count,
-        user_timeout: general.tcp_user_timeout,
+        tcp: TcpOptions::of(general),
         unix_buffer_bytes: usize::try_from(general.unix_socket_buffer_size).unwrap_or(usize::MAX),
         security: Security::new(&pool.server_tls, host.keyring.clone(), &pool.name),
     }

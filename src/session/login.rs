@@ -42,9 +42,12 @@ use super::console::{self, Console};
 use super::directory::{Directory, Tenant};
 use super::first_server::learn_base;
 use super::headcount::Group;
-use super::report::Failure;
+use super::report::{Failure, one_line};
 use super::shard::{Connection, Shard};
 use super::startup::{Conversation, Ended};
+
+const NOT_SUPPORTED: &str =
+    "Authentication method not supported. Please contact your database administrator.";
 
 /// Why there is no session.
 pub(super) enum Rejection {
@@ -141,7 +144,7 @@ pub async fn log_in(
             login.shard.metrics().logins_failed.add(1);
             tracing::info!(
                 client = %login.peer_text(), sqlstate = %failure.sqlstate,
-                reason = %failure.message, "login refused"
+                reason = %one_line(&failure.message), "login refused"
             );
             login.talk.stream.send(failure.to_bytes());
             None
@@ -331,6 +334,7 @@ impl Login {
         let Some(tenant) = directory.tenant(&startup.database, &startup.user) else {
             return Err(unknown_tenant(startup).into());
         };
+        refuse_pam(tenant)?;
         match hba::combine(md5, scram, &tenant.stored) {
             LoginMethod::Trust => {}
             LoginMethod::NotPermitted => {
@@ -358,10 +362,7 @@ impl Login {
             (Challenge::Scram, StoredPassword::InvalidScram(_)) => {
                 Err(wrong_password(crate::auth::VerifierError::CLIENT_MESSAGE).into())
             }
-            _ => Err(wrong_password(
-                "Authentication method not supported. Please contact your database administrator.",
-            )
-            .into()),
+            _ => Err(wrong_password(NOT_SUPPORTED).into()),
         }
     }
 
@@ -496,6 +497,14 @@ impl Login {
         let place = (slot, connection, tally);
         Session::new(self.shard, pool, (client, rest), settings, place)
     }
+}
+
+/// There is no PAM here, and nothing else that is stored may take its place.
+fn refuse_pam(tenant: &Tenant) -> Result<(), Failure> {
+    if tenant.is_for_pam() {
+        return Err(wrong_password(NOT_SUPPORTED));
+    }
+    Ok(())
 }
 
 fn wrong_password(text: &str) -> Failure {

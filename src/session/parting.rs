@@ -96,7 +96,7 @@ impl Session {
         spawn(async move {
             let lease = Rc::clone(&server.lease);
             // Many may be before it; the server's place is worth more than its statement.
-            let deadline = Instant::now() + 2 * pool.settings.connect_timeout;
+            let deadline = Instant::now() + 2 * pool.settings.connect_timeout.get();
             shards::until(deadline, lease.over(request)).await;
             pool.discard(server);
         });

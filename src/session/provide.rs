@@ -116,7 +116,7 @@ pub(super) fn provide(
     };
     counter.add(1);
     server.sync.sent_noted(b'P', false, owner, noted);
-    while let Some(old) = server.statements.evict(pool.settings.statements_max) {
+    while let Some(old) = server.statements.evict(pool.settings.statements_max.get()) {
         metrics.statements_evicted.add(1);
         close(server, out, old);
     }

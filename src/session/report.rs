@@ -11,6 +11,23 @@ use crate::protocol::backend::TransactionStatus;
 use crate::protocol::sqlstate::SqlState;
 use crate::protocol::writer::{self, Report, Severity};
 
+/// A text that may hold words of a client, for the log: it cannot begin a line of its own there, nor
+/// speak to a terminal.
+pub fn one_line(text: &str) -> Cow<'_, str> {
+    let is_odd = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+    if !text.contains(is_odd) {
+        return text.into();
+    }
+    let escape = |c: char| {
+        if is_odd(c) {
+            c.escape_default().to_string()
+        } else {
+            c.to_string()
+        }
+    };
+    text.chars().map(escape).collect::<String>().into()
+}
+
 /// An error that ends a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -51,5 +68,20 @@ impl Failure {
             writer::ready_for_query(&mut out, TransactionStatus::Idle);
         }
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_client_sends_stays_one_line() {
+        assert_eq!(one_line("plain “text”"), "plain “text”");
+        let forged = "x\r\n2026 INFO FAKE \u{1b}[31m\u{85}\u{2028}\0";
+        assert_eq!(
+            one_line(forged),
+            "x\\r\\n2026 INFO FAKE \\u{1b}[31m\\u{85}\\u{2028}\\u{0}"
+        );
     }
 }

@@ -83,6 +83,46 @@ fn trusted_user_needs_no_password() {
 }
 
 #[test]
+fn user_for_pam_is_let_in_by_nothing_else() {
+    let postgres = Postgres::shared();
+    let user = |secret: &str| {
+        let user = User::new("app", 2).secret(secret);
+        vec![user.key("auth_pam_service", "doorman")]
+    };
+    for (rule, secret) in [
+        ("scram-sha-256", postgres.verifier("app").as_str()),
+        ("trust", postgres.verifier("app").as_str()),
+        ("trust", ""),
+    ] {
+        let rules = format!("host all all 127.0.0.1/32 {rule}");
+        let doorman = Config::new(postgres)
+            .hba(&rules)
+            .users(user(secret))
+            .start();
+        assert_eq!(doorman.login().refusal().sqlstate(), "28P01", "{rule}");
+    }
+    let rules = "host all all 127.0.0.1/32 reject";
+    let doorman = Config::new(postgres).hba(rules).users(user("")).start();
+    assert_eq!(doorman.login().refusal().sqlstate(), "28000");
+}
+
+#[test]
+fn names_of_clients_cannot_forge_lines_of_the_log() {
+    let doorman = Config::new(Postgres::shared()).start();
+    let forged = "x\n2026-11-23T00:00:00Z  INFO pg_doorman: FAKE \u{1b}[31m\r";
+    doorman.login().user(forged).refusal();
+    doorman.login().database(forged).refusal();
+    let log = doorman.log();
+    assert_eq!(log.matches("FAKE").count(), 2, "{log}");
+    assert!(
+        !log.lines()
+            .any(|line| line.starts_with("2026-11-23T00:00:00Z")),
+        "{log}"
+    );
+    assert!(!log.contains(['\u{1b}', '\r']), "{log:?}");
+}
+
+#[test]
 fn rejected_user_is_refused_with_28000() {
     let doorman = doorman_with_passwords(1);
     let refusal = doorman.login().user("stranger").refusal();

@@ -87,7 +87,7 @@ fn change_configuration(doorman: &Doorman, config: &Config, seed: u64, end: Inst
         config = config.users(vec![User::new("app", size).key("min_pool_size", kept)]);
         if random.random_bool(0.3) {
             let lifetime = format!("{}s", random.random_range(60..120));
-            config = config.general("server_lifetime", lifetime);
+            config = config.pool_key("server_lifetime", lifetime);
         }
         doorman.rewrite(config.clone());
         doorman.sighup();

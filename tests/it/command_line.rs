@@ -146,11 +146,66 @@ fn doubtful_settings_are_told_by_the_check() {
 }
 
 #[test]
+fn what_nobody_can_read_does_not_change_the_outcome() {
+    let place = Workplace::new();
+    assert_success(&place.run(&["generate", "--reference", "-o", "x.toml"]));
+    place.write("bad.toml", "[general");
+    for (arguments, code) in [
+        (["-t", "x.toml"], 0),
+        (["-t", "bad.toml"], 78),
+        (["migrate", "nothing"], 1),
+    ] {
+        let full = || {
+            std::fs::File::options()
+                .write(true)
+                .open("/dev/full")
+                .unwrap()
+        };
+        let mut command = place.command(&arguments);
+        let status = command.stdout(full()).stderr(full()).status().unwrap();
+        assert_eq!(status.code(), Some(code), "{arguments:?}");
+    }
+}
+
+#[test]
+fn more_shards_than_can_be_started_are_refused_by_the_check() {
+    let place = Workplace::new();
+    assert_success(&place.run(&["generate", "--reference", "-o", "x.toml"]));
+    for (count, code) in [(1024, 0), (1025, 78)] {
+        let threads = format!("\nworker_threads = {count}\n");
+        place.write(
+            "y.toml",
+            &place
+                .read("x.toml")
+                .replace("\nworker_threads = 4\n", &threads),
+        );
+        let output = place.run(&["-t", "y.toml"]);
+        assert_eq!(output.status.code(), Some(code), "{}", told(&output));
+    }
+}
+
+#[test]
+fn an_existing_file_loses_its_other_readers() {
+    let place = Workplace::new();
+    place.write("x.toml", "old");
+    assert_eq!(
+        rights(&place.path("x.toml")) & 0o044,
+        0o044,
+        "the umask of tests"
+    );
+    assert_success(&place.run(&["generate", "--reference", "-o", "x.toml"]));
+    assert_eq!(rights(&place.path("x.toml")), 0o600);
+    assert!(place.read("x.toml").contains("[general]"));
+}
+
+#[test]
 fn generate_writes_what_a_server_has() {
     let postgres = Postgres::shared();
     postgres.sql(&format!(
         "create role generate_super superuser login password '{PASSWORD}'"
     ));
+    let expired = "create role generate_old login password 'x' valid until '2001-01-01'";
+    postgres.sql(expired);
     let place = Workplace::new();
     let port = postgres.port().to_string();
     let socket = postgres.socket_directory().to_str().unwrap();
@@ -191,7 +246,9 @@ fn generate_writes_what_a_server_has() {
         assert!(text.contains(&postgres.verifier("app")), "{text}");
         assert!(text.contains(&postgres.verifier("app_md5")), "{text}");
         assert!(
-            !text.contains("template0") && !text.contains("app_trust"),
+            !["template0", "app_trust", "generate_old"]
+                .iter()
+                .any(|name| text.contains(name)),
             "{text}"
         );
         assert!(!text.contains(PASSWORD), "{text}");

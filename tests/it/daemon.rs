@@ -88,6 +88,11 @@ fn a_daemon_that_cannot_start_says_so_in_the_foreground() {
         "{}",
         told(&output)
     );
+    assert!(!place.path("daemon.pid").exists());
+    // Whoever it belongs to, and whether it is locked or not.
+    place.write("daemon.pid", "12345\n");
+    assert_eq!(place.run(&["-d"]).status.code(), Some(78));
+    assert_eq!(place.read("daemon.pid"), "12345\n");
     let text = config(port::free()).replace("daemon.pid", "no/such/directory/pid");
     place.write("pg_doorman.toml", &text);
     let output = place.run(&["-d"]);

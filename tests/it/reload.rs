@@ -12,6 +12,8 @@ with_one_and_two_shards!(
     reload_removes_a_user,
     reload_changes_pool_size,
     reload_keeps_connected_clients,
+    reload_of_general_settings_keeps_servers_and_is_used,
+    reload_gives_listening_sockets_their_options_again,
     reload_of_a_bad_file_keeps_the_old_configuration,
     many_reloads_under_load_lose_nothing,
     termination_ends_at_once,
@@ -104,6 +106,99 @@ fn reload_keeps_connected_clients(shards: usize) {
     assert_eq!(busy.query("commit").status, 'I');
     assert_eq!(idle.value("select 1"), "1");
     assert_eq!(busy.value("select 2"), "2");
+}
+
+fn reload_of_general_settings_keeps_servers_and_is_used(shards: usize) {
+    let postgres = Postgres::shared();
+    let config = |wait: &str, idle: i64| {
+        let user = User::new("app", 2).key("min_pool_size", 2);
+        let config = config(shards).users(vec![user]);
+        config
+            .general("query_wait_timeout", wait)
+            .general("tcp_keepalives_idle", idle)
+            .general("connect_timeout", format!("{idle}s"))
+            .general("prepared_statements_cache_size", idle)
+    };
+    let doorman = config("20s", 5).start();
+    eventually("the minimum is open", || {
+        doorman.server_pids(postgres).len() == 2
+    });
+    let before = doorman.server_pids(postgres);
+    let holders: Vec<_> = (0..2)
+        .map(|_| {
+            let mut client = doorman.connect();
+            client.execute("begin");
+            client
+        })
+        .collect();
+    let mut waiting = doorman.connect();
+    doorman.rewrite(config("200ms", 9));
+    doorman.sighup();
+    eventually("the reload is done", || {
+        doorman.log().contains("configuration reloaded")
+    });
+    eventually("the new time is used", || {
+        let start = Instant::now();
+        let mut late = doorman.connect();
+        let refused = late
+            .try_query("begin")
+            .is_ok_and(|reply| reply.status != 'T');
+        refused && start.elapsed() < Duration::from_secs(5)
+    });
+    assert_eq!(doorman.server_pids(postgres), before, "no further server");
+    drop(holders);
+    assert_eq!(waiting.value("select 1"), "1");
+    eventually("the same servers are there", || {
+        doorman.server_pids(postgres) == before
+    });
+}
+
+fn reload_gives_listening_sockets_their_options_again(shards: usize) {
+    let doorman = config(shards).start();
+    let refused = "option=\"tcp_keepalives_count\" value=1000";
+    assert!(!doorman.log().contains(refused));
+    // No server is opened: there has been no client that would need one.
+    doorman.rewrite(config(shards).general("tcp_keepalives_count", 1000));
+    doorman.sighup();
+    eventually("the system has been asked", || {
+        doorman.log().contains(refused)
+    });
+    let text = doorman.log();
+    assert!(
+        text.contains("general.tcp_keepalives_count = 1000: the system takes"),
+        "{text}"
+    );
+    doorman.assert_serves();
+}
+
+#[test]
+fn socket_options_that_the_system_refuses_stop_nobody() {
+    for (key, value) in [
+        ("tcp_keepalives_idle", 0_i64),
+        ("tcp_keepalives_interval", 0),
+        ("tcp_keepalives_count", 0),
+        ("tcp_keepalives_idle", 100_000),
+        ("tcp_keepalives_count", 128),
+        ("tcp_user_timeout", 3_000_000),
+    ] {
+        let doorman = config(1).general(key, value).start();
+        doorman.assert_serves();
+    }
+}
+
+#[test]
+fn changed_settings_that_need_a_restart_are_named() {
+    let doorman = config(1).start();
+    let expected = "general.backlog differs from the start";
+    let changed = || config(1).general("backlog", 7);
+    for times in 1..3 {
+        doorman.rewrite(changed());
+        doorman.sighup();
+        eventually("the key is named at each reload", || {
+            doorman.log().matches(expected).count() == times
+        });
+    }
+    assert!(!doorman.log().contains("general.port differs"));
 }
 
 fn reload_of_a_bad_file_keeps_the_old_configuration(shards: usize) {

@@ -101,7 +101,7 @@ fn clients_of_a_replaced_pool_go_on_with_the_new_one() {
     let config = |mode| {
         let user = User::new("app", 2).key("min_pool_size", 1);
         let config = Config::new(postgres).users(vec![user]);
-        config.general("server_lifetime", mode)
+        config.pool_key("server_lifetime", mode)
     };
     let doorman = config("1h").start();
     let mut old = doorman.connect();

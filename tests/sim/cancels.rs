@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use pg_doorman::config::{Endpoint, ServerTls};
+use pg_doorman::server::TcpOptions;
 use pg_doorman::server::connection::Socket;
 use pg_doorman::server::lease::{Asked, CancelTarget, Lease, Request};
 use pg_doorman::server::secure::Security;
@@ -36,10 +37,7 @@ pub(crate) fn new_lease() -> Rc<Lease> {
             host: address.ip().to_string(),
             port: address.port(),
         },
-        no_delay: true,
-        keepalive: (Duration::ZERO, Duration::ZERO),
-        keepalive_count: 0,
-        user_timeout: Duration::ZERO,
+        tcp: TcpOptions::default(),
         unix_buffer_bytes: 0,
         security: Security::new(&ServerTls::default(), Keyring::new(Material::none()), "sim"),
     };

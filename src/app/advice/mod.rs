@@ -17,6 +17,8 @@ use crate::config::{Config, General, PoolConfig, UserConfig, schema};
 
 use super::not_yet;
 
+pub(super) mod rules;
+
 /// Names of the console, which hide pools.
 const CONSOLE: [&str; 2] = ["pgdoorman", "pgbouncer"];
 /// Passwords that everybody tries first.
@@ -25,6 +27,11 @@ const WELL_KNOWN: [&str; 5] = ["", "admin", "change-me", "password", "postgres"]
 const LIFETIME_MIN: Duration = Duration::from_secs(10);
 /// Open files of a shard besides clients and servers, roughly.
 const FILES_OF_SHARD: u64 = 16;
+/// What Linux takes for the options of a TCP socket, at most: seconds of keepalive, its probes, and
+/// seconds without an acknowledgement.
+const KEEPALIVE_SECONDS_MAX: u64 = 32_767;
+const KEEPALIVE_COUNT_MAX: u64 = 127;
+const USER_TIMEOUT_SECONDS_MAX: u64 = 2_147_483;
 /// Less memory than this refuses ordinary messages.
 const MEMORY_MIN: u64 = 1 << 20;
 
@@ -72,8 +79,10 @@ pub fn warnings(config: &Config, facts: Facts) -> Vec<String> {
     inert(&config.general, &mut found);
     limits(config, facts, &mut found);
     times(&config.general, &mut found);
+    sockets(&config.general, &mut found);
     tls(&config.general, &mut found);
     access(config, facts, &mut found);
+    foreign_rules(&config.general, &mut found);
     if config.pools.is_empty() {
         found.push("[pools] is empty: only the admin console can be reached".to_owned());
     }
@@ -211,6 +220,42 @@ fn times(general: &General, found: &mut Vec<String>) {
     }
 }
 
+fn sockets(general: &General, found: &mut Vec<String>) {
+    let options = [
+        (
+            "tcp_keepalives_idle",
+            general.tcp_keepalives_idle.as_secs(),
+            KEEPALIVE_SECONDS_MAX,
+        ),
+        (
+            "tcp_keepalives_interval",
+            general.tcp_keepalives_interval.as_secs(),
+            KEEPALIVE_SECONDS_MAX,
+        ),
+        (
+            "tcp_keepalives_count",
+            general.tcp_keepalives_count.into(),
+            KEEPALIVE_COUNT_MAX,
+        ),
+    ];
+    for (key, value, max) in options {
+        if value == 0 {
+            found.push(format!("general.{key} = 0: the system's own value is used"));
+        } else if value > max {
+            found.push(format!(
+                "general.{key} = {value}: the system takes at most {max}; its own value is used"
+            ));
+        }
+    }
+    let value = general.tcp_user_timeout.as_secs();
+    if value > USER_TIMEOUT_SECONDS_MAX {
+        found.push(format!(
+            "general.tcp_user_timeout = {value}: the system takes at most \
+             {USER_TIMEOUT_SECONDS_MAX}; its own value is used"
+        ));
+    }
+}
+
 fn tls(general: &General, found: &mut Vec<String>) {
     let facts = [
         (
@@ -271,6 +316,17 @@ fn access(config: &Config, facts: Facts, found: &mut Vec<String>) {
             }
         ));
     }
+}
+
+/// Rules that mean something else here than where they were written for.
+fn foreign_rules(general: &General, found: &mut Vec<String>) {
+    let rules = general.pg_hba.as_deref().unwrap_or_default();
+    let doubts = rules::doubts(rules);
+    found.extend(
+        doubts
+            .iter()
+            .map(|doubt| format!("general.pg_hba, {doubt}")),
+    );
 }
 
 /// Whether a rule lets in the whole world.

@@ -22,6 +22,7 @@ use crate::tls::Material;
 use super::advice::{self, Facts};
 use super::generate::GenerateArgs;
 use super::migrate::MigrateArgs;
+use super::say;
 
 /// Exit code for a configuration that cannot be used.
 pub const EXIT_CONFIG: u8 = 78;
@@ -165,18 +166,24 @@ pub fn test_config(path: &Path) -> ExitCode {
             let material = match Material::load(&loaded.config) {
                 Ok(material) => material,
                 Err(error) => {
-                    eprintln!("Config parse error: Configuration error: {error}");
+                    say::err(&format_args!(
+                        "Config parse error: Configuration error: {error}"
+                    ));
                     return ExitCode::from(EXIT_CONFIG);
                 }
             };
             let doubts = advice::warnings(&loaded.config, Facts::gather(path));
             let found = loaded.warnings.iter().chain(&material.warnings);
             for warning in found.chain(&doubts) {
-                eprintln!("warning: {warning}");
+                say::err(&format_args!("warning: {warning}"));
             }
             let path = path.display();
-            println!("pg_doorman: the configuration file {path} syntax is ok");
-            println!("pg_doorman: configuration file {path} test is successful");
+            say::out(&format_args!(
+                "pg_doorman: the configuration file {path} syntax is ok"
+            ));
+            say::out(&format_args!(
+                "pg_doorman: configuration file {path} test is successful"
+            ));
             ExitCode::SUCCESS
         }
         Err(error) => refuse_config(&error),
@@ -185,7 +192,7 @@ pub fn test_config(path: &Path) -> ExitCode {
 
 /// Says on standard error why the configuration cannot be used; returns the exit code for it.
 pub fn refuse_config(error: &ConfigError) -> ExitCode {
-    eprintln!("Config parse error: {error}");
+    say::err(&format_args!("Config parse error: {error}"));
     ExitCode::from(EXIT_CONFIG)
 }
 

@@ -96,6 +96,12 @@ fn every_value_of_no_color_is_accepted() {
     }
     assert_eq!((no_color("false"), no_color("")), (Ok(false), Ok(false)));
 }
+
+#[test]
+fn as_many_shards_as_can_be_started_are_allowed_by_the_check() {
+    assert_eq!(config::WORKER_THREADS_MAX, shards::ShardCount::MAX);
+}
+
 #[test]
 fn commands_have_arguments_of_their_own() {
     let line = [

@@ -26,7 +26,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const MESSAGE_BYTES_MAX: u64 = 1 << 20;
 
 const USERS: &str = "select usename, passwd from pg_catalog.pg_shadow \
-                     where passwd is not null order by usename";
+                     where passwd is not null \
+                     and (valuntil is null or valuntil > pg_catalog.now()) order by usename";
 const DATABASES: &str = "select datname from pg_catalog.pg_database \
                          where not datistemplate and datallowconn order by datname";
 

@@ -15,9 +15,11 @@ use clap::{Args, ValueEnum};
 use crate::config::draft::{self, Detail, Draft, DraftPool, Entries, Language, write};
 use crate::server::ServerError;
 
-use super::result_file;
+use super::{result_file, say};
 use introspect::{Inventory, Target};
 
+/// The port of PostgreSQL.
+const PORT_OF_SERVER: u16 = 5432;
 /// The port in generated files.
 const PORT: i64 = 6432;
 /// The stored password of the example's user.
@@ -35,7 +37,8 @@ pub struct GenerateArgs {
         short,
         long,
         env = "PGPORT",
-        default_value_t = 5432,
+        default_value_t = PORT_OF_SERVER,
+        value_parser = port,
         value_name = "PORT"
     )]
     pub port: u16,
@@ -102,6 +105,30 @@ pub struct GenerateArgs {
     pub format: Option<FileFormat>,
 }
 
+impl GenerateArgs {
+    /// An empty variable counts as none, as it does for libpq.
+    fn with_defaults(mut self) -> Self {
+        for (value, default) in [
+            (&mut self.host, "localhost"),
+            (&mut self.user, "postgres"),
+            (&mut self.database, "postgres"),
+        ] {
+            if value.is_empty() {
+                default.clone_into(value);
+            }
+        }
+        self
+    }
+}
+
+/// Reads a port. An empty variable counts as none.
+fn port(text: &str) -> Result<u16, std::num::ParseIntError> {
+    if text.is_empty() {
+        return Ok(PORT_OF_SERVER);
+    }
+    text.parse()
+}
+
 /// Format of a configuration file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum FileFormat {
@@ -113,13 +140,14 @@ pub enum FileFormat {
 
 /// Runs the command. Exit code 1 if the server cannot be asked or the file not be written.
 pub fn run(args: &GenerateArgs) -> ExitCode {
+    let args = &args.clone().with_defaults();
     let inventory = if args.reference {
         example()
     } else {
         match ask(args) {
             Ok(inventory) => inventory,
             Err(reason) => {
-                eprintln!("pg_doorman generate: {reason}");
+                say::err(&format_args!("pg_doorman generate: {reason}"));
                 return ExitCode::FAILURE;
             }
         }

@@ -62,6 +62,18 @@ fn the_example_loads_in_every_form() {
 }
 
 #[test]
+fn an_empty_variable_counts_as_none() {
+    let line = ["--host", "", "-p", "", "-u", "", "-d", ""];
+    let args = args(&line).with_defaults();
+    assert_eq!((args.host.as_str(), args.port), ("localhost", 5432));
+    assert_eq!(
+        (args.user.as_str(), args.database.as_str()),
+        ("postgres", "postgres")
+    );
+    assert!(port("x").is_err() && port("65536").is_err());
+}
+
+#[test]
 fn every_database_gets_every_user() {
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     let inventory = Inventory {

@@ -15,8 +15,9 @@ use rand::Rng as _;
 use toml::Table;
 
 use crate::auth::{Md5Secret, ScramVerifier, StoredPassword, derive_keys};
-use crate::config::hba;
+use crate::config::hba::{self, HbaName, HbaRule};
 
+use super::super::advice::rules::doubts;
 use super::Outcome;
 use super::ini::{self, Ini, ReadFile};
 
@@ -44,6 +45,10 @@ impl Known {
 
     /// What the pooler stores, so that clients can log in by the method they know.
     pub(super) fn secret(&self, auth_type: &str) -> String {
+        if auth_type == "pam" {
+            // PAM decides, and nothing that would let somebody in beside it.
+            return String::new();
+        }
         match self.password() {
             None => self.stored.clone(),
             Some(password) if auth_type == "md5" => {
@@ -121,7 +126,8 @@ pub(super) fn rules(ini: &Ini, auth_type: &str, read: ReadFile<'_>, out: &mut Ou
         "pam" => {
             out.remark(
                 &origin,
-                "is written as auth_pam_service, which has no effect in this version",
+                "is written as auth_pam_service: such users cannot log in without PAM, whose part in \
+                 this version `pg_doorman -t` tells",
             );
             "local all all scram-sha-256\nhost all all all scram-sha-256\n"
         }
@@ -149,12 +155,24 @@ fn hba_file(ini: &Ini, origin: &str, read: ReadFile<'_>, out: &mut Outcome) {
     let directory = path.parent().unwrap_or(Path::new(""));
     let parsed = ini::text_of(path, read).map_err(|error| error.to_string());
     let parsed = parsed.and_then(|text| {
-        hba::read_rules(&text, directory, read).map_err(|note| format!("{file}, {note}"))
+        let read = hba::read_rules(&text, directory, read);
+        let (rules, notes) = read.map_err(|note| format!("{file}, {note}"))?;
+        Ok((text, rules, notes))
     });
     match parsed {
-        Ok((_, notes)) => {
+        Ok((text, rules, notes)) => {
             for note in notes {
                 out.remark(&origin, &note.to_string());
+            }
+            let both = with_both_consoles(&text, &rules, read);
+            for doubt in doubts(both.as_ref().map_or(&rules, |(_, rules)| rules)) {
+                out.remark(&origin, &doubt);
+            }
+            if let Some((text, _)) = both {
+                let remark = "the console has a second name here, pgdoorman: the rules are written \
+                              out, with both names";
+                out.remark(&origin, remark);
+                return set_content(&text, &origin, out);
             }
             let mut rules = Table::new();
             rules.insert("path".to_owned(), file.into());
@@ -167,6 +185,49 @@ fn hba_file(ini: &Ini, origin: &str, read: ReadFile<'_>, out: &mut Outcome) {
             set_content("host all all all reject\n", &origin, out);
         }
     }
+}
+
+/// `text` with the second name of the console wherever it has the first, and its rules; `None` if it
+/// has that nowhere, or if not all of its rules stand in it.
+fn with_both_consoles(
+    text: &str,
+    rules: &[HbaRule],
+    read: ReadFile<'_>,
+) -> Option<(String, Vec<HbaRule>)> {
+    let lines: Vec<String> = text.lines().map(with_both_names).collect();
+    let (new, _) = hba::read_rules(&lines.join("\n"), Path::new(""), read).ok()?;
+    let expected: Vec<HbaRule> = rules.iter().map(naming_both).collect();
+    (expected != rules && new == expected).then(|| (lines.join("\n") + "\n", new))
+}
+
+/// The rule, with both names if it has one.
+fn naming_both(rule: &HbaRule) -> HbaRule {
+    let [theirs, ours] = ["pgbouncer", "pgdoorman"].map(|name| HbaName::Name(name.to_owned()));
+    let mut both = rule.clone();
+    let at = rule.databases.iter().position(|name| *name == theirs);
+    if let Some(at) = at.filter(|_| !rule.databases.contains(&ours)) {
+        both.databases.insert(at + 1, ours);
+    }
+    both
+}
+
+/// A line of rules, with both names if it has one in the column of databases.
+fn with_both_names(line: &str) -> String {
+    let name = "pgbouncer";
+    let parsed = |line: &str| hba::parse_rules(line).ok().map(|(rules, _)| rules);
+    let Some(expected) = parsed(line) else {
+        return line.to_owned();
+    };
+    let expected: Vec<HbaRule> = expected.iter().map(naming_both).collect();
+    for (at, _) in line.match_indices(name) {
+        let end = at + name.len();
+        let end = end + usize::from(line[end..].starts_with('"'));
+        let new = format!("{},pgdoorman{}", &line[..end], &line[end..]);
+        if parsed(&new).is_some_and(|rules| rules == expected) {
+            return new;
+        }
+    }
+    line.to_owned()
 }
 
 /// Sets the user of the console.

@@ -37,6 +37,8 @@ pub(super) struct Entry {
     pub(super) section: String,
     pub(super) key: String,
     pub(super) value: String,
+    /// The line, and the file if it is an included one.
+    pub(super) place: String,
 }
 
 impl Ini {
@@ -127,6 +129,10 @@ fn read_into(
                 section: section.clone(),
                 key,
                 value,
+                place: match depth {
+                    0 => format!("line {}", index + 1),
+                    _ => format!("{}, line {}", path.display(), index + 1),
+                },
             });
         }
     }

@@ -23,9 +23,10 @@ use std::process::ExitCode;
 use clap::Args;
 use toml::Value;
 
+use crate::config;
 use crate::config::draft::{Detail, Draft, Format, write};
 
-use super::result_file;
+use super::{result_file, say};
 use ini::{IniError, ReadFile};
 
 /// Arguments of `migrate`.
@@ -47,15 +48,20 @@ pub struct MigrateArgs {
 /// Runs the command. Exit code 1 if a file cannot be read or written, 0 otherwise, also with remarks.
 pub fn run(args: &MigrateArgs) -> ExitCode {
     let read = |path: &Path| std::fs::read(path);
-    let outcome = match translate(&args.file, &args.databases, &read) {
+    let mut outcome = match translate(&args.file, &args.databases, &read) {
         Ok(outcome) => outcome,
         Err(error) => {
-            eprintln!("pg_doorman migrate: {error}");
+            say::err(&format_args!("pg_doorman migrate: {error}"));
             return ExitCode::FAILURE;
         }
     };
+    let result = args
+        .output
+        .as_deref()
+        .unwrap_or(Path::new("pg_doorman.toml"));
+    outcome.check(&args.file, result, &read);
     for remark in &outcome.remarks {
-        eprintln!("remark: {remark}");
+        say::err(&format_args!("remark: {remark}"));
     }
     let text = outcome.text(&args.file);
     result_file::write(&text, args.output.as_deref(), "migrate")
@@ -78,6 +84,14 @@ impl Outcome {
 
     fn remark(&mut self, what: &str, remark: &str) {
         self.remarks.push(format!("{what}: {remark}"));
+    }
+
+    /// Remarks what keeps the result, which will stand at `result`, from being used.
+    fn check(&mut self, source: &Path, result: &Path, read: ReadFile<'_>) {
+        let text = self.text(source);
+        if let Err(error) = config::load_text(result, &text, read) {
+            self.remark("THE RESULT CANNOT BE USED AS IT IS", &error.to_string());
+        }
     }
 
     fn text(&self, source: &Path) -> String {
@@ -112,6 +126,7 @@ fn translate(path: &Path, asked: &[String], read: ReadFile<'_>) -> Result<Outcom
     let ini = ini::read_ini(path, read)?;
     let mut out = Outcome::default();
     let auth_type = ini.setting("auth_type").unwrap_or("md5");
+    let auth_type = &*auth_type.to_ascii_lowercase();
     settings::take_over(&ini, &mut out);
     let known = access::known_users(&ini, read, &mut out);
     access::console(&ini, &known, &mut out);

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::config::draft::{DraftPool, Entries};
+use crate::config::units::ConfigDuration;
 
 use super::access::Known;
 use super::ini::{Ini, connection_string};
@@ -110,6 +111,18 @@ pub(super) fn take_over(
     }
     let mode = ini.setting("pool_mode").unwrap_or("session");
     let mut databases = sections(ini, "databases", out);
+    let has_fallback = databases.contains_key("*");
+    for name in asked {
+        let what = format!("--database {name}");
+        if databases.contains_key(name) {
+            out.remark(&what, "has no effect: it has an entry of its own");
+        } else if !has_fallback {
+            out.remark(
+                &what,
+                "has no effect: there is no entry * that it could be of",
+            );
+        }
+    }
     if let Some(fallback) = databases.remove("*") {
         let mut names = asked
             .iter()
@@ -193,12 +206,13 @@ fn remark_unused(what: &str, pairs: &Pairs, used: &[&str], out: &mut Outcome) {
 }
 
 /// Ours for a mode of theirs.
-fn mode_of<'a>(mode: &'a str, what: &str, out: &mut Outcome) -> &'a str {
-    match mode {
-        "session" | "transaction" => mode,
+fn mode_of(mode: &str, what: &str, out: &mut Outcome) -> &'static str {
+    match mode.to_ascii_lowercase().as_str() {
+        "session" => "session",
+        "transaction" => "transaction",
         "statement" => {
             out.remark(
-                &format!("{what}: pool_mode = statement"),
+                &format!("{what}: pool_mode = {mode}"),
                 "does not exist here: transaction is written, which allows transactions of several statements",
             );
             "transaction"
@@ -256,6 +270,11 @@ fn pool(
     }
     if let Some(text) = pairs.get("server_lifetime") {
         match duration(text) {
+            Some(time) if time == ConfigDuration::from_millis(0) => {
+                keys.set("server_lifetime", "1ms");
+                let remark = "means one use only there and no limit here: 1ms is written";
+                out.remark(&format!("{what}: server_lifetime = 0"), remark);
+            }
             Some(time) => keys.set("server_lifetime", time.to_string()),
             None => out.remark(&format!("{what}: server_lifetime"), "cannot be read"),
         }

@@ -39,6 +39,8 @@ enum Rule {
     Elsewhere,
 }
 
+/// Settings whose values are not repeated.
+const MAY_BE_SECRET: &[&str] = &["auth_ldap_options"];
 const OFF: &[&str] = &["0", "0.0", ""];
 const ALWAYS: &[&str] = &[];
 const NO_LIMIT: &str =
@@ -63,13 +65,13 @@ const RULES: &[(&str, Rule)] = &[
     ("cancel_wait_timeout", Rule::None { harmless: ALWAYS, remark: "has no counterpart: how long a cancel request may wait is fixed" }),
     ("client_idle_timeout", Rule::Time("client_idle_timeout")),
     ("client_login_timeout", Rule::Time("client_login_timeout")),
-    ("client_tls_ca_file", Rule::Text("tls_ca_cert")),
-    ("client_tls_cert_file", Rule::Text("tls_certificate")),
+    ("client_tls_ca_file", Rule::Elsewhere),
+    ("client_tls_cert_file", Rule::Elsewhere),
     ("client_tls_ciphers", Rule::None { harmless: &["default", "secure", "fast"], remark: "is to be set as tls_ciphers, by the names of the suites" }),
     ("client_tls13_ciphers", Rule::None { harmless: &[""], remark: TLS_LIBRARY }),
     ("client_tls_dheparams", Rule::None { harmless: &["auto"], remark: TLS_LIBRARY }),
     ("client_tls_ecdhcurve", Rule::None { harmless: &["auto"], remark: TLS_LIBRARY }),
-    ("client_tls_key_file", Rule::Text("tls_private_key")),
+    ("client_tls_key_file", Rule::Elsewhere),
     ("client_tls_protocols", Rule::None { harmless: &["secure", "all"], remark: "is to be set as tls_min_version and tls_max_version" }),
     ("client_tls_sslmode", Rule::Elsewhere),
     ("conffile", Rule::None { harmless: ALWAYS, remark: "needs nothing: the file named at the start is read again" }),
@@ -111,7 +113,7 @@ const RULES: &[(&str, Rule)] = &[
     ("scram_iterations", Rule::None { harmless: &["4096"], remark: "has no counterpart: verifiers bring their own count" }),
     ("server_check_delay", Rule::TimeOr { key: "server_idle_check_timeout", zero: "1ms", remark: "means before every use there and never here: 1ms is written" }),
     ("server_check_query", Rule::None { harmless: &["select 1", "select 1;", "<empty>", ";", ""], remark: "has another meaning: idle servers are tested with an empty query" }),
-    ("server_connect_timeout", Rule::Time("connect_timeout")),
+    ("server_connect_timeout", Rule::TimeOr { key: "connect_timeout", zero: "1d", remark: "means for ever there and not at all here: 1d is written" }),
     ("server_fast_close", Rule::None { harmless: OFF, remark: "has no counterpart: servers of changed pools close when their client gives them back" }),
     ("server_idle_timeout", Rule::Time("idle_timeout")),
     ("server_lifetime", Rule::TimeOr { key: "server_lifetime", zero: "1ms", remark: "means one use only there and no limit here: 1ms is written" }),
@@ -169,7 +171,7 @@ const DEFAULTS: &[(&str, &str)] = &[
 pub(super) fn take_over(ini: &Ini, out: &mut Outcome) {
     for (key, default) in DEFAULTS {
         if ini.setting(key).is_none() {
-            one(key, default, false, out);
+            one(key, default, None, out);
         }
     }
     let mut seen: Vec<&str> = Vec::new();
@@ -177,7 +179,7 @@ pub(super) fn take_over(ini: &Ini, out: &mut Outcome) {
         if !seen.contains(&entry.key.as_str()) {
             seen.push(&entry.key);
             let value = ini.setting(&entry.key).unwrap_or_default();
-            one(&entry.key, value, true, out);
+            one(&entry.key, value, Some(&entry.place), out);
         }
     }
     listen_addresses(ini, out);
@@ -191,20 +193,26 @@ pub(super) fn take_over(ini: &Ini, out: &mut Outcome) {
     }
 }
 
-fn one(key: &str, value: &str, is_written: bool, out: &mut Outcome) {
+/// `place` is where it is written; `None` for a default.
+fn one(key: &str, value: &str, place: Option<&str>, out: &mut Outcome) {
     let Some((_, rule)) = RULES.iter().find(|(name, _)| *name == key) else {
-        out.remark(&format!("{key} = {value}"), "is not known: not taken over");
+        // Its value may be a secret.
+        let place = place.unwrap_or_default();
+        out.remark(&format!("{key} ({place})"), "is not known: not taken over");
         return;
     };
-    let origin = if is_written {
-        format!("{key} = {value}")
-    } else {
-        format!("PgBouncer's default of {key}, {value}")
+    let origin = match place {
+        Some(place) if MAY_BE_SECRET.contains(&key) => format!("{key} ({place})"),
+        Some(_) => format!("{key} = {value}"),
+        None => format!("PgBouncer's default of {key}, {value}"),
     };
     let converted: Option<(&'static str, Value)> = match rule {
         Rule::Elsewhere => return,
         Rule::None { harmless, remark } => {
-            if !harmless.contains(&value) {
+            if !harmless
+                .iter()
+                .any(|known| known.eq_ignore_ascii_case(value))
+            {
                 out.remark(&origin, remark);
             }
             return;
@@ -289,11 +297,12 @@ fn keepalive(ini: &Ini, out: &mut Outcome) {
 }
 
 fn client_tls(ini: &Ini, out: &mut Outcome) {
+    // Nothing written is `disable`, whatever files are named.
     let Some(mode) = ini.setting("client_tls_sslmode") else {
         return;
     };
     let origin = format!("client_tls_sslmode = {mode}");
-    let ours = match mode {
+    let ours = match mode.to_ascii_lowercase().as_str() {
         "disable" => "disable",
         "allow" | "prefer" => "allow",
         "require" => "require",
@@ -303,20 +312,29 @@ fn client_tls(ini: &Ini, out: &mut Outcome) {
             return;
         }
     };
-    let is_possible = ini.setting("client_tls_key_file").is_some();
-    if ours == "disable" || is_possible {
-        out.set("tls_mode", ours, &origin);
-    } else {
-        out.remark(
+    let file = |key| ini.setting(key).filter(|file| !file.is_empty());
+    let pair = (file("client_tls_cert_file"), file("client_tls_key_file"));
+    match pair {
+        _ if ours == "disable" => out.set("tls_mode", ours, &origin),
+        (Some(certificate), Some(key)) => {
+            out.set("tls_mode", ours, &origin);
+            out.set("tls_certificate", certificate, "client_tls_cert_file");
+            out.set("tls_private_key", key, "client_tls_key_file");
+            if let Some(authority) = file("client_tls_ca_file") {
+                out.set("tls_ca_cert", authority, "client_tls_ca_file");
+            }
+        }
+        _ => out.remark(
             &origin,
             "needs a key and a certificate, which are not set: not taken over",
-        );
+        ),
     }
 }
 
 fn server_tls(ini: &Ini, out: &mut Outcome) {
     let mode = ini.setting("server_tls_sslmode").unwrap_or("prefer");
     let origin = format!("server_tls_sslmode = {mode}");
+    let mode = &*mode.to_ascii_lowercase();
     match mode {
         "disable" | "allow" | "prefer" | "require" | "verify-ca" | "verify-full" => {
             out.set("server_tls_mode", mode, &origin);

@@ -5,7 +5,7 @@ use std::io;
 
 use super::*;
 use crate::auth::StoredPassword;
-use crate::config::hba::HbaMethod;
+use crate::config::hba::{self, HbaMethod};
 use crate::config::{self, Config, Endpoint, PoolMode};
 
 type Files<'a> = &'a [(&'a str, &'a str)];
@@ -274,7 +274,7 @@ fn what_has_no_counterpart_or_another_meaning_is_told() {
             "pool_mode = statement",
             "database d: pool_mode = statement: does not exist",
         ),
-        ("no_such_thing = 1", "no_such_thing = 1: is not known"),
+        ("no_such_thing = 1", "no_such_thing (line 4): is not known"),
         (
             "max_client_conn = many",
             "max_client_conn = many: cannot be read",
@@ -404,5 +404,151 @@ fn arbitrary_text_never_panics() {
         let text: String = (0..20).map(pick).collect();
         let _ = ini::user_list(&text);
         let _ = translate(Path::new("x"), &[], &|_| Ok(text.as_bytes().to_vec()));
+    }
+}
+
+#[test]
+fn words_are_understood_in_capitals() {
+    let ini = "[databases]\nd = host=h pool_mode=TRANSACTION\ne = host=h\nf = host=h pool_mode=Statement\n[users]\nbob = pool_mode=Session\n\
+               [pgbouncer]\nauth_type = SCRAM-SHA-256\npool_mode = Transaction\nauth_file = u.txt\n\
+               client_tls_sslmode = DISABLE\nclient_tls_ciphers = Default\nserver_tls_sslmode = Verify-Full\n";
+    let (config, _, remarks) = migrate(ini, "\"bob\" \"x\"\n\"eve\" \"y\"");
+    let rules = config.general.pg_hba.unwrap();
+    assert!(
+        rules
+            .iter()
+            .all(|rule| rule.method == HbaMethod::ScramSha256)
+    );
+    for pool in &config.pools {
+        let modes = [pool.users[0].pool_mode, pool.users[1].pool_mode];
+        assert_eq!(modes, [PoolMode::Session, PoolMode::Transaction]);
+    }
+    let told = remarks.concat();
+    assert!(!told.contains("not known"), "{told}");
+    assert!(
+        told.contains("server_tls_sslmode = Verify-Full: is taken over"),
+        "{told}"
+    );
+    assert!(
+        told.contains("database f: pool_mode = Statement: does not exist"),
+        "{told}"
+    );
+    assert!(
+        !remarks.concat().contains("client_tls_ciphers"),
+        "{remarks:#?}"
+    );
+}
+
+#[test]
+fn zeros_that_mean_for_ever_do_not_become_never() {
+    let ini =
+        "[databases]\nd = host=h server_lifetime=0\n[pgbouncer]\nserver_connect_timeout = 0\n";
+    let (config, _, remarks) = migrate(ini, "");
+    assert_eq!(config.general.connect_timeout.as_secs(), 86_400);
+    let lifetime = config.pools[0].server_lifetime.unwrap();
+    assert_eq!(lifetime.as_millis(), 1);
+    let expected = "server_connect_timeout = 0: means for ever there";
+    assert!(remarks.concat().contains(expected), "{remarks:#?}");
+}
+
+#[test]
+fn what_pam_decides_is_not_decided_by_a_password() {
+    let ini = "[databases]\nd = host=h\n[pgbouncer]\nauth_type = PAM\nauth_file = u.txt\n";
+    let (config, text, _) = migrate(ini, "\"bob\" \"hunter2\"");
+    let bob = &config.pools[0].users[0];
+    assert_eq!(bob.auth_pam_service.as_deref(), Some("pgbouncer"));
+    assert_eq!(bob.password.expose(), "", "{text}");
+    let of_server = bob.server_password.as_ref().unwrap();
+    assert_eq!(of_server.expose(), "hunter2");
+}
+
+#[test]
+fn values_of_unknown_settings_are_not_repeated() {
+    let main = "[pgbouncer]\n\nadmin_pasword = hunter2\nauth_ldap_options = pw=hunter2\n%include x";
+    let included = "secret_key = hunter2";
+    let (_, text, remarks) = migrate_with(&[("pgbouncer.ini", main), ("x", included)], &[]);
+    assert!(!text.contains("hunter2") && !remarks.concat().contains("hunter2"));
+    for expected in [
+        "admin_pasword (line 3)",
+        "auth_ldap_options (line 4)",
+        "secret_key (x, line 1)",
+    ] {
+        let is_told = remarks.iter().any(|remark| remark.starts_with(expected));
+        assert!(is_told, "{expected}: {remarks:#?}");
+    }
+}
+
+#[test]
+fn rules_about_the_console_get_both_of_its_names() {
+    let ini = "[pgbouncer]\nauth_type = hba\nauth_hba_file = /no/rules";
+    let text = "# first\nhost \"pgbouncer\",a pgbouncer 10.0.0.0/8 md5\n\
+                hostssl a,pgbouncer all all reject # pgbouncer\nhost all all all md5\n\
+                host all all 127.0.0.1/32 trust\n";
+    let (config, _, remarks) = migrate_with(&[("pgbouncer.ini", ini), ("/no/rules", text)], &[]);
+    let rules = config.general.pg_hba.unwrap();
+    let names = |names: &[&str]| {
+        let name = |name: &&str| hba::HbaName::Name((*name).to_owned());
+        names.iter().map(name).collect::<Vec<_>>()
+    };
+    assert_eq!(rules[0].databases, names(&["pgbouncer", "pgdoorman", "a"]));
+    assert_eq!(rules[0].users, names(&["pgbouncer"]));
+    assert_eq!(rules[1].databases, names(&["a", "pgbouncer", "pgdoorman"]));
+    assert_eq!(rules.len(), 4);
+    for expected in [
+        "the rules are written out",
+        "line 5: its trust may be reached",
+    ] {
+        assert!(remarks.concat().contains(expected), "{remarks:#?}");
+    }
+}
+
+#[test]
+fn files_of_tls_come_whole_or_not_at_all() {
+    for (settings, has_files) in [
+        (
+            "client_tls_sslmode = disable\nclient_tls_cert_file = /no/c\nclient_tls_key_file = /no/k",
+            false,
+        ),
+        (
+            "client_tls_cert_file = /no/c\nclient_tls_key_file = /no/k",
+            false,
+        ),
+        (
+            "client_tls_sslmode = require\nclient_tls_key_file = /no/k",
+            false,
+        ),
+        (
+            "client_tls_sslmode = Require\nclient_tls_cert_file = /no/c\nclient_tls_key_file = /no/k",
+            true,
+        ),
+    ] {
+        let ini = format!("[pgbouncer]\n{settings}\n");
+        let read = |path: &Path| match path.to_str() {
+            Some("pgbouncer.ini") => Ok(ini.as_bytes().to_vec()),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        };
+        let mut outcome = translate(Path::new("pgbouncer.ini"), &[], &read).unwrap();
+        let text = outcome.text(Path::new("x"));
+        assert_eq!(text.contains("tls_certificate = "), has_files, "{text}");
+        assert_eq!(text.contains("tls_private_key = "), has_files, "{text}");
+        outcome.check(Path::new("x"), Path::new("r.toml"), &read);
+        let told = outcome.remarks.concat().contains("CANNOT BE USED");
+        assert_eq!(told, has_files, "{:#?}", outcome.remarks);
+    }
+}
+
+#[test]
+fn a_database_that_nothing_stands_for_is_told() {
+    for (databases, is_told) in [
+        ("a = host=h", true),
+        ("* = host=h", false),
+        ("* = host=h\nb = host=h", true),
+    ] {
+        let ini = format!("[databases]\n{databases}\n");
+        let (_, _, remarks) = migrate_with(&[("pgbouncer.ini", &ini)], &["b"]);
+        let found = remarks
+            .iter()
+            .any(|remark| remark.starts_with("--database b: has no effect"));
+        assert_eq!(found, is_told, "{databases}: {remarks:#?}");
     }
 }

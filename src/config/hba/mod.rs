@@ -17,7 +17,9 @@
 //!
 //! Source: PostgreSQL manual `auth-pg-hba-conf.html`.
 
+pub mod interfaces;
 mod lines;
+mod overlap;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -155,11 +157,18 @@ impl IpNet {
 
     /// True if `ip` is in the block.
     ///
-    /// A listener on `::` sees IPv4 clients as `::ffff:a.b.c.d`; they match IPv4 blocks too.
+    /// A listener on `::` sees IPv4 clients as `::ffff:a.b.c.d`; they match IPv4 blocks and those
+    /// inside `::ffff:0:0/96`, but no wider block of IPv6.
     pub fn contains(&self, ip: IpAddr) -> bool {
-        let same =
-            |ip: IpAddr| ip.is_ipv4() == self.addr.is_ipv4() && mask(ip, self.prefix) == self.addr;
-        same(ip) || same(ip.to_canonical())
+        let ip = match (self.addr, ip.to_canonical()) {
+            (IpAddr::V6(net), IpAddr::V4(ip))
+                if self.prefix >= 96 && net.to_ipv4_mapped().is_some() =>
+            {
+                IpAddr::V6(ip.to_ipv6_mapped())
+            }
+            (_, ip) => ip,
+        };
+        ip.is_ipv4() == self.addr.is_ipv4() && mask(ip, self.prefix) == self.addr
     }
 }
 
@@ -237,8 +246,10 @@ pub fn read_rules(text: &str, directory: &Path, read: ReadFile<'_>) -> Parsed {
         read,
         rules: Vec::new(),
         notes: Vec::new(),
+        narrowed: Vec::new(),
     };
     reading.text(text, directory, 0)?;
+    reading.check_narrowed()?;
     Ok((reading.rules, reading.notes))
 }
 
@@ -249,9 +260,47 @@ struct Reading<'a> {
     read: ReadFile<'a>,
     rules: Vec<HbaRule>,
     notes: Vec<HbaNote>,
+    narrowed: Vec<Narrowed>,
+}
+
+/// A rule that is taken for fewer clients than were meant.
+struct Narrowed {
+    /// Which one of all rules.
+    index: usize,
+    /// One that matches at least those.
+    meant: HbaRule,
+    reason: String,
 }
 
 impl Reading<'_> {
+    /// Refuses rules that ask for a password and are narrowed, if whom they were meant for would
+    /// come to a rule that asks for none.
+    fn check_narrowed(&self) -> Result<(), HbaNote> {
+        for Narrowed {
+            index,
+            meant,
+            reason,
+        } in &self.narrowed
+        {
+            let after = self.rules.iter().enumerate().skip(index + 1);
+            let mut open = after.filter(|(_, rule)| rule.method == HbaMethod::Trust);
+            let Some((found, open)) = open.find(|(_, rule)| rule.overlaps(meant)) else {
+                continue;
+            };
+            let before = self.rules.iter().take(found);
+            let mut asking = before.filter(|rule| rule.method != HbaMethod::Trust);
+            if !asking.any(|rule| rule.covers(meant)) {
+                let reason = format!(
+                    "{reason}, and whom it means would be let in without a password by the rule in line {}",
+                    open.line
+                );
+                let line = meant.line;
+                return Err(HbaNote { line, reason });
+            }
+        }
+        Ok(())
+    }
+
     fn text(&mut self, text: &str, directory: &Path, depth: usize) -> Result<(), HbaNote> {
         for (line, content) in lines::logical(text) {
             self.line(&content, line, directory, depth)
@@ -361,21 +410,41 @@ impl Reading<'_> {
             let reason = format!("method '{name}' is not supported: the rule is passed over");
             self.note(line, reason);
         }
-        let mut names = Vec::new();
+        let mut rule = HbaRule {
+            line,
+            kind,
+            databases: Vec::new(),
+            users: Vec::new(),
+            address,
+            method,
+        };
+        let mut columns = Vec::new();
         for (index, field) in fields.iter().take(2).enumerate() {
             let tokens = self.with_files(field, directory, 0)?;
             let tokens = tokens.as_deref().unwrap_or(field);
-            names.push(self.names(tokens, index == 0, line, &method)?);
+            columns.push(self.names(tokens, index == 0, &rule)?);
         }
-        let users = names.pop().unwrap_or_default();
-        Ok(HbaRule {
-            line,
-            kind,
-            databases: names.pop().unwrap_or_default(),
-            users,
-            address,
-            method,
-        })
+        let (users, doubt_of_users) = columns.pop().unwrap_or_default();
+        let (databases, doubt_of_databases) = columns.pop().unwrap_or_default();
+        (rule.databases, rule.users) = (databases, users);
+        if let Some(reason) = doubt_of_users.clone().or(doubt_of_databases.clone())
+            && rule.method != HbaMethod::Trust
+        {
+            let mut meant = rule.clone();
+            if doubt_of_users.is_some() {
+                meant.users = vec![HbaName::All];
+            }
+            if doubt_of_databases.is_some() {
+                meant.databases = vec![HbaName::All];
+            }
+            let index = self.rules.len();
+            self.narrowed.push(Narrowed {
+                index,
+                meant,
+                reason,
+            });
+        }
+        Ok(rule)
     }
 
     /// Replaces `@file` by the names in that file; `None` if there is none. Those may be files again,
@@ -411,14 +480,14 @@ impl Reading<'_> {
         Ok(Some(tokens))
     }
 
+    /// The names of a column, and what is wrong with them if they are narrowed.
     fn names(
         &mut self,
         tokens: &[Token],
         is_database: bool,
-        line: usize,
-        method: &HbaMethod,
-    ) -> Result<Vec<HbaName>, String> {
-        let mut names = Vec::new();
+        rule: &HbaRule,
+    ) -> Result<(Vec<HbaName>, Option<String>), String> {
+        let (mut names, mut narrowed) = (Vec::new(), None);
         for token in tokens {
             let text = token.text.as_str();
             let (name, doubt) = match text {
@@ -441,14 +510,15 @@ impl Reading<'_> {
             if let Some(doubt) = doubt {
                 let reason = format!("'{text}' {doubt}: the pooler knows no memberships of roles");
                 // Whoever is a member would not be kept away.
-                if *method == HbaMethod::Reject {
+                if rule.method == HbaMethod::Reject {
                     return Err(reason);
                 }
-                self.note(line, reason);
+                self.note(rule.line, reason.clone());
+                narrowed = Some(reason);
             }
             names.push(name);
         }
-        Ok(names)
+        Ok((names, narrowed))
     }
 }
 

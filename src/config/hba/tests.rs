@@ -190,7 +190,7 @@ fn what_has_another_meaning_than_at_the_server_is_remarked() {
     assert_eq!(rules.len(), 1);
     assert_eq!(
         notes[0].to_string(),
-        "line 1: method 'peer' is not supported: the rule lets nobody in"
+        "line 1: method 'peer' is not supported: the rule is passed over"
     );
     let (rules, notes) = parse_rules("hostgssenc all all all trust").unwrap();
     assert_eq!((rules.len(), notes.len()), (0, 1));
@@ -201,6 +201,58 @@ fn what_has_another_meaning_than_at_the_server_is_remarked() {
         [HbaName::Replication, name("replication")]
     );
     assert_eq!(parsed.users, [name("+a"), name("/b")]);
+}
+
+#[test]
+fn only_quotes_at_the_beginning_take_the_meaning_of_a_word_away() {
+    for text in [
+        "host all +\"bad guys\" all reject",
+        "host all +\"bad\"guys all reject",
+        "host same\"role\" all all reject",
+    ] {
+        let error = parse_rules(text).unwrap_err();
+        assert!(error.reason.contains("memberships"), "{text}: {error}");
+    }
+    let parsed = rule("host a\"l\"l,+db a\"l\"l all reject");
+    assert_eq!(parsed.databases, [HbaName::All, name("+db")]);
+    assert_eq!(parsed.users, [HbaName::All]);
+    let (rules, _) = parse_rules("host all ++x all md5").unwrap();
+    assert_eq!(rules[0].users, [name("+x")]);
+    let read = |path: &Path| match path.to_str() {
+        Some("etc/ban list") => Ok(b"mallory".to_vec()),
+        _ => Err(io::ErrorKind::NotFound.into()),
+    };
+    let text = "host all @\"ban list\",\"@ban list\" all reject";
+    let (rules, _) = read_rules(text, Path::new("etc"), &read).unwrap();
+    assert_eq!(rules[0].users, [name("mallory"), name("@ban list")]);
+}
+
+#[test]
+fn names_that_are_taken_for_fewer_are_refused_if_the_others_need_no_password() {
+    for (text, is_fine) in [
+        ("host all +staff all md5\nhost all all all md5", true),
+        ("host all +staff all trust\nhost all all all trust", true),
+        ("host all +staff all md5\nhost all all all trust", false),
+        ("host all +staff all ldap\nhost all all all trust", false),
+        ("host samerole all all md5\nhost a all all trust", false),
+        (
+            "host all +staff 10.0.0.0/8 md5\nhost all all 127.0.0.1 trust",
+            true,
+        ),
+        (
+            "host all +staff 10.0.0.0/8 md5\nhost all all 10.0.0.0/8 md5\nhost all all all trust",
+            true,
+        ),
+        ("host all +staff all md5\n\ninclude open", false),
+    ] {
+        let read = |_: &Path| Ok(b"host all all all trust".to_vec());
+        let outcome = read_rules(text, Path::new(""), &read);
+        assert_eq!(outcome.is_ok(), is_fine, "{text}: {outcome:?}");
+        if let Err(note) = outcome {
+            assert_eq!(note.line, 1, "{note}");
+            assert!(note.reason.contains("without a password"), "{note}");
+        }
+    }
 }
 
 #[test]
@@ -216,6 +268,9 @@ fn names_and_rules_may_come_from_other_files() {
         Some("etc/admins") => Ok(b"bob, carol # the boss\n\"d e\"".to_vec()),
         Some("etc/sub/more") => Ok(b"\nlocal all @names peer\ninclude_if_exists nothing".to_vec()),
         Some("etc/sub/names") => Ok(b"x".to_vec()),
+        Some("etc/banned") => Ok(b"eve\n@sub/list".to_vec()),
+        Some("etc/sub/list") => Ok(b"mallory,@names \"@odd\"".to_vec()),
+        Some("etc/ring") => Ok(b"@ring".to_vec()),
         Some("etc/loop") => Ok(b"include loop".to_vec()),
         Some("etc/bad") => Ok(b"\n\nhost".to_vec()),
         _ => Err(io::ErrorKind::NotFound.into()),
@@ -247,8 +302,13 @@ fn names_and_rules_may_come_from_other_files() {
     ] {
         assert_eq!(read(text).unwrap_err().to_string(), expected);
     }
-    let error = read("include loop").unwrap_err().to_string();
-    assert!(error.ends_with("too deep"), "{error}");
+    let (rules, _) = read("host all @banned all reject").unwrap();
+    let banned = ["eve", "mallory", "x", "@odd"].map(name);
+    assert_eq!(rules[0].users, banned);
+    for text in ["include loop", "host all @ring all reject"] {
+        let error = read(text).unwrap_err().to_string();
+        assert!(error.ends_with("too deep"), "{error}");
+    }
 }
 
 #[test]
@@ -283,6 +343,22 @@ fn networks_contain_exactly_the_addresses_with_their_prefix() {
             .unwrap()
             .contains("fe80::1".parse().unwrap())
     );
+    for (net, expected) in [
+        ("::/0", false),
+        ("::/80", false),
+        ("::ffff:0:0/96", true),
+        ("::ffff:10.0.0.0/104", true),
+        ("::ffff:11.0.0.0/104", false),
+    ] {
+        for ip in ["10.0.0.1", "::ffff:10.0.0.1"] {
+            let ip = ip.parse().unwrap();
+            assert_eq!(
+                IpNet::parse(net).unwrap().contains(ip),
+                expected,
+                "{net} {ip}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -394,6 +394,19 @@ impl<S, W> Part<S, W> {
         self.review(now);
     }
 
+    /// Changes how idle servers are chosen and kept.
+    pub fn set_habits(&mut self, habits: Habits) {
+        let Habits {
+            round_robin,
+            idle_timeout,
+        } = habits;
+        self.state.set_limits(Limits {
+            round_robin,
+            idle_timeout,
+            ..*self.state.limits()
+        });
+    }
+
     /// Changes the sizes. To be called on every shard; `sizing` counts the calls.
     pub fn resize(&mut self, sizes: Sizes, sizing: u32, now: Instant) {
         let Place { here, count, home } = self.place;
