@@ -99,7 +99,7 @@ const BANNED_FILE_NAMES: &[&str] = &[
 const FILE_LINES_MAX: usize = 600;
 
 /// Files that may be longer, each with the reason.
-const LONG_FILES: &[(&str, &str)] = &[];
+const LONG_FILES: &[(&str, &str)] = &[("src/config/keys_ru.rs", "a table: some lines a key")];
 
 /// `source` without comments and without the part that only tests see.
 fn code(source: &str) -> impl Iterator<Item = &str> {

@@ -23,6 +23,8 @@
 //!
 //! Source: PostgreSQL documentation, `protocol-flow.html`, "Extended Query".
 
+mod told;
+
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,6 +35,8 @@ use crate::server::statements::kind::Kind;
 use crate::server::statements::shape::Shape;
 use crate::server::statements::text::{self, Effect, Hold, Key, Place, Statement};
 use crate::server::sync::Outcomes;
+
+use told::Telling;
 
 /// Bytes of text that the names of one client keep. Applications have some thousands of statements of
 /// some hundreds of bytes; this is far beyond them and keeps one client from taking all memory.
@@ -93,17 +97,6 @@ struct Record {
     after: Option<Rc<Statement>>,
     /// The server has got an empty statement of this name, which goes if the request is done.
     is_bait: bool,
-}
-
-/// A request on its way that tells the client what the result of a statement looks like.
-#[derive(Debug)]
-struct Telling {
-    /// The client's name of the statement. None if it is the unnamed one.
-    name: Option<Rc<[u8]>>,
-    /// The client's definition of it.
-    edition: u32,
-    /// The statement on the server, and what its result looks like if that is known.
-    result: ResultOf,
 }
 
 /// A portal that deallocates statements when it is run.
@@ -169,75 +162,6 @@ impl Prepared {
         self.kept.clock += 1;
         entry.used = self.kept.clock;
         entry.statement.as_ref()
-    }
-
-    /// The generation of the database when `name` was defined, and what the client has been told of the
-    /// result since.
-    pub(super) fn known(&self, name: &[u8]) -> (u32, Shape) {
-        let entry = self.entry(name);
-        (entry.since, entry.told)
-    }
-
-    /// A request is sent that, if it is done, tells the client the result of the statement that it calls
-    /// `name`. If the shape of `result` is not known, the description is.
-    pub(super) fn tells(&mut self, name: &[u8], result: ResultOf) {
-        let edition = self.entry(name).edition;
-        let name = self.named.get_key_value(name);
-        self.tellings.push_back(Telling {
-            name: name.map(|(name, _)| Rc::clone(name)),
-            edition,
-            result,
-        });
-    }
-
-    /// Nothing more is to be sent before this result has been described.
-    pub(super) const fn awaits(&mut self, result: ResultOf) {
-        self.awaited = Some((result, false));
-    }
-
-    /// True if a description has to come before the next message is looked at.
-    pub(super) const fn is_waiting(&self) -> bool {
-        matches!(self.awaited, Some((_, false)))
-    }
-
-    /// The result whose description the next message had to wait for.
-    pub(super) fn take_awaited(&mut self) -> Option<ResultOf> {
-        self.awaited.take().map(|(result, _)| result)
-    }
-
-    /// The first of the requests that tell a result has been answered, with this description, or not.
-    /// Returns what the server is known to have for a result, if that is news.
-    pub(super) fn answered(&mut self, description: Option<Shape>) -> Option<(ResultOf, Shape)> {
-        let Telling {
-            name,
-            edition,
-            result,
-        } = self.tellings.pop_front()?;
-        let is_description = !result.shape.is_known();
-        let shape = match description {
-            Some(shape) if is_description => shape,
-            Some(_) => result.shape,
-            None => Shape::UNKNOWN,
-        };
-        let entry = match &name {
-            None => Some(&mut self.unnamed),
-            Some(name) => self.named.get_mut(name),
-        };
-        if let Some(entry) = entry.filter(|one| one.edition == edition && !one.told.is_known()) {
-            entry.told = shape;
-        }
-        if !is_description {
-            return None;
-        }
-        if let Some((awaited, has_come)) = &mut self.awaited
-            && awaited.edition == result.edition
-        {
-            *has_come = true;
-            if description.is_none() {
-                self.awaited = None;
-            }
-        }
-        Some((result, shape))
     }
 
     fn entry(&self, name: &[u8]) -> &Entry {
