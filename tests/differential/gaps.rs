@@ -17,6 +17,8 @@ use crate::script::{Message, Step};
 pub(crate) struct Context<'a> {
     /// Of PostgreSQL, at the start of the step.
     pub(crate) status: u8,
+    /// A statement was described since the last `Sync` or query, before this step.
+    pub(crate) has_described: bool,
     /// All that is said before it in this step, without what is left out.
     pub(crate) before: &'a [Message],
 }
@@ -41,6 +43,14 @@ impl Context<'_> {
     }
 }
 
+/// True if a statement is described by `said`, behind its last `Sync` or query, or was before.
+pub(crate) fn has_described(said: &[Message], before: bool) -> bool {
+    said.iter().fold(before, |described, one| match one {
+        Message::Describe { kind: b'S', .. } => true,
+        _ => described && !matches!(one.tag(), b'S' | b'Q'),
+    })
+}
+
 /// Something that is left out.
 pub(crate) struct Gap {
     name: &'static str,
@@ -57,6 +67,15 @@ pub(crate) const GAPS: &[Gap] = &[
               PostgreSQL would have described it if it returns no rows",
         shows: |context, message| {
             matches!(message, Message::Describe { kind: b'S', .. }) && context.may_have_failed()
+        },
+    },
+    Gap {
+        name: "described-before-begin",
+        why: "a server that lacks a statement parses it for its description, and has taken a snapshot then, \
+              which a transaction of another isolation level may not have",
+        shows: |context, message| {
+            let sets_up = message.sql().is_some_and(|sql| sql.contains("isolation level"));
+            sets_up && has_described(context.before, context.has_described)
         },
     },
     Gap {
@@ -121,12 +140,14 @@ impl Gaps {
         Self(GAPS.iter().filter(is_left_out).collect())
     }
 
-    /// What is said of a step when PostgreSQL's status is `status`.
-    pub(crate) fn said(&self, step: &Step, status: u8) -> Vec<Message> {
+    /// What is said of a step when PostgreSQL's status is `status`, and a statement was described
+    /// before it or not.
+    pub(crate) fn said(&self, step: &Step, status: u8, has_described: bool) -> Vec<Message> {
         let mut said = Vec::new();
         for message in &step.messages {
             let context = Context {
                 status,
+                has_described,
                 before: &said,
             };
             let is_left_out = self.0.iter().any(|gap| (gap.shows)(&context, message));

@@ -18,7 +18,7 @@ use crate::common::client::{self, Client};
 use crate::common::login::Login;
 use crate::common::message;
 use crate::compare::{are_equal, brief, essence, is_lost, kind};
-use crate::gaps::Gaps;
+use crate::gaps::{self, Gaps};
 use crate::generator;
 use crate::progress::{Answer, Mode, Progress, is_fatal};
 use crate::script::{Message, Script, When};
@@ -70,6 +70,8 @@ pub(crate) struct Pair<'a> {
     /// One for each database.
     keepers: [Client; 2],
     is_littered: bool,
+    /// A statement was described since the last `Sync` or query.
+    has_described: bool,
 }
 
 fn login(port: u16, database: &str) -> Client {
@@ -123,6 +125,7 @@ impl<'a> Pair<'a> {
             progress: Progress::new(),
             keepers: [login(ports.postgres, TWIN), login(ports.postgres, database)],
             is_littered: false,
+            has_described: false,
         };
         pair.renew_tables();
         pair
@@ -182,9 +185,11 @@ impl<'a> Pair<'a> {
         self.pooled = login(self.ports.pooler, database);
         self.progress = Progress::new();
         self.is_littered = false;
+        self.has_described = false;
     }
 
     fn converse(&mut self, script: &Script) -> Result<(), Difference> {
+        self.has_described = false;
         for step in script {
             let is_copying = matches!(self.progress.mode, Mode::CopyIn { .. });
             let is_said = match step.when {
@@ -193,7 +198,8 @@ impl<'a> Pair<'a> {
                 When::Always => true,
             };
             if is_said && self.progress.mode != Mode::Ended {
-                let said = self.gaps.said(step, self.progress.status);
+                let said = self.gaps.said(step, self.progress.status, self.has_described);
+                self.has_described = gaps::has_described(&said, self.has_described);
                 self.say(&said, &step.cuts, &step.to_string())?;
             }
         }
