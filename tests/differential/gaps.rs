@@ -84,9 +84,7 @@ pub(crate) const GAPS: &[Gap] = &[
         name: "good-bye-unasked",
         why: "a client that says good-bye behind messages that are not answered may get no answer, where \
               PostgreSQL would have sent an error",
-        shows: |context, message| {
-            message.tag() == b'X' && !context.before.is_empty()
-        },
+        shows: |context, message| message.tag() == b'X' && !context.before.is_empty(),
     },
     Gap {
         name: "changed-parameters",
