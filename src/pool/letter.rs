@@ -32,22 +32,24 @@ fn goes_first(theirs: Duration, ours: Duration) -> bool {
 /// the ones who wait longer then.
 const UNEVEN_RATIO: u32 = 2;
 
-/// How long the clients of a shard wait, and for how many servers.
+/// Those of a shard who wait, and what serves them.
 #[derive(Clone, Copy, Debug)]
-struct Queue {
-    wait: Duration,
-    servers: usize,
+pub struct Queue {
+    /// How long the first has waited.
+    pub wait: Duration,
+    /// How many wait.
+    pub waiters: usize,
+    /// Servers that serve them.
+    pub servers: usize,
 }
 
 impl Queue {
-    /// True if they will still wait at least as long as we when one of our servers has gone to them:
-    /// with n + 1 servers a queue takes n / (n + 1) of the time. If not, the server would soon be
-    /// wanted back.
+    /// True if more clients a server will wait there than with us when one of our servers has gone to
+    /// them. If not, it would soon be wanted back. How many wait tells how long they are going to wait;
+    /// how long the first has waited tells only of the past, and whoever went by that alone would give
+    /// too much, and then take too much back.
     fn is_evened_out_by_one_of(self, ours: Self) -> bool {
-        let then = |queue: Self, servers: usize| {
-            queue.wait.as_nanos() * queue.servers as u128 * servers as u128
-        };
-        ours.servers > 1 && then(self, ours.servers - 1) >= then(ours, self.servers + 1)
+        ours.servers > 1 && self.waiters * (ours.servers - 1) >= ours.waiters * (self.servers + 1)
     }
 }
 
@@ -58,9 +60,13 @@ pub struct Want {
     pub number: u32,
     /// Since when the longest waiter waits.
     pub since: Instant,
-    /// The shard's queue moves: its first has waited this long, and so will the next. Zero: the
-    /// shard rests, and wants only what nobody uses.
+    /// The shard's queue moves: its first has waited this long.
     pub flowing: Option<Duration>,
+    /// The queue moves, and the shard has just got a server because its clients waited much longer than
+    /// others. Until that has had its effect it takes only what nobody uses, and what evens out the queues.
+    pub rests: bool,
+    /// How many wait.
+    pub waiters: usize,
     /// The shard cannot open connections at the moment: a permit without a server is of no use.
     pub with_server: bool,
     /// Servers that the shard has already.
@@ -68,26 +74,35 @@ pub struct Want {
 }
 
 impl Want {
-    /// How long the one who is served next has waited.
+    /// How long the one who is served next has waited, as far as that counts: zero for a shard that rests.
     pub fn age(&self, now: Instant) -> Duration {
+        if self.rests {
+            Duration::ZERO
+        } else {
+            self.waited(now)
+        }
+    }
+
+    fn waited(&self, now: Instant) -> Duration {
         self.flowing
             .unwrap_or_else(|| now.saturating_duration_since(self.since))
     }
 
-    /// True if its waiter goes before a local one who has waited `ours`, on a shard with so many
-    /// servers.
-    pub fn goes_first(&self, ours: Duration, servers: usize, now: Instant) -> bool {
-        let theirs = self.age(now);
-        let queue = |wait, servers| Queue { wait, servers };
-        let is_fair = self.flowing.is_none()
-            || theirs > ours * UNEVEN_RATIO + TOLERANCE
-            || queue(theirs, self.servers).is_evened_out_by_one_of(queue(ours, servers));
-        is_fair && goes_first(theirs, ours)
+    /// True if its waiter goes before the first of a shard with this queue.
+    pub fn goes_first(&self, ours: Queue, now: Instant) -> bool {
+        let theirs = Queue {
+            wait: self.waited(now),
+            waiters: self.waiters,
+            servers: self.servers,
+        };
+        let is_uneven = || !self.rests && theirs.wait > ours.wait * UNEVEN_RATIO + TOLERANCE;
+        let is_fair = self.flowing.is_none() || theirs.is_evened_out_by_one_of(ours) || is_uneven();
+        is_fair && goes_first(theirs.wait, ours.wait)
     }
 
     /// True if only what nobody uses is wanted.
     pub fn is_resting(&self) -> bool {
-        self.flowing == Some(Duration::ZERO)
+        self.rests
     }
 }
 
@@ -237,5 +252,56 @@ impl<S> Letter<S> {
             grant.server = server;
         }
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue(wait_ms: u64, waiters: usize, servers: usize) -> Queue {
+        Queue {
+            wait: Duration::from_millis(wait_ms),
+            waiters,
+            servers,
+        }
+    }
+
+    fn want(queue: Queue, rests: bool) -> Want {
+        Want {
+            number: 1,
+            since: Instant::now(),
+            flowing: Some(queue.wait),
+            rests,
+            waiters: queue.waiters,
+            with_server: false,
+            servers: queue.servers,
+        }
+    }
+
+    #[test]
+    fn equal_queues_share_servers_equally_however_long_the_shard_has_rested() {
+        let now = Instant::now();
+        let mut moves = 0;
+        for servers in 1..10 {
+            let theirs = want(queue(30, 250, servers), true);
+            moves += usize::from(theirs.goes_first(queue(10, 250, 10 - servers), now));
+        }
+        assert_eq!(moves, 4, "from 1:9, 2:8, 3:7 and 4:6");
+    }
+
+    #[test]
+    fn who_has_waited_shorter_gets_no_server_that_is_in_use() {
+        let theirs = want(queue(10, 250, 1), false);
+        assert!(!theirs.goes_first(queue(10, 250, 9), Instant::now()));
+    }
+
+    #[test]
+    fn twice_the_wait_goes_first_unless_the_shard_rests() {
+        let now = Instant::now();
+        let ours = queue(10, 250, 5);
+        assert!(want(queue(21, 250, 5), false).goes_first(ours, now));
+        assert!(!want(queue(21, 250, 5), true).goes_first(ours, now));
+        assert!(!want(queue(19, 250, 5), false).goes_first(ours, now));
     }
 }

@@ -289,6 +289,8 @@ impl Ledger {
                 number: self.debts,
                 since: now,
                 flowing: Some(std::time::Duration::MAX / 4),
+                rests: false,
+                waiters: 0,
                 with_server: false,
                 servers: 0,
             };
@@ -416,6 +418,8 @@ mod tests {
             number,
             since,
             flowing: None,
+            rests: false,
+            waiters: 1,
             with_server: false,
             servers: 0,
         }

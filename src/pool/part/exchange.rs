@@ -14,8 +14,9 @@
 //!
 //! A shard whose own queue moves wants a permit only for balance: waiters of all shards should wait
 //! about equally long. It says how long that is, not since when, as its first waiter is another one
-//! each time. After it has got a server of a busy shard it rests until that has had its effect: it
-//! says that nobody waits at all, which is good for servers that nobody uses.
+//! each time, and how many there are. A server of a busy shard goes there if that evens out how many wait
+//! for each server, or if clients there have waited much longer; after it has got one the shard rests until
+//! that has had its effect, and takes meanwhile only what nobody uses and what evens out the queues.
 //!
 //! **Against ping-pong.** A server that was used a moment ago stays for the shard's own clients
 //! ([`HOT`]) unless the waiter elsewhere has waited longer than such a moment; a shard that has
@@ -25,7 +26,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::letter::{Grant, Letter, Want};
+use super::super::letter::{Grant, Letter, Queue, Want};
 use super::super::permits::DEBT;
 use super::{OwnWant, Part, is_not_later};
 
@@ -106,12 +107,14 @@ impl<S, W> Part<S, W> {
 
     fn say_want(&mut self, number: u32, first: Instant, asked_at: Instant, now: Instant) {
         let waited = now.saturating_duration_since(first);
+        let is_flowing = self.state.is_flowing();
         let rests = self.rests_until.is_some_and(|until| until > now);
-        let waited = if rests { Duration::ZERO } else { waited };
         let want = Want {
             number,
             since: first,
-            flowing: self.state.is_flowing().then_some(waited),
+            flowing: is_flowing.then_some(waited),
+            rests: is_flowing && rests,
+            waiters: self.state.waiting_count(),
             with_server: self.cannot_open(),
             servers: self.state.held(),
         };
@@ -196,8 +199,12 @@ impl<S, W> Part<S, W> {
         };
         let is_theirs = match self.state.head() {
             Some(first) => {
-                let ours = now.saturating_duration_since(first);
-                want.goes_first(ours, self.state.held(), now)
+                let ours = Queue {
+                    wait: now.saturating_duration_since(first),
+                    waiters: self.state.waiting_count(),
+                    servers: self.state.held(),
+                };
+                want.goes_first(ours, now)
             }
             None => want.age(now) >= HOT_WAIT_MAX,
         };

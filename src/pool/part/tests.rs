@@ -246,6 +246,8 @@ fn want(number: u32, since: Instant) -> Want {
         number,
         since,
         flowing: None,
+        rests: false,
+        waiters: 1,
         with_server: false,
         servers: 0,
     }
