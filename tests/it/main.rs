@@ -72,4 +72,5 @@ mod tls;
 mod tls_files;
 mod tls_servers;
 mod transaction_pooling;
+mod tutorials;
 mod upkeep;
