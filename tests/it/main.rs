@@ -73,4 +73,5 @@ mod tls_files;
 mod tls_servers;
 mod transaction_pooling;
 mod tutorials;
+mod tutorials_console;
 mod upkeep;

@@ -2,8 +2,8 @@
 //!
 //! Owns: starting psql, its output as rows.
 //! Does not own: what is asked.
-//! Invariants: every question is a connection of its own; nobody is asked for a password.
-//! Source: app-psql.html.
+//! Invariants: every question is a connection of its own and has an end; nobody is asked for a password.
+//! Source: app-psql.html, timeout(1).
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -16,6 +16,8 @@ use crate::postgres::Postgres;
 
 /// The database of the admin console.
 const CONSOLE: &str = "pgdoorman";
+/// Seconds that an answer may take.
+const LIMIT_S: &str = "60";
 /// What separates columns.
 const SEPARATOR: &str = "|";
 
@@ -48,7 +50,7 @@ impl Oracle {
             self.address
         );
         let words = [
-            &self.psql, "-X", "-A", "-t", "-F", SEPARATOR, "-c", sql, &url,
+            "timeout", LIMIT_S, &self.psql, "-X", "-A", "-t", "-F", SEPARATOR, "-c", sql, &url,
         ]
         .map(str::to_owned);
         let text = child::output(&words, None, Path::new("/")).map_err(|error| {

@@ -3,7 +3,9 @@
 //! Owns: starting them, their logs, what failed, how long each transaction took.
 //! Does not own: what they run against.
 //! Invariants: every transaction is logged; pgbench never reconnects, so a client that loses its
-//! connection is one that failed; a pgbench that does not end well has failed at least once.
+//! connection is one that failed; a pgbench that does not end well has failed at least once; each client
+//! has a thread of its own, because pgbench waits for `PQprepare` without reading what others of that
+//! thread are answered, who may have all servers in transactions that then never end.
 //! Source: pgbench.html.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -102,6 +104,7 @@ impl Crowd {
             option("-U", "postgres".into());
             option("-M", group.protocol.to_owned());
             option("-c", group.clients.to_string());
+            option("-j", group.clients.to_string());
             option("-T", seconds.to_string());
             command.extend(arguments.iter().cloned());
             command.push(group.database.to_owned());
