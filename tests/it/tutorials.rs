@@ -290,7 +290,7 @@ fn files_are_checked_and_the_version_told() {
         .unwrap();
     assert_eq!(output.status.code(), Some(78));
     assert!(
-        told(&output).contains("admin_username"),
+        told(&output).contains("missing field"),
         "{}",
         told(&output)
     );
