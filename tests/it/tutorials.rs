@@ -289,11 +289,7 @@ fn files_are_checked_and_the_version_told() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(78));
-    assert!(
-        told(&output).contains("missing field"),
-        "{}",
-        told(&output)
-    );
+    assert!(told(&output).contains("missing field"), "{}", told(&output));
 }
 
 /// The file that `generate` writes, which must load.

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::console::Oracle;
-use super::edition::{self, CHANGED, Edition, KEPT};
+use super::edition::{self, CERTIFICATE, CHANGED, Edition, KEPT};
 use super::{Bench, TARGET};
 use crate::child;
 use crate::interrupt;
@@ -27,7 +27,6 @@ const RELOAD_LIMIT: Duration = Duration::from_secs(10);
 /// How long anything else may take.
 const LIMIT: Duration = Duration::from_secs(20);
 const CONFIGURATION: &str = "pg_doorman.toml";
-const CERTIFICATE: &str = "server.crt";
 const KEY: &str = "server.key";
 
 /// How the pooler is told.

@@ -16,6 +16,9 @@ pub(crate) const KEPT: (&str, &str) = ("postgres", "kept_user");
 /// The database whose pool is changed, and its user at PostgreSQL.
 pub(crate) const CHANGED: (&str, &str) = ("changed", "changed_user");
 
+/// The certificate for clients, a file.
+pub(crate) const CERTIFICATE: &str = "server.crt";
+
 /// `max_connections` of edition 0.
 const NUMBER_BASE: u64 = 20_000;
 
@@ -53,12 +56,19 @@ users = [{ username = "postgres", password = "", pool_size = 2 }]
 /// One thing that is sometimes so and sometimes otherwise.
 #[derive(Debug)]
 pub(crate) struct Change {
-    /// The place in the document, with dots; a file when it ends in `.crt`.
+    /// The place in the document, with dots; or the name of a file beside it.
     pub(crate) place: &'static str,
     /// The value once it is made, in TOML; the other one is that of the first edition.
     value: &'static str,
     /// A database and user that can log in only while it is made.
     pub(crate) admits: Option<(&'static str, &'static str)>,
+}
+
+impl Change {
+    /// Whether it is a file beside the configuration that changes.
+    pub(crate) fn is_file(&self) -> bool {
+        self.place == CERTIFICATE
+    }
 }
 
 const fn set(place: &'static str, value: &'static str) -> Change {
@@ -97,7 +107,7 @@ pub(crate) const CHANGES: [Change; 32] = [
         "general.pg_hba",
         r#"{ content = "host all stranger all reject\nhost all all 127.0.0.1/32 trust" }"#,
     ),
-    set("server.crt", ""),
+    set(CERTIFICATE, ""),
     set("general.tls_min_version", "\"TLSv1.3\""),
     // Times.
     set("general.query_wait_timeout", "\"40s\""),
@@ -188,7 +198,7 @@ impl Edition {
     pub(crate) fn toggle(&mut self, change: &Change) -> Result<()> {
         self.number += 1;
         self.count();
-        if change.place.ends_with(".crt") {
+        if change.is_file() {
             return Ok(());
         }
         let original = at(&self.first, change.place).cloned();
@@ -277,7 +287,7 @@ mod tests {
         let first = edition.document.clone();
         for (number, change) in CHANGES.iter().enumerate() {
             edition.toggle(change).expect("a place that exists");
-            let is_file = change.place.ends_with(".crt");
+            let is_file = change.is_file();
             assert_eq!(edition.has(change), !is_file, "{}", change.place);
             let mark = edition.mark();
             assert_eq!(mark, NUMBER_BASE + 2 * number as u64 + 1);
