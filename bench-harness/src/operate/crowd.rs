@@ -211,18 +211,16 @@ impl Outcome {
         for line in text.lines() {
             let fields: Vec<&str> = line.split_ascii_whitespace().collect();
             let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
-            match (number(0), number(2), number(4), number(5)) {
-                (Some(client), Some(latency_us), Some(seconds), Some(us)) => {
-                    self.ended.push(Ended {
-                        client: (group, client as u32),
-                        at_us: seconds * 1_000_000 + us,
-                        latency_us,
-                    });
-                }
-                _ => {
-                    self.failed += 1;
-                    self.complain(line.to_owned());
-                }
+            let read = (number(0), number(2), number(4), number(5));
+            if let (Some(client), Some(latency_us), Some(seconds), Some(us)) = read {
+                self.ended.push(Ended {
+                    client: (group, client as u32),
+                    at_us: seconds * 1_000_000 + us,
+                    latency_us,
+                });
+            } else {
+                self.failed += 1;
+                self.complain(line.to_owned());
             }
         }
     }
