@@ -380,6 +380,11 @@ fn generate_takes_every_option_and_variable() {
         file["pools"][DATABASE]["pool_mode"].as_str(),
         Some("session")
     );
+}
+
+#[test]
+fn generate_writes_an_example_in_both_formats() {
+    let place = Workplace::new();
     for words in [
         &["--reference"][..],
         &["--reference", "--russian-comments"],
