@@ -73,8 +73,11 @@ const COLUMNS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Names and types of the columns of a result, and its rows.
-fn table(console: &mut Client, sql: &str) -> (Vec<(String, u32, i16)>, Vec<Vec<Option<String>>>) {
+/// A column: its name, the OID of its type and its size.
+type Column = (String, u32, i16);
+
+/// The columns of a result, and its rows.
+fn table(console: &mut Client, sql: &str) -> (Vec<Column>, Vec<Vec<Option<String>>>) {
     console.send(&message::query(sql));
     let head = console.expect('T').body;
     let mut columns = Vec::new();
@@ -90,7 +93,7 @@ fn table(console: &mut Client, sql: &str) -> (Vec<(String, u32, i16)>, Vec<Vec<O
     (columns, console.reply().rows)
 }
 
-fn expected_columns(text: &str) -> Vec<(String, u32, i16)> {
+fn expected_columns(text: &str) -> Vec<Column> {
     let mut columns = Vec::new();
     let mut names = Vec::new();
     for word in text.split_whitespace() {
