@@ -3,10 +3,10 @@
 # Owns: finding and installing Debian packages and Rust, saying what is done.
 # Does not own: what the scripts do with them.
 # To be sourced from bash. Nothing is installed that is already there, and nothing is changed
-# outside the package system (Rust from Debian's rustup goes to ~/.cargo and ~/.rustup).
+# outside the package system (Rust goes to ~/.cargo and ~/.rustup).
 #
 #   require_packages postgresql pgbouncer    installs what is missing
-#   require_rust                             puts cargo into PATH or explains how to get it
+#   require_rust rustfmt clippy              puts cargo into PATH, with these components
 
 say() {
     printf '==> %s\n' "$*" >&2
@@ -61,20 +61,27 @@ require_packages() {
         apt-get install --quiet=2 --yes --no-install-recommends "${missing[@]}" >&2
 }
 
-# Puts cargo into PATH. Debian 12's own Rust is too old, so it comes from rustup.
+# require_rust [COMPONENT...]
+#
+# Puts cargo into PATH, and installs it with these components of rustup if they are not there.
+# Debian 12's own Rust is too old, so it comes from rustup: Debian's if it has one, else rustup.rs.
 require_rust() {
-    PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
-    command -v cargo >/dev/null && return
-    update_package_lists
-    if is_available rustup; then
-        require_packages rustup
+    PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+    if ! command -v cargo >/dev/null; then
+        update_package_lists
         say 'Installing the stable Rust toolchain with rustup'
-        rustup default stable >&2
-        return
+        if is_available rustup; then
+            require_packages rustup
+            rustup default stable >&2
+        else
+            require_packages ca-certificates curl
+            curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs |
+                sh -s -- -y --no-modify-path --profile minimal >&2
+        fi
     fi
-    fail "Rust is not installed, and this Debian has no rustup package. Install it with
-
-    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh
-
-(see https://rustup.rs; needs the packages curl and ca-certificates) and start again."
+    local component
+    for component in "$@"; do
+        # The command of rustfmt is `cargo fmt`, others have their own names.
+        cargo "${component#rust}" --version >/dev/null 2>&1 || rustup component add "$component" >&2
+    done
 }

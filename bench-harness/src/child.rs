@@ -132,10 +132,32 @@ impl Supervised {
         }
     }
 
+    /// Whether it has not ended by itself.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub(crate) fn is_running(&mut self) -> Result<bool> {
+        let status = self.child.try_wait().context("cannot wait for a program")?;
+        Ok(status.is_none())
+    }
+
+    /// Waits for a program that ends by itself.
+    ///
+    /// # Errors
+    /// The user interrupts, or it cannot be waited for.
+    pub(crate) fn wait(&mut self) -> Result<ExitStatus> {
+        wait(&mut self.child)
+    }
+
+    /// All that the program wrote.
+    pub(crate) fn log_text(&self) -> String {
+        let text = fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
     /// The last lines the program wrote.
     pub(crate) fn log_tail(&self) -> String {
-        let text = fs::read(&self.log).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
+        let text = self.log_text();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(12)..].join("\n")
     }

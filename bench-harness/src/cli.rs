@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Run(RunOptions),
     /// Check that the shards of `pg_doorman` are one pool.
     Mesh(MeshOptions),
+    /// Check that `pg_doorman` can be operated while clients work.
+    Operate(OperateOptions),
     /// Show a pooler at work: start it, drive it, print what it did.
     Demo(DemoOptions),
     /// List targets, scenarios and checks.
@@ -101,6 +103,28 @@ pub(crate) struct MeshOptions {
     /// Seed of everything random [default: another one each time; it is printed].
     #[arg(long)]
     pub(crate) seed: Option<u64>,
+    /// Where the report goes, in a directory named by the time.
+    #[arg(long, value_name = "DIR", default_value = "bench-results")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) target: TargetOptions,
+}
+
+/// Options of `operate`. Every check sets the shards and the pool size it needs.
+#[derive(Debug, Args)]
+pub(crate) struct OperateOptions {
+    /// Checks to make [default: all].
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    pub(crate) only: Vec<String>,
+    /// How often each check is made.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rounds: u32,
+    /// Length of one round [default: each check has its own].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(12..))]
+    pub(crate) seconds: Option<u32>,
+    /// Reloads or moves of one round [default: each check has its own].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) steps: Option<u32>,
     /// Where the report goes, in a directory named by the time.
     #[arg(long, value_name = "DIR", default_value = "bench-results")]
     pub(crate) out: PathBuf,

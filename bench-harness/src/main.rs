@@ -9,7 +9,8 @@
 //!    │     ├── load       pgbench              ┐
 //!    │     ├── bulk       large answers, logins├── probe ── cpu, memory, proc_tree
 //!    │     └── idle       idle clients         ┘
-//!    ├── mesh             checks that shards are one pool, with clients of its own
+//!    ├── mesh             checks that shards are one pool, with clients of its own ┐
+//!    ├── operate          checks of reloads and moves under pgbench                ┴── verdict
 //!    └── report, plot     JSON, Markdown, SVG
 //! ```
 //!
@@ -30,6 +31,7 @@ mod machine;
 mod memory;
 mod mesh;
 mod metric;
+mod operate;
 mod plot;
 mod pooler;
 mod postgres;
@@ -40,6 +42,7 @@ mod run;
 mod scenario;
 mod statistics;
 mod target;
+mod verdict;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         .and_then(|()| match arguments.command {
             Command::Run(options) => run(&options),
             Command::Mesh(options) => mesh::run(&options),
+            Command::Operate(options) => operate::run(&options),
             Command::Demo(options) => demo(&options),
             Command::List(options) => list(&options),
         });
@@ -147,6 +151,10 @@ fn list(options: &TargetOptions) -> Result<()> {
     }
     println!("checks of mesh:");
     for (name, description) in mesh::checks() {
+        println!("  {name:<18} {description}");
+    }
+    println!("checks of operate:");
+    for (name, description) in operate::checks() {
         println!("  {name:<18} {description}");
     }
     Ok(())

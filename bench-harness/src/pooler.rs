@@ -33,7 +33,7 @@ pub(crate) struct Pooler {
     pub(crate) probe: Probe,
     // Dropped in this order: the processes end before their directory goes.
     _processes: Vec<Supervised>,
-    _dir: Option<TempDir>,
+    dir: Option<TempDir>,
 }
 
 impl Pooler {
@@ -51,7 +51,7 @@ impl Pooler {
                 address: server.address(),
                 probe,
                 _processes: Vec::new(),
-                _dir: None,
+                dir: None,
             });
         }
         let user = server.user().filter(|_| target.as_server_user);
@@ -91,8 +91,15 @@ impl Pooler {
             address,
             probe,
             _processes: processes,
-            _dir: Some(dir),
+            dir: Some(dir),
         })
+    }
+}
+
+impl Pooler {
+    /// The directory with its files; `None` for PostgreSQL itself.
+    pub(crate) fn dir(&self) -> Option<&Path> {
+        self.dir.as_ref().map(TempDir::path)
     }
 }
 

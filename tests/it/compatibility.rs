@@ -17,8 +17,8 @@ with_one_and_two_shards!(
 );
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-const TOML: &str = include_str!("fixtures/reference.toml");
-const YAML: &str = include_str!("fixtures/reference.yaml");
+pub(crate) const TOML: &str = include_str!("fixtures/reference.toml");
+pub(crate) const YAML: &str = include_str!("fixtures/reference.yaml");
 
 /// A row of the tables: what it is about, what is said of it, and the tests that show it.
 struct Row {
@@ -122,7 +122,7 @@ fn keys(file: &toml::Table) -> BTreeSet<String> {
 }
 
 /// A directory with the files that the reference files name.
-fn workplace() -> Workplace {
+pub(crate) fn workplace() -> Workplace {
     let place = Workplace::new();
     let openssl = |arguments: &str| {
         let mut command = Command::new("openssl");

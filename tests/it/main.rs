@@ -72,4 +72,6 @@ mod tls;
 mod tls_files;
 mod tls_servers;
 mod transaction_pooling;
+mod tutorials;
+mod tutorials_console;
 mod upkeep;

@@ -21,10 +21,10 @@ use anyhow::{Result, anyhow, bail};
 use super::errors::Errors;
 use super::fleet::{Event, Fleet, Outcome};
 use super::observer::Observer;
-use super::verdict::{Bound, Finding};
 use super::{Bench, Doorman};
 use crate::client::{CancelKey, query};
 use crate::statistics::percentile;
+use crate::verdict::{Bound, Finding};
 
 const SHARDS: u16 = 2;
 const POOL_SIZE: u32 = 100;

@@ -21,10 +21,10 @@ use super::errors::Errors;
 use super::fleet::{Event, Fleet, Outcome};
 use super::random::Random;
 use super::shards::Source;
-use super::verdict::{Bound, Finding};
 use super::{Bench, Doorman};
 use crate::client::query;
 use crate::statistics::percentile;
+use crate::verdict::{Bound, Finding};
 
 const SHARDS: u16 = 4;
 const POOL_SIZE: u32 = 20;

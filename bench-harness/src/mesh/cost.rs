@@ -7,12 +7,12 @@
 use anyhow::{Context, Result, ensure};
 
 use super::Bench;
-use super::verdict::{Bound, Finding};
 use crate::load::{LoadSettings, Script};
 use crate::metric::Metric;
 use crate::report::ScenarioResult;
 use crate::run::Plan;
 use crate::scenario;
+use crate::verdict::{Bound, Finding};
 
 const SCENARIO: &str = "simple-40";
 const POOL_SIZE: u32 = 40;

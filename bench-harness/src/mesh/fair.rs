@@ -10,11 +10,11 @@ use super::Bench;
 use super::closed_loop::{self, Counted};
 use super::errors::Errors;
 use super::observer::{Sampler, Samples};
-use super::verdict::{Bound, Finding};
 use crate::cpu;
 use crate::interrupt;
 use crate::metric::Metric;
 use crate::statistics::{Summary, percentile};
+use crate::verdict::{Bound, Finding};
 
 /// A load, and all that was seen of it in all rounds.
 struct Variant {

@@ -7,7 +7,7 @@
 //!   cost ── ../run
 //!   each of them ── observer            what PostgreSQL sees
 //!                └─ shards              what the pooler says
-//!                └─ verdict             figures, targets, the report
+//!                └─ ../verdict          figures, targets, the report
 //! ```
 //!
 //! Owns: the list of checks, starting what they need, writing the report.
@@ -25,12 +25,9 @@ mod fleet;
 mod observer;
 mod random;
 mod shards;
-mod verdict;
 
 use std::cell::Cell;
-use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
@@ -43,11 +40,11 @@ use crate::pooler::{Pooler, free_port};
 use crate::postgres::Postgres;
 use crate::probe::Probe;
 use crate::target::Catalogue;
+use crate::verdict::{Finding, Verdict};
 
 use observer::Observer;
 use random::Random;
 use shards::Source;
-use verdict::{Finding, Verdict};
 
 /// The target that is checked.
 const TARGET: &str = "pg_doorman";
@@ -217,21 +214,16 @@ pub(crate) fn run(options: &MeshOptions) -> Result<()> {
         }
     }
     let verdict = Verdict {
+        title: "One pool over all shards",
         machine,
         postgres: server.version.clone(),
         pooler,
-        seed,
+        seed: Some(seed),
         checks: findings,
     };
     drop(server);
-    write(&verdict, &directory)?;
-    eprintln!("Report: {}", directory.join("mesh.md").display());
-    let failed = verdict.checks.iter().filter(|check| !check.is_passed());
-    let failed: Vec<&str> = failed.map(Finding::name).collect();
-    if !failed.is_empty() {
-        bail!("failed: {}", failed.join(", "));
-    }
-    Ok(())
+    verdict.write(&directory, "mesh")?;
+    verdict.conclude()
 }
 
 /// What the configuration needs besides, so that the pooler serves its metrics.
@@ -256,17 +248,6 @@ fn select(only: &[String]) -> Result<Vec<&'static Check>> {
 fn new_seed() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     now.unwrap_or_default().as_micros() as u64
-}
-
-fn write(verdict: &Verdict, directory: &Path) -> Result<()> {
-    fs::create_dir_all(directory)
-        .with_context(|| format!("cannot create {}", directory.display()))?;
-    let json = serde_json::to_string_pretty(verdict).context("cannot write JSON")?;
-    for (name, text) in [("mesh.json", json), ("mesh.md", verdict.markdown())] {
-        let path = directory.join(name);
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -6,7 +6,10 @@
 //! end fails; a figure without a bound decides nothing.
 
 use std::fmt::{self, Write as _};
+use std::fs;
+use std::path::Path;
 
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use crate::machine::Machine;
@@ -156,11 +159,15 @@ fn show(value: f64) -> String {
 /// All checks of one run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Verdict {
+    /// What was checked.
+    #[serde(skip)]
+    pub(crate) title: &'static str,
     pub(crate) machine: Machine,
     pub(crate) postgres: String,
     /// The program that was checked.
     pub(crate) pooler: String,
-    pub(crate) seed: u64,
+    /// `None` when nothing is random.
+    pub(crate) seed: Option<u64>,
     pub(crate) checks: Vec<Finding>,
 }
 
@@ -168,16 +175,47 @@ impl Verdict {
     /// The whole report.
     pub(crate) fn markdown(&self) -> String {
         let mut text = format!(
-            "# One pool over all shards\n\n{}* {}; {}; seed {}\n\n",
+            "# {}\n\n{}* {}; {}{}\n\n",
+            self.title,
             self.machine.facts(),
             self.postgres,
             self.pooler,
-            self.seed,
+            self.seed
+                .map_or_else(String::new, |seed| format!("; seed {seed}")),
         );
         for check in &self.checks {
             let _ = writeln!(text, "{}", check.markdown());
         }
         text
+    }
+
+    /// Writes `NAME.json` and `NAME.md` into the directory, which need not exist.
+    ///
+    /// # Errors
+    /// One of them cannot be written.
+    pub(crate) fn write(&self, directory: &Path, name: &str) -> Result<()> {
+        fs::create_dir_all(directory)
+            .with_context(|| format!("cannot create {}", directory.display()))?;
+        let json = serde_json::to_string_pretty(self).context("cannot write JSON")?;
+        for (extension, text) in [("json", json), ("md", self.markdown())] {
+            let path = directory.join(format!("{name}.{extension}"));
+            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        eprintln!("Report: {}", directory.join(format!("{name}.md")).display());
+        Ok(())
+    }
+
+    /// What the program ends with.
+    ///
+    /// # Errors
+    /// A check has failed.
+    pub(crate) fn conclude(&self) -> Result<()> {
+        let failed = self.checks.iter().filter(|check| !check.is_passed());
+        let failed: Vec<&str> = failed.map(Finding::name).collect();
+        if !failed.is_empty() {
+            bail!("failed: {}", failed.join(", "));
+        }
+        Ok(())
     }
 }
 
