@@ -44,12 +44,13 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// True if more clients a server will wait there than with us when one of our servers has gone to
-    /// them. If not, it would soon be wanted back. How many wait tells how long they are going to wait;
-    /// how long the first has waited tells only of the past, and whoever went by that alone would give
-    /// too much, and then take too much back.
-    fn is_evened_out_by_one_of(self, ours: Self) -> bool {
-        ours.servers > 1 && self.waiters * (ours.servers - 1) >= ours.waiters * (self.servers + 1)
+    /// True if at least as many clients a server will wait there as with us when `count` of our servers
+    /// have gone to them. If not, they would soon be wanted back. How many wait tells how long they are
+    /// going to wait; how long the first has waited tells only of the past, and whoever went by that alone
+    /// would give too much, and then take too much back.
+    fn is_evened_out_by(self, count: usize, ours: Self) -> bool {
+        let left = ours.servers.saturating_sub(count);
+        left > 0 && self.waiters * left >= ours.waiters * (self.servers + count)
     }
 }
 
@@ -63,7 +64,7 @@ pub struct Want {
     /// The shard's queue moves: its first has waited this long.
     pub flowing: Option<Duration>,
     /// The queue moves, and the shard has just got a server because its clients waited much longer than
-    /// others. Until that has had its effect it takes only what nobody uses, and what evens out the queues.
+    /// others. Until that has had its effect it takes only what nobody uses, or what leaves it still one short.
     pub rests: bool,
     /// How many wait.
     pub waiters: usize,
@@ -96,7 +97,9 @@ impl Want {
             servers: self.servers,
         };
         let is_uneven = || !self.rests && theirs.wait > ours.wait * UNEVEN_RATIO + TOLERANCE;
-        let is_fair = self.flowing.is_none() || theirs.is_evened_out_by_one_of(ours) || is_uneven();
+        let is_short_of = if self.rests { 2 } else { 1 };
+        let is_fair =
+            self.flowing.is_none() || theirs.is_evened_out_by(is_short_of, ours) || is_uneven();
         is_fair && goes_first(theirs.wait, ours.wait)
     }
 
@@ -280,14 +283,17 @@ mod tests {
     }
 
     #[test]
-    fn equal_queues_share_servers_equally_however_long_the_shard_has_rested() {
+    fn equal_queues_share_servers_equally() {
         let now = Instant::now();
-        let mut moves = 0;
-        for servers in 1..10 {
-            let theirs = want(queue(30, 250, servers), true);
-            moves += usize::from(theirs.goes_first(queue(10, 250, 10 - servers), now));
-        }
-        assert_eq!(moves, 4, "from 1:9, 2:8, 3:7 and 4:6");
+        let moves = |rests| {
+            let gets = |servers: usize| {
+                let theirs = want(queue(19, 250, servers), rests);
+                theirs.goes_first(queue(10, 250, 10 - servers), now)
+            };
+            (1..10).filter(|servers| gets(*servers)).max()
+        };
+        assert_eq!(moves(false), Some(4), "from 4:6 to 5:5");
+        assert_eq!(moves(true), Some(3), "the last one only after a rest");
     }
 
     #[test]

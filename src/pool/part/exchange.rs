@@ -16,7 +16,7 @@
 //! about equally long. It says how long that is, not since when, as its first waiter is another one
 //! each time, and how many there are. A server of a busy shard goes there if that evens out how many wait
 //! for each server, or if clients there have waited much longer; after it has got one the shard rests until
-//! that has had its effect, and takes meanwhile only what nobody uses and what evens out the queues.
+//! that has had its effect, and takes meanwhile only what nobody uses or what leaves it still one short.
 //!
 //! **Against ping-pong.** A server that was used a moment ago stays for the shard's own clients
 //! ([`HOT`]) unless the waiter elsewhere has waited longer than such a moment; a shard that has
