@@ -191,7 +191,10 @@ async fn read_messages(
                 office.send(from.index(), ShardMessage::OrderDone { ticket, outcome });
             }
             (_, ShardMessage::OrderDone { ticket, outcome }) => book.answer(ticket, *outcome),
-            (Seat::Control, ShardMessage::Reload(config)) => reload(shard, config),
+            (Seat::Control, ShardMessage::Reload(config, confirmation)) => {
+                reload(shard, config);
+                drop(confirmation);
+            }
             (Seat::Shard(from), ShardMessage::Pool(letter)) => {
                 let (id, letter) = *letter;
                 shard.host.receive(from.index(), id, letter);

@@ -107,7 +107,11 @@ impl Host {
     /// configuration and that clients still use.
     pub fn knows(&self, database: &str) -> bool {
         let is_paused = self.paused.borrow().databases.contains_key(database);
-        is_paused || self.pools().iter().any(|pool| *pool.key.database == *database)
+        is_paused
+            || self
+                .pools()
+                .iter()
+                .any(|pool| *pool.key.database == *database)
     }
 
     /// Ends the pauses of databases that are not configured any more: nobody would look for them.

@@ -54,7 +54,7 @@ pub(super) async fn run(shard: &Rc<Shard>, command: Command) -> Result<Done, Ref
     match command {
         Command::Show(subject) => {
             let gathered = gather(shard, subject).await?;
-            Ok(Done::Rows(show(shard, subject, &gathered), "SHOW"))
+            Ok(Done::Rows(show(shard, subject, &gathered, false), "SHOW"))
         }
         Command::Reload => {
             let outcome = shard.host.errands.reload().await;
@@ -115,13 +115,13 @@ pub(super) async fn run(shard: &Rc<Shard>, command: Command) -> Result<Done, Ref
 /// The columns that a command will show, without running it.
 pub(super) fn columns(shard: &Shard, command: &Command) -> Option<Table> {
     match command {
-        Command::Show(subject) => Some(show(shard, *subject, &Gathered::default())),
+        Command::Show(subject) => Some(show(shard, *subject, &Gathered::default(), true)),
         Command::Shutdown(_) => Some(Table::new(vec![admin::Column::text("success")])),
         _ => None,
     }
 }
 
-fn show(shard: &Shard, subject: Subject, gathered: &Gathered) -> Table {
+fn show(shard: &Shard, subject: Subject, gathered: &Gathered, is_heading: bool) -> Table {
     let directory = shard.directory();
     let view = View {
         version: env!("CARGO_PKG_VERSION"),
@@ -132,6 +132,7 @@ fn show(shard: &Shard, subject: Subject, gathered: &Gathered) -> Table {
         statements: &gathered.statements,
         sockets: &gathered.sockets,
         listening: &shard.listening,
+        is_heading,
     };
     admin::table(subject, &view)
 }

@@ -45,7 +45,9 @@ impl Pursuits {
     pub fn begin(&self, target: &Target, at: Instant) -> usize {
         let mut all = self.0.borrow_mut();
         all.retain(|target, known| known.at + kept(target) > at);
-        let known = all.entry(target.clone()).or_insert(Pursuit { at, caught: 0 });
+        let known = all
+            .entry(target.clone())
+            .or_insert(Pursuit { at, caught: 0 });
         if known.at < at {
             *known = Pursuit { at, caught: 0 };
         }
@@ -82,7 +84,10 @@ mod tests {
         let all = Pursuits::default();
         let start = Instant::now();
         assert!(!all.meets(1, "db", start));
-        assert_eq!(all.begin(&Target::Database("db".into()), start + 2 * MILLI), 0);
+        assert_eq!(
+            all.begin(&Target::Database("db".into()), start + 2 * MILLI),
+            0
+        );
         assert!(all.meets(1, "db", start));
         assert!(all.meets(2, "db", start + 2 * MILLI));
         assert!(!all.meets(3, "db", start + 3 * MILLI));
@@ -91,8 +96,14 @@ mod tests {
         assert!(all.meets(4, "other", start));
         // The same order again is told of those.
         assert_eq!(all.begin(&Target::Client(4), start), 1);
-        assert_eq!(all.begin(&Target::Database("db".into()), start + 2 * MILLI), 2);
-        assert_eq!(all.begin(&Target::Database("db".into()), start + 3 * MILLI), 0);
+        assert_eq!(
+            all.begin(&Target::Database("db".into()), start + 2 * MILLI),
+            2
+        );
+        assert_eq!(
+            all.begin(&Target::Database("db".into()), start + 3 * MILLI),
+            0
+        );
     }
 
     #[test]

@@ -240,8 +240,8 @@ mod tests {
     use super::super::cancel::{self, Cancels};
     use super::super::directory::Directory;
     use super::super::doors::Doors;
-    use super::super::pursuit::Pursuits;
     use super::super::orders::{self, Order, Outcome, Staff};
+    use super::super::pursuit::Pursuits;
     use super::super::registry::{Place, Registry};
     use super::super::shard::Connections;
     use super::super::survey::{Surveyors, Surveys};
