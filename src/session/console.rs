@@ -16,8 +16,9 @@
 //! **Invariants**
 //! 1. A console needs no server, belongs to no pool and is not in the registry: there is nothing that
 //!    could be cancelled or handed to another shard.
-//! 2. It holds one message of at most `MESSAGE_BYTES_MAX` and `STATEMENTS_MAX` commands. While more than
-//!    `WINDOW_BYTES` wait for it, it is not read and no command of it is run.
+//! 2. It holds one message of at most `MESSAGE_BYTES_MAX`, `STATEMENTS_MAX` commands, and about
+//!    `WINDOW_BYTES` of what it sends while a command runs. While more than that wait for it, it is not
+//!    read and no command of it is run.
 //! 3. Whatever a query is, its answer ends with `ReadyForQuery`.
 //! 4. One that is closed by another is told so, wherever it is: `part` says it, nobody else does.
 //! 5. Between two commands of a query other tasks have their turn.
@@ -26,13 +27,13 @@
 
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
 use rand::Rng;
-use shards::Chunk;
+use shards::{Chunk, sleep};
 
 use crate::admin::command::parse;
 use crate::admin::{Command, Refusal, When};
@@ -58,6 +59,8 @@ use super::shard::{Connection, Shard};
 const MESSAGE_BYTES_MAX: u32 = 64 * 1024;
 /// Prepared statements, and portals, of one console.
 const STATEMENTS_MAX: usize = 256;
+/// How long a command may run before a console is closed that goes on sending.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// Commands of one query.
 const COMMANDS_MAX: usize = 1000;
 /// How long the answer to `SHUTDOWN` may take to leave.
@@ -122,6 +125,8 @@ pub struct Console {
     framer: Framer,
     /// An error was reported, and its `Sync` has not come yet.
     is_skipping: bool,
+    /// What it has sent while a command of it ran.
+    ahead: Vec<u8>,
     statements: HashMap<Vec<u8>, Prepared>,
     portals: HashMap<Vec<u8>, Prepared>,
     card: Seated,
@@ -183,6 +188,7 @@ impl Console {
             client,
             framer: Framer::new(&INTEREST, MESSAGE_BYTES_MAX),
             is_skipping: false,
+            ahead: Vec::new(),
             statements: HashMap::new(),
             portals: HashMap::new(),
             card,
@@ -227,6 +233,9 @@ impl Console {
 
     /// What the client sends; `None` at its end, or when it is closed by another console.
     async fn receive(&mut self) -> Option<Chunk> {
+        if !self.ahead.is_empty() {
+            return Some(self.client.chunk_of(std::mem::take(&mut self.ahead)));
+        }
         let received = poll_fn(|context| {
             if self.card.is_killed() {
                 return Poll::Ready(Ok(None));
@@ -353,7 +362,9 @@ impl Console {
         self.note(&command);
         let done = {
             let (client, card) = (&mut self.client, &self.card);
+            let ahead = &mut self.ahead;
             let mut running = pin!(commands::run(&self.shard, command));
+            let mut patience = sleep(PATIENCE);
             poll_fn(|context| {
                 if let Poll::Ready(done) = running.as_mut().poll(context) {
                     return Poll::Ready(Some(done));
@@ -361,7 +372,21 @@ impl Console {
                 if card.is_killed() {
                     return Poll::Ready(None);
                 }
-                client.poll_ended(context).map(|()| None)
+                // Its end may stand behind what it sends meanwhile.
+                while ahead.len() <= WINDOW_BYTES {
+                    match client.poll_receive(context) {
+                        Poll::Pending => return Poll::Pending,
+                        Poll::Ready(Ok(Some(chunk))) => ahead.extend_from_slice(&chunk),
+                        Poll::Ready(Ok(None) | Err(_)) => return Poll::Ready(None),
+                    }
+                }
+                client.pause();
+                Pin::new(&mut patience).poll(context).map(|()| {
+                    let text = "too much was sent while a command runs";
+                    let failure = Failure::new(sqlstate::PROGRAM_LIMIT_EXCEEDED, text);
+                    client.send(failure.to_bytes());
+                    None
+                })
             })
             .await?
         };
