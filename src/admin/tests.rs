@@ -73,6 +73,7 @@ fn with_view<T>(fleet: &Fleet, body: impl Fn(&View<'_>) -> T) -> T {
             port: 6432,
             family: "ipv6, ipv4",
         }],
+        is_heading: false,
     })
 }
 

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Fleet;
-use super::pool::{PoolName, PoolReading, read_all};
+use super::pool::{PoolName, PoolReading, read_all, read_counts};
 
 /// The length of a window.
 pub const WINDOW: Duration = Duration::from_secs(15);
@@ -130,6 +130,18 @@ pub struct PoolView {
     pub recent: PoolReading,
     /// The last whole window.
     pub averages: Averages,
+}
+
+/// All pools in the order of their names, as they are now, without times and averages.
+pub fn counts(fleet: &Fleet) -> Vec<PoolView> {
+    let view = |((database, user), now)| PoolView {
+        database,
+        user,
+        now,
+        recent: PoolReading::default(),
+        averages: Averages::default(),
+    };
+    read_counts(fleet).into_iter().map(view).collect()
 }
 
 /// All pools in the order of their names.

@@ -171,7 +171,7 @@ impl Pool {
 
     /// Another shard knows what servers of this pool report.
     pub fn offer_base(&self, base: ParameterSet) {
-        if self.base.get().is_none() {
+        if self.base.is_open() {
             self.base.learn(&self.intern(base));
         }
     }
@@ -316,12 +316,16 @@ impl Pool {
             self.discard(server);
             return;
         }
-        let Some(mut server) = self.gives_way(server) else {
+        let Some(server) = self.gives_way(server) else {
             return;
         };
+        self.lend_or_keep(server, now);
+    }
+
+    fn lend_or_keep(self: &Rc<Self>, mut server: Box<ServerConnection>, now: Instant) {
         let expires = server.expires;
         server.card.is_lent.set(false);
-        if waiting == 0 {
+        if self.part.borrow().state().waiting_count() == 0 {
             server.stream.watch(server.number);
         }
         let waker = self.part.borrow_mut().checkin(server, now, expires);
@@ -366,8 +370,16 @@ impl Pool {
 
     fn opened(self: &Rc<Self>, server: Box<ServerConnection>) {
         self.learn_base(&server.base);
-        self.part.borrow_mut().opened(shards::now());
-        self.check_in(server);
+        let now = shards::now();
+        self.part.borrow_mut().opened(now);
+        let is_wanted = self.part.borrow().state().waiting_count() > 0;
+        if is_wanted && server.has_expired(now) && !self.is_outdated(&server) {
+            // However short its life is meant to be, it serves once: otherwise one would be opened after
+            // the other, for nobody.
+            self.lend_or_keep(server, now);
+        } else {
+            self.check_in(server);
+        }
         // At home the end of one opening permits the next.
         self.open_more();
     }

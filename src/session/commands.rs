@@ -54,7 +54,7 @@ pub(super) async fn run(shard: &Rc<Shard>, command: Command) -> Result<Done, Ref
     match command {
         Command::Show(subject) => {
             let gathered = gather(shard, subject).await?;
-            Ok(Done::Rows(show(shard, subject, &gathered), "SHOW"))
+            Ok(Done::Rows(show(shard, subject, &gathered, false), "SHOW"))
         }
         Command::Reload => {
             let outcome = shard.host.errands.reload().await;
@@ -63,12 +63,16 @@ pub(super) async fn run(shard: &Rc<Shard>, command: Command) -> Result<Done, Ref
         }
         Command::Pause(database) => {
             let database = checked(shard, database)?;
-            ask_all(shard, &Order::Pause(database.clone())).await?;
-            wait_for_pause(shard, database.as_deref()).await?;
+            let outcomes = ask_all(shard, &Order::Pause(database.clone())).await?;
+            wait_for_pause(shard, database.as_deref(), &outcomes[shard.index]).await?;
             Ok(Done::Tag("PAUSE"))
         }
         Command::Resume(database) => {
-            let database = checked(shard, database)?;
+            // Also one that was paused and then removed from the configuration.
+            let database = match database {
+                Some(name) if shard.host.knows(&name) => Some(name.into()),
+                other => checked(shard, other)?,
+            };
             ask_all(shard, &Order::Resume(database)).await?;
             Ok(Done::Tag("RESUME"))
         }
@@ -80,15 +84,12 @@ pub(super) async fn run(shard: &Rc<Shard>, command: Command) -> Result<Done, Ref
         Command::Kill(database) => {
             let database = checked(shard, Some(database))?.unwrap_or_default();
             ask_all(shard, &Order::Pause(Some(database.clone()))).await?;
-            ask_all(shard, &Order::Kill(Target::Database(database))).await?;
+            let order = Order::Kill(Target::Database(database), shards::now());
+            ask_all(shard, &order).await?;
             Ok(Done::Tag("KILL"))
         }
         Command::KillClient(id) => {
-            let outcomes = ask_all(shard, &Order::Kill(Target::Client(id))).await?;
-            if outcomes.iter().all(|outcome| *outcome == Outcome::Done(0)) {
-                let text = format!("there is no client 0x{id:08X}");
-                return Err(Refusal::new(sqlstate::UNDEFINED_OBJECT, text));
-            }
+            kill_client(shard, id).await?;
             Ok(Done::Tag("KILL_CLIENT"))
         }
         Command::Set { key, value } => {
@@ -98,7 +99,6 @@ pub(super) async fn run(shard: &Rc<Shard>, command: Command) -> Result<Done, Ref
             Ok(Done::Tag("SET"))
         }
         Command::Shutdown(when) => {
-            tracing::info!(?when, "SHUTDOWN at the console");
             if when != When::Now {
                 ask_all(shard, &Order::Refuse).await?;
             }
@@ -115,13 +115,13 @@ pub(super) async fn run(shard: &Rc<Shard>, command: Command) -> Result<Done, Ref
 /// The columns that a command will show, without running it.
 pub(super) fn columns(shard: &Shard, command: &Command) -> Option<Table> {
     match command {
-        Command::Show(subject) => Some(show(shard, *subject, &Gathered::default())),
+        Command::Show(subject) => Some(show(shard, *subject, &Gathered::default(), true)),
         Command::Shutdown(_) => Some(Table::new(vec![admin::Column::text("success")])),
         _ => None,
     }
 }
 
-fn show(shard: &Shard, subject: Subject, gathered: &Gathered) -> Table {
+fn show(shard: &Shard, subject: Subject, gathered: &Gathered, is_heading: bool) -> Table {
     let directory = shard.directory();
     let view = View {
         version: env!("CARGO_PKG_VERSION"),
@@ -132,6 +132,7 @@ fn show(shard: &Shard, subject: Subject, gathered: &Gathered) -> Table {
         statements: &gathered.statements,
         sockets: &gathered.sockets,
         listening: &shard.listening,
+        is_heading,
     };
     admin::table(subject, &view)
 }
@@ -228,40 +229,82 @@ fn servers(pool: &PoolMetrics) -> u64 {
     pool.servers_active.get() + pool.servers_idle.get() + pool.servers_login.get()
 }
 
-/// Waits until no server of the database is left.
-async fn wait_for_pause(shard: &Shard, database: Option<&str>) -> Result<(), Refusal> {
+/// Waits until no server of the database is left. The pause that is meant has the number in `paused`, on
+/// this shard: one that has been ended and begun anew is not waited for.
+async fn wait_for_pause(
+    shard: &Shard,
+    database: Option<&str>,
+    paused: &Outcome,
+) -> Result<(), Refusal> {
     let mut looks = 0;
     while looks < LOOKS_MIN {
         sleep(LOOK).await;
-        let is_paused = sum(shard, database, |pool| pool.is_paused.get()) > 0;
-        if !is_paused && sum(shard, database, |_| 1) > 0 {
+        let number = shard.host.pause_number(database);
+        if number.map(Outcome::Paused).as_ref() != Some(paused) {
             return Err(Refusal::system(
                 "RESUME has ended the pause before it was complete",
             ));
         }
-        looks = if sum(shard, database, servers) == 0 {
-            looks + 1
-        } else {
-            0
-        };
+        let is_empty = sum(shard, database, servers) == 0;
+        looks = if is_empty { looks + 1 } else { 0 };
     }
     Ok(())
+}
+
+/// Closes the client of this number. If it is between two shards none has it at first: it is looked for
+/// several times.
+async fn kill_client(shard: &Rc<Shard>, id: u32) -> Result<(), Refusal> {
+    let order = Order::Kill(Target::Client(id), shards::now());
+    for _ in 0..LOOKS_MIN {
+        let outcomes = ask_all(shard, &order).await?;
+        if outcomes.iter().any(|outcome| *outcome != Outcome::Done(0)) {
+            return Ok(());
+        }
+        sleep(LOOK).await;
+    }
+    let text = format!("there is no client 0x{id:08X}");
+    Err(Refusal::new(sqlstate::UNDEFINED_OBJECT, text))
+}
+
+/// Connections that are no consoles, also those that log in.
+fn clients(shard: &Shard) -> u64 {
+    let all = shard.connections.count();
+    let shards = shard.fleet.shards().iter();
+    let consoles: u64 = shards.map(|shard| shard.consoles.get()).sum();
+    all.saturating_sub(consoles)
 }
 
 /// Ends the process when it is time for it.
 pub(super) fn shut_down(shard: &Rc<Shard>, when: When) {
     let shard = Rc::clone(shard);
     spawn(async move {
-        loop {
-            let is_time = match when {
-                When::Now => true,
-                When::NoClients => sum(&shard, None, |pool| pool.clients.get()) == 0,
-                When::NoServers => sum(&shard, None, servers) == 0,
-            };
-            if is_time {
-                return shard.staff.shut_down();
+        if when != When::Now {
+            let mut looks = 0;
+            while looks < LOOKS_MIN {
+                sleep(LOOK).await;
+                let left = match when {
+                    When::NoServers => sum(&shard, None, servers),
+                    When::NoClients | When::Now => clients(&shard),
+                };
+                looks = if left == 0 { looks + 1 } else { 0 };
             }
-            sleep(LOOK).await;
+            say_farewell(&shard).await;
         }
+        shard.staff.shut_down();
     });
+}
+
+/// Tells everybody that is still there that it is over, and waits, at most `shutdown_timeout`, until they
+/// have that and what was queued for them before.
+async fn say_farewell(shard: &Rc<Shard>) {
+    let limit = shard.directory().config.general.shutdown_timeout;
+    let deadline = shards::now() + limit;
+    for index in 0..shard.count {
+        if let Err(refusal) = ask(shard, index, Order::End).await {
+            tracing::warn!(reason = %refusal.message, "not everybody is told of the end");
+        }
+    }
+    while shard.connections.count() > 0 && shards::now() < deadline {
+        sleep(LOOK).await;
+    }
 }

@@ -16,21 +16,24 @@
 //! **Invariants**
 //! 1. A console needs no server, belongs to no pool and is not in the registry: there is nothing that
 //!    could be cancelled or handed to another shard.
-//! 2. It holds one message of at most `MESSAGE_BYTES_MAX` and `STATEMENTS_MAX` commands, and is not
-//!    read while more than `WINDOW_BYTES` wait for it.
+//! 2. It holds one message of at most `MESSAGE_BYTES_MAX`, `STATEMENTS_MAX` commands, and about
+//!    `WINDOW_BYTES` of what it sends while a command runs. While more than that wait for it, it is not
+//!    read and no command of it is run.
 //! 3. Whatever a query is, its answer ends with `ReadyForQuery`.
+//! 4. One that is closed by another is told so, wherever it is: `part` says it, nobody else does.
+//! 5. Between two commands of a query other tasks have their turn.
 //!
 //! Source: PostgreSQL documentation, `protocol-flow.html` ("Simple Query", "Extended Query").
 
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
 use rand::Rng;
-use shards::Chunk;
+use shards::{Chunk, sleep};
 
 use crate::admin::command::parse;
 use crate::admin::{Command, Refusal, When};
@@ -43,8 +46,10 @@ use crate::protocol::writer;
 use crate::server::parameters::ParameterSet;
 use crate::transport::Stream;
 
+use super::cancel::close_in_order;
 use super::client::WINDOW_BYTES;
 use super::commands::{self, Done};
+use super::kill::closed_by_operator;
 use super::relay::unknown_request;
 use super::report::Failure;
 use super::roster::Seated;
@@ -54,6 +59,10 @@ use super::shard::{Connection, Shard};
 const MESSAGE_BYTES_MAX: u32 = 64 * 1024;
 /// Prepared statements, and portals, of one console.
 const STATEMENTS_MAX: usize = 256;
+/// How long a command may run before a console is closed that goes on sending.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Commands of one query.
+const COMMANDS_MAX: usize = 1000;
 /// How long the answer to `SHUTDOWN` may take to leave.
 const LAST_WORDS_MAX: Duration = Duration::from_millis(500);
 
@@ -116,6 +125,8 @@ pub struct Console {
     framer: Framer,
     /// An error was reported, and its `Sync` has not come yet.
     is_skipping: bool,
+    /// What it has sent while a command of it ran.
+    ahead: Vec<u8>,
     statements: HashMap<Vec<u8>, Prepared>,
     portals: HashMap<Vec<u8>, Prepared>,
     card: Seated,
@@ -177,6 +188,7 @@ impl Console {
             client,
             framer: Framer::new(&INTEREST, MESSAGE_BYTES_MAX),
             is_skipping: false,
+            ahead: Vec::new(),
             statements: HashMap::new(),
             portals: HashMap::new(),
             card,
@@ -194,32 +206,43 @@ impl Console {
                 Some(chunk) => chunk,
                 None => match self.receive().await {
                     Some(chunk) => chunk,
-                    None => return,
+                    None => break,
                 },
             };
             input = match self.read(chunk).await {
                 Some(rest) if rest.is_empty() => None,
                 Some(rest) => Some(rest),
-                None => return,
+                None => break,
             };
+        }
+        self.part().await;
+    }
+
+    /// Its last words, if it has been closed.
+    async fn part(mut self) {
+        if !self.card.is_killed() {
+            return;
+        }
+        self.client.send(closed_by_operator().to_bytes());
+        if self.shard.doors.is_over() {
+            close_in_order(&self.client);
+            // Who waits for it to end does not do so for ever.
+            let _ = self.client.flush().await;
         }
     }
 
     /// What the client sends; `None` at its end, or when it is closed by another console.
     async fn receive(&mut self) -> Option<Chunk> {
+        if !self.ahead.is_empty() {
+            return Some(self.client.chunk_of(std::mem::take(&mut self.ahead)));
+        }
         let received = poll_fn(|context| {
             if self.card.is_killed() {
                 return Poll::Ready(Ok(None));
             }
             self.client.poll_receive(context)
-        })
-        .await;
-        if self.card.is_killed() {
-            let text = "terminating connection due to administrator command";
-            self.client
-                .send(Failure::new(sqlstate::ADMIN_SHUTDOWN, text).to_bytes());
-        }
-        received.ok().flatten()
+        });
+        received.await.ok().flatten()
     }
 
     /// Handles the next message in `chunk` and returns what is behind it; `None` at the end.
@@ -244,8 +267,7 @@ impl Console {
             }
             Request::Query(text) => {
                 chunk = chunk.release_if_scarce();
-                let mut out = Vec::new();
-                self.query(&text, &mut out).await?;
+                let out = self.query(&text).await?;
                 self.send_ready(out);
             }
             Request::Extended(tag, body) => {
@@ -260,13 +282,26 @@ impl Console {
         }
         if self.client.queued_bytes() > WINDOW_BYTES {
             chunk = chunk.release_if_scarce();
-            self.client.pause();
-            let client = &mut self.client;
-            poll_fn(|context| client.poll_sent(WINDOW_BYTES / 2, context))
-                .await
-                .ok()?;
+            self.wait_for_room().await?;
         }
         Some(chunk)
+    }
+
+    /// Waits until the client has taken most of what it got. `None` if it has gone, or has been closed.
+    async fn wait_for_room(&mut self) -> Option<()> {
+        if self.client.queued_bytes() <= WINDOW_BYTES {
+            return Some(());
+        }
+        self.client.pause();
+        let (client, card) = (&mut self.client, &self.card);
+        poll_fn(|context| {
+            let sent = client.poll_sent(WINDOW_BYTES / 2, context);
+            if card.is_killed() {
+                return Poll::Ready(None);
+            }
+            sent.map(Result::ok)
+        })
+        .await
     }
 
     fn send_ready(&mut self, mut out: Vec<u8>) {
@@ -284,23 +319,37 @@ impl Console {
         }
     }
 
-    /// Runs the commands of a text, up to the first error. `None` if the client has gone meanwhile.
-    async fn query(&mut self, text: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    /// Runs the commands of a text, up to the first error; returns what is still to be sent. `None` if the
+    /// client has gone meanwhile.
+    ///
+    /// Between two commands others have their turn, and the client takes what it has got.
+    async fn query(&mut self, text: &[u8]) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
         let all = parse(text);
         if all.is_empty() {
-            writer::empty_query_response(out);
+            writer::empty_query_response(&mut out);
+        }
+        if all.len() > COMMANDS_MAX {
+            let text = format!("a query has at most {COMMANDS_MAX} commands");
+            Refusal::new(sqlstate::PROGRAM_LIMIT_EXCEEDED, text).encode(&mut out);
+            return Some(out);
         }
         for command in all {
+            if !out.is_empty() {
+                self.client.send(std::mem::take(&mut out));
+                self.wait_for_room().await?;
+                give_way().await;
+            }
             let outcome = match command {
-                Ok(command) => self.run_command(command, true, out).await?,
+                Ok(command) => self.run_command(command, true, &mut out).await?,
                 Err(error) => Err(error.into()),
             };
             if let Err(refusal) = outcome {
-                refusal.encode(out);
+                refusal.encode(&mut out);
                 break;
             }
         }
-        Some(())
+        Some(out)
     }
 
     /// Runs a command, and appends its answer. `None` if the client has gone meanwhile.
@@ -310,9 +359,12 @@ impl Console {
         describes: bool,
         out: &mut Vec<u8>,
     ) -> Option<Result<(), Refusal>> {
+        self.note(&command);
         let done = {
             let (client, card) = (&mut self.client, &self.card);
+            let ahead = &mut self.ahead;
             let mut running = pin!(commands::run(&self.shard, command));
+            let mut patience = sleep(PATIENCE);
             poll_fn(|context| {
                 if let Poll::Ready(done) = running.as_mut().poll(context) {
                     return Poll::Ready(Some(done));
@@ -320,7 +372,21 @@ impl Console {
                 if card.is_killed() {
                     return Poll::Ready(None);
                 }
-                client.poll_ended(context).map(|()| None)
+                // Its end may stand behind what it sends meanwhile.
+                while ahead.len() <= WINDOW_BYTES {
+                    match client.poll_receive(context) {
+                        Poll::Pending => return Poll::Pending,
+                        Poll::Ready(Ok(Some(chunk))) => ahead.extend_from_slice(&chunk),
+                        Poll::Ready(Ok(None) | Err(_)) => return Poll::Ready(None),
+                    }
+                }
+                client.pause();
+                Pin::new(&mut patience).poll(context).map(|()| {
+                    let text = "too much was sent while a command runs";
+                    let failure = Failure::new(sqlstate::PROGRAM_LIMIT_EXCEEDED, text);
+                    client.send(failure.to_bytes());
+                    None
+                })
             })
             .await?
         };
@@ -331,6 +397,17 @@ impl Console {
             }
             Err(refusal) => Err(refusal),
         })
+    }
+
+    /// Notes who has asked for something that changes something.
+    fn note(&self, command: &Command) {
+        if matches!(command, Command::Show(_)) {
+            return;
+        }
+        let (_, user) = self.card.names();
+        let peer = self.card.tally().peer;
+        let peer = peer.map_or_else(|| "local".to_owned(), |peer| peer.to_string());
+        tracing::info!(client = %peer, user, ?command, "a command at the console");
     }
 
     /// Appends what has come of a command. `None` if it ends the process: that was told then.
@@ -439,6 +516,19 @@ impl Console {
         let message = Execute::decode(body).map_err(|_| invalid())?;
         find(&self.portals, message.portal)
     }
+}
+
+/// Lets other tasks of the shard go on.
+async fn give_way() {
+    let mut has_waited = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut has_waited, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 fn request(tag: u8, body: Option<&[u8]>, is_skipping: bool) -> Request {

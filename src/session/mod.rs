@@ -38,6 +38,7 @@ mod parting;
 mod pipeline;
 pub mod prepared;
 mod provide;
+pub mod pursuit;
 pub mod registry;
 pub mod relay;
 pub mod report;

@@ -118,7 +118,7 @@ fn inert(general: &General, found: &mut Vec<String>) {
         (
             "shutdown_timeout",
             general.shutdown_timeout != default.shutdown_timeout.duration(),
-            "has no effect yet: the process stops at once",
+            "counts for SHUTDOWN with WAIT_FOR_… only: a signal stops the process at once",
         ),
         (
             "proxy_copy_data_timeout",

@@ -84,7 +84,7 @@ const DOUBTFUL: &[(&str, &str)] = &[
     ),
     (
         "shutdown_timeout = '1m'",
-        "general.shutdown_timeout has no effect yet",
+        "general.shutdown_timeout counts for SHUTDOWN",
     ),
     (
         "verify_server_certificate = true",
