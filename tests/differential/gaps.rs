@@ -74,8 +74,19 @@ pub(crate) const GAPS: &[Gap] = &[
         why: "a server that lacks a statement parses it for its description, and has taken a snapshot then, \
               which a transaction of another isolation level may not have",
         shows: |context, message| {
-            let sets_up = message.sql().is_some_and(|sql| sql.contains("isolation level"));
+            let sets_up = message
+                .sql()
+                .is_some_and(|sql| sql.contains("isolation level"));
             sets_up && has_described(context.before, context.has_described)
+        },
+    },
+    Gap {
+        name: "good-bye-unasked",
+        why: "a client that says good-bye behind messages whose answers it has not asked for gets none, where \
+              PostgreSQL would have sent an error",
+        shows: |context, message| {
+            let is_asked = |one: &Message| matches!(one.tag(), b'S' | b'H' | b'Q' | b'F');
+            message.tag() == b'X' && context.before.last().is_some_and(|one| !is_asked(one))
         },
     },
     Gap {
