@@ -110,7 +110,7 @@ fn shutdown_waits_until_answers_have_been_taken(shards: usize) {
     assert_eq!(first.query("shutdown wait_for_servers").tags, "TDCZ");
     let mut late = doorman_client_that_waits(&mut idle, &mut second);
     busy.execute("commit");
-    for client in [&mut late, &mut first, &mut second, &mut busy, &mut entering] {
+    for client in [late, &mut first, &mut second, &mut busy, &mut entering] {
         assert_told(client);
     }
     let reply = slow.reply();
