@@ -386,6 +386,8 @@ fn note_request(server: &mut ServerConnection, tag: u8, body: Option<&[u8]>, not
             let is_end = server.status == TransactionStatus::Idle;
             server.statements.trust.syncs(is_end);
         }
+        // It may fail a transaction that is not known to have begun.
+        (b'F', _) => server.statements.outlook.segment_ends(false),
         _ => {}
     }
 }
