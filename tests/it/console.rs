@@ -108,7 +108,7 @@ fn shutdown_waits_until_answers_have_been_taken(shards: usize) {
     let mut entering = Client::dial(doorman.port());
     eventually("somebody logs in", || is_logging_in(&mut first));
     assert_eq!(first.query("shutdown wait_for_servers").tags, "TDCZ");
-    let mut late = doorman_client_that_waits(&mut idle, &mut second);
+    let late = doorman_client_that_waits(&mut idle, &mut second);
     busy.execute("commit");
     for client in [late, &mut first, &mut second, &mut busy, &mut entering] {
         assert_told(client);
