@@ -46,6 +46,7 @@ use crate::protocol::writer;
 use crate::server::parameters::ParameterSet;
 use crate::transport::Stream;
 
+use super::binding::{check_binding, invalid, not_spoken};
 use super::cancel::close_in_order;
 use super::client::WINDOW_BYTES;
 use super::commands::{self, Done};
@@ -563,43 +564,6 @@ fn find(commands: &HashMap<Vec<u8>, Prepared>, name: &[u8]) -> Result<Prepared, 
         let text = format!("prepared statement or portal \"{name}\" does not exist");
         Refusal::new(sqlstate::INVALID_STATEMENT_NAME, text)
     })
-}
-
-/// Checks what follows the names in a `Bind`: no parameters, and results as text.
-fn check_binding(rest: &[u8]) -> Result<(), Refusal> {
-    let numbers = |bytes: &[u8]| -> Option<(Vec<u16>, usize)> {
-        let (count, rest) = bytes.split_first_chunk::<2>()?;
-        let len = 2 * usize::from(u16::from_be_bytes(*count));
-        let codes = rest.get(..len)?.chunks_exact(2);
-        let codes = codes.map(|code| u16::from(code[0]) << 8 | u16::from(code[1]));
-        Some((codes.collect(), 2 + len))
-    };
-    let (_, used) = numbers(rest).ok_or_else(invalid)?;
-    let rest = &rest[used..];
-    let (count, rest) = rest.split_first_chunk::<2>().ok_or_else(invalid)?;
-    if *count != [0, 0] {
-        return Err(not_spoken(
-            "commands of the admin console have no parameters",
-        ));
-    }
-    let (formats, used) = numbers(rest).ok_or_else(invalid)?;
-    if used != rest.len() {
-        return Err(invalid());
-    }
-    if formats.iter().any(|format| *format != 0) {
-        return Err(not_spoken(
-            "results of the admin console are text, not binary",
-        ));
-    }
-    Ok(())
-}
-
-fn not_spoken(text: &str) -> Refusal {
-    Refusal::new(sqlstate::FEATURE_NOT_SUPPORTED, text)
-}
-
-fn invalid() -> Refusal {
-    Refusal::new(sqlstate::PROTOCOL_VIOLATION, "invalid message format")
 }
 
 fn malformed(error: &FrameError) -> Vec<u8> {
