@@ -46,6 +46,7 @@ use crate::protocol::writer;
 use crate::server::parameters::ParameterSet;
 use crate::transport::Stream;
 
+use super::binding::{check_binding, invalid, not_spoken};
 use super::cancel::close_in_order;
 use super::client::WINDOW_BYTES;
 use super::commands::{self, Done};
@@ -61,6 +62,8 @@ const MESSAGE_BYTES_MAX: u32 = 64 * 1024;
 const STATEMENTS_MAX: usize = 256;
 /// How long a command may run before a console is closed that goes on sending.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// Time that others have between two commands of a query.
+const TURN: Duration = Duration::from_micros(100);
 /// Commands of one query.
 const COMMANDS_MAX: usize = 1000;
 /// How long the answer to `SHUTDOWN` may take to leave.
@@ -338,7 +341,8 @@ impl Console {
             if !out.is_empty() {
                 self.client.send(std::mem::take(&mut out));
                 self.wait_for_room().await?;
-                give_way().await;
+                // A task that is only woken again keeps the shard from looking at its sockets.
+                sleep(TURN).await;
             }
             let outcome = match command {
                 Ok(command) => self.run_command(command, true, &mut out).await?,
@@ -518,19 +522,6 @@ impl Console {
     }
 }
 
-/// Lets other tasks of the shard go on.
-async fn give_way() {
-    let mut has_waited = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut has_waited, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
 fn request(tag: u8, body: Option<&[u8]>, is_skipping: bool) -> Request {
     match tag {
         b'X' => Request::End(Vec::new()),
@@ -573,43 +564,6 @@ fn find(commands: &HashMap<Vec<u8>, Prepared>, name: &[u8]) -> Result<Prepared, 
         let text = format!("prepared statement or portal \"{name}\" does not exist");
         Refusal::new(sqlstate::INVALID_STATEMENT_NAME, text)
     })
-}
-
-/// Checks what follows the names in a `Bind`: no parameters, and results as text.
-fn check_binding(rest: &[u8]) -> Result<(), Refusal> {
-    let numbers = |bytes: &[u8]| -> Option<(Vec<u16>, usize)> {
-        let (count, rest) = bytes.split_first_chunk::<2>()?;
-        let len = 2 * usize::from(u16::from_be_bytes(*count));
-        let codes = rest.get(..len)?.chunks_exact(2);
-        let codes = codes.map(|code| u16::from(code[0]) << 8 | u16::from(code[1]));
-        Some((codes.collect(), 2 + len))
-    };
-    let (_, used) = numbers(rest).ok_or_else(invalid)?;
-    let rest = &rest[used..];
-    let (count, rest) = rest.split_first_chunk::<2>().ok_or_else(invalid)?;
-    if *count != [0, 0] {
-        return Err(not_spoken(
-            "commands of the admin console have no parameters",
-        ));
-    }
-    let (formats, used) = numbers(rest).ok_or_else(invalid)?;
-    if used != rest.len() {
-        return Err(invalid());
-    }
-    if formats.iter().any(|format| *format != 0) {
-        return Err(not_spoken(
-            "results of the admin console are text, not binary",
-        ));
-    }
-    Ok(())
-}
-
-fn not_spoken(text: &str) -> Refusal {
-    Refusal::new(sqlstate::FEATURE_NOT_SUPPORTED, text)
-}
-
-fn invalid() -> Refusal {
-    Refusal::new(sqlstate::PROTOCOL_VIOLATION, "invalid message format")
 }
 
 fn malformed(error: &FrameError) -> Vec<u8> {

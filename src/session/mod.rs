@@ -13,6 +13,7 @@
 //! From `Idle` a session may also go to another shard (`resume`).
 
 mod awaiting;
+mod binding;
 pub mod budget;
 pub mod cancel;
 pub mod card;

@@ -251,7 +251,9 @@ fn silent_connections_make_room_for_others(shards: usize) {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         let mut rest = Vec::new();
         let end = stream.read_to_end(&mut rest);
-        assert!(end.is_ok(), "is still open: {end:?}");
+        // One that makes room may be reset: what it has sent was not read.
+        let is_reset = |error: io::Error| error.kind() == io::ErrorKind::ConnectionReset;
+        assert!(end.is_ok() || end.is_err_and(is_reset), "is still open");
     }
 }
 
