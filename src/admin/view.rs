@@ -3,6 +3,7 @@
 //! **Owns:** the rows of clients and servers, and the settings, as the console shows them.
 //! **Does not own:** where they come from (`session::commands`).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
@@ -10,7 +11,7 @@ use crate::config::{Config, Endpoint, PoolConfig, UserConfig};
 use crate::metrics::Fleet;
 use crate::metrics::pool::PoolReading;
 use crate::metrics::statements::StatementAccount;
-use crate::metrics::window::{PoolView, counts, views};
+use crate::metrics::window::{PoolView, counts};
 
 use super::sockets::Sockets;
 
@@ -29,6 +30,8 @@ pub struct View<'a> {
     pub servers: &'a [ServerRow],
     /// The prepared statements, if they are asked for.
     pub statements: &'a [StatementAccount],
+    /// The pools with times and averages, if those are asked for.
+    pub times: &'a [PoolView],
     /// The sockets, if they are asked for.
     pub sockets: &'a Sockets,
     /// Where clients can connect.
@@ -119,26 +122,29 @@ pub struct ServerRow {
 pub(super) struct Tenant<'a> {
     pub(super) pool: &'a PoolConfig,
     pub(super) user: &'a UserConfig,
-    pub(super) view: PoolView,
+    pub(super) view: Cow<'a, PoolView>,
 }
 
 impl View<'_> {
     /// The pools that are configured, in the order of the configuration, without times and averages:
     /// those are many numbers.
     pub(super) fn tenants(&self) -> Vec<Tenant<'_>> {
-        self.tenants_of(counts)
+        if self.is_heading {
+            return Vec::new();
+        }
+        let views = counts(self.fleet).into_iter();
+        self.tenants_of(views.map(Cow::Owned))
     }
 
     /// As [`View::tenants`], with times and averages.
     pub(super) fn tenants_with_times(&self) -> Vec<Tenant<'_>> {
-        self.tenants_of(views)
+        self.tenants_of(self.times.iter().map(Cow::Borrowed))
     }
 
-    fn tenants_of(&self, views: fn(&Fleet) -> Vec<PoolView>) -> Vec<Tenant<'_>> {
+    fn tenants_of<'a>(&'a self, views: impl Iterator<Item = Cow<'a, PoolView>>) -> Vec<Tenant<'a>> {
         if self.is_heading {
             return Vec::new();
         }
-        let views = views(self.fleet).into_iter();
         let mut views: HashMap<_, _> = views
             .map(|view| ((view.database.clone(), view.user.clone()), view))
             .collect();
@@ -147,7 +153,7 @@ impl View<'_> {
             for user in &pool.users {
                 let name = (pool.name.as_str().into(), user.username.as_str().into());
                 let view = views.remove(&name);
-                let view = view.unwrap_or_else(|| nothing(pool, user));
+                let view = view.unwrap_or_else(|| Cow::Owned(nothing(pool, user)));
                 tenants.push(Tenant { pool, user, view });
             }
         }

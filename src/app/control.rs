@@ -47,6 +47,7 @@ struct Control {
     started: Arc<Config>,
     fleet: Fleet,
     keyring: Keyring,
+    is_winding_down: bool,
     is_over: bool,
     done: UnboundedSender<(Seat, u32, WorkResult)>,
 }
@@ -114,6 +115,7 @@ pub fn control(
             log_level,
             fleet,
             keyring,
+            is_winding_down: false,
             is_over: false,
             done,
         }
@@ -143,7 +145,7 @@ impl Control {
                     report::write(&self.fleet);
                 }
                 _ = signals.terminate.recv() => break,
-                _ = signals.interrupt.recv() => break,
+                _ = signals.interrupt.recv() => self.wind_down().await,
                 _ = signals.hang_up.recv() => {
                     // What is wrong is in the log.
                     let _ = self.reload().await;
@@ -168,6 +170,16 @@ impl Control {
                 .await;
         }
         Ok(())
+    }
+
+    /// Has the shards let transactions end; one of them then says that it is over.
+    async fn wind_down(&mut self) {
+        if std::mem::replace(&mut self.is_winding_down, true) {
+            return;
+        }
+        let limit = self.config.general.shutdown_timeout;
+        tracing::info!(?limit, "stopping when transactions have ended");
+        self.send(ShardId::new(0), ShardMessage::WindDown).await;
     }
 
     /// Sends a message, waiting for room. Only the control thread may wait: no shard waits for it.

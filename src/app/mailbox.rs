@@ -74,6 +74,8 @@ pub enum ShardMessage {
     Reload(Arc<Config>, Confirmation),
     /// To a shard: go on with this session.
     Session(Box<SessionRecord>),
+    /// To one shard: let transactions end, on all shards, and then have control end the process.
+    WindDown,
     /// To a shard: close everything and end.
     Stop,
     /// To a shard: tell of your prepared statements, for survey `ticket` of mine.

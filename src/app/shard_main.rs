@@ -28,7 +28,7 @@ use crate::session::registry::Registry;
 use crate::session::resume::Neighbours;
 use crate::session::shard::Connections;
 use crate::session::survey::Surveys;
-use crate::session::{Directory, Shard};
+use crate::session::{Directory, Shard, wind_down};
 use crate::tls::Keyring;
 use crate::transport::Gate;
 
@@ -137,7 +137,7 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
     let readers = (&*desk, &*post, &*book, &listening[..]);
     read_messages(&shard, readers, &office, context.inbox).await;
     for tenant in shard.directory().tenants() {
-        tenant.pool.retire_for_good();
+        tenant.pool.retire_for_good(false);
     }
 }
 
@@ -164,6 +164,7 @@ async fn read_messages(
     loop {
         match inbox.receive().await {
             (_, ShardMessage::Stop) => return,
+            (_, ShardMessage::WindDown) => wind_down(shard),
             (_, ShardMessage::Answer { number, result }) => desk.answer(number, result),
             (Seat::Shard(from), ShardMessage::Cancel { ticket, request }) => {
                 spawn(run_cancel(

@@ -212,6 +212,12 @@ pub struct PoolReading {
 }
 
 impl PoolReading {
+    /// Adds what a shard has counted.
+    pub(super) fn add(&mut self, cells: &PoolMetrics, now_us: u64) {
+        self.add_counts(cells, now_us);
+        self.add_times(cells);
+    }
+
     /// Adds all but the times of what a shard has counted.
     fn add_counts(&mut self, cells: &PoolMetrics, now_us: u64) {
         self.clients += cells.clients.get();

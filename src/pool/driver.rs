@@ -433,8 +433,9 @@ impl Pool {
     }
 
     /// The pool is no longer configured: idle connections close now, lent ones when they come back.
-    /// Clients that logged in before go on being served.
-    pub fn retire_for_good(self: &Rc<Self>) {
+    /// Clients that logged in before go on being served: by the pool that replaces this one, if
+    /// `is_replaced`, to which those who wait go over.
+    pub fn retire_for_good(self: &Rc<Self>, is_replaced: bool) {
         if !self.retired.replace(true) {
             self.host.retire(self);
         }
@@ -446,8 +447,12 @@ impl Pool {
         for server in idle {
             self.close(server);
         }
-        self.open_more();
-        // Who waits may go on with the pool that replaces this one.
+        // The server of a pool that is replaced may have moved: nothing more is opened for who waits.
+        if is_replaced {
+            self.act();
+        } else {
+            self.open_more();
+        }
         self.wake_waiting();
     }
 

@@ -46,3 +46,27 @@ pub(super) fn not_spoken(text: &str) -> Refusal {
 pub(super) fn invalid() -> Refusal {
     Refusal::new(sqlstate::PROTOCOL_VIOLATION, "invalid message format")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_binding_without_parameters_and_with_text_is_taken() {
+        assert_eq!(check_binding(&[0, 0, 0, 0, 0, 0]), Ok(()));
+        assert_eq!(check_binding(&[0, 1, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0]), Ok(()));
+        for (rest, sqlstate) in [
+            (&[0, 0, 0, 1, 0, 0, 0, 1, 65, 0, 0][..], "0A000"),
+            (&[0, 0, 0, 0, 0, 1, 0, 1], "0A000"),
+            (&[0, 0, 0, 0, 0, 0, 0], "08P01"),
+            (&[0, 9, 0, 0], "08P01"),
+            (&[], "08P01"),
+        ] {
+            assert_eq!(
+                check_binding(rest).unwrap_err().sqlstate,
+                sqlstate,
+                "{rest:?}"
+            );
+        }
+    }
+}

@@ -18,6 +18,7 @@ use crate::admin::{
 };
 use crate::metrics::PoolMetrics;
 use crate::metrics::statements::{StatementAccount, add_up};
+use crate::metrics::window::{Gathering, PoolView};
 use crate::protocol::sqlstate;
 
 use super::orders::{Order, Outcome, Target, carry_out};
@@ -25,8 +26,12 @@ use super::shard::Shard;
 
 /// How long another shard may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// How long clients have to take the last words when `shutdown_timeout` is over.
+const FAREWELL_MIN: Duration = Duration::from_millis(500);
 /// How often it is looked whether servers have been closed or clients have gone.
 const LOOK: Duration = Duration::from_millis(5);
+/// How long numbers are read at a stretch, and how long others have then.
+const PIECE: Duration = Duration::from_micros(200);
 /// A server that is between two shards is on none of them: several looks in a row have to find none.
 const LOOKS_MIN: u32 = 3;
 
@@ -46,6 +51,7 @@ struct Gathered {
     clients: Vec<ClientRow>,
     servers: Vec<ServerRow>,
     statements: Vec<StatementAccount>,
+    times: Vec<PoolView>,
     sockets: Sockets,
 }
 
@@ -68,12 +74,13 @@ pub(super) async fn run(shard: &Rc<Shard>, command: Command) -> Result<Done, Ref
             Ok(Done::Tag("PAUSE"))
         }
         Command::Resume(database) => {
-            // Also one that was paused and then removed from the configuration.
-            let database = match database {
-                Some(name) if shard.host.knows(&name) => Some(name.into()),
-                other => checked(shard, other)?,
-            };
-            ask_all(shard, &Order::Resume(database)).await?;
+            let name = database.as_deref().map(Box::from);
+            let configured = checked(shard, database);
+            let outcomes = ask_all(shard, &Order::Resume(name)).await?;
+            // Also one that was removed from the configuration, as long as some shard has clients of it.
+            if outcomes.iter().all(|outcome| *outcome == Outcome::Done(0)) {
+                configured?;
+            }
             Ok(Done::Tag("RESUME"))
         }
         Command::Reconnect(database) => {
@@ -130,6 +137,7 @@ fn show(shard: &Shard, subject: Subject, gathered: &Gathered, is_heading: bool) 
         clients: &gathered.clients,
         servers: &gathered.servers,
         statements: &gathered.statements,
+        times: &gathered.times,
         sockets: &gathered.sockets,
         listening: &shard.listening,
         is_heading,
@@ -174,9 +182,25 @@ async fn gather(shard: &Rc<Shard>, subject: Subject) -> Result<Gathered, Refusal
             let sockets = shard.staff.sockets().await;
             gathered.sockets = sockets.map_err(|error| Refusal::system(error.to_string()))?;
         }
+        Subject::PoolsExtended | Subject::Stats | Subject::StatsTotals | Subject::StatsAverages => {
+            gathered.times = times(shard).await
+        }
         _ => {}
     }
     Ok(gathered)
+}
+
+/// Reads all pools with times and averages. Others have their turn meanwhile.
+async fn times(shard: &Shard) -> Vec<PoolView> {
+    let mut gathering = Gathering::new(&shard.fleet);
+    let mut begun = Instant::now();
+    while gathering.go_on() {
+        if begun.elapsed() > PIECE {
+            sleep(PIECE).await;
+            begun = Instant::now();
+        }
+    }
+    gathering.into_views()
 }
 
 async fn ask(shard: &Rc<Shard>, index: usize, order: Order) -> Result<Outcome, Refusal> {
@@ -288,17 +312,46 @@ pub(super) fn shut_down(shard: &Rc<Shard>, when: When) {
                 };
                 looks = if left == 0 { looks + 1 } else { 0 };
             }
-            say_farewell(&shard).await;
+            let limit = shard.directory().config.general.shutdown_timeout;
+            say_farewell(&shard, shards::now() + limit).await;
         }
         shard.staff.shut_down();
     });
 }
 
-/// Tells everybody that is still there that it is over, and waits, at most `shutdown_timeout`, until they
+/// Ends the process as `SHUTDOWN WAIT_FOR_SERVERS` does, but after `shutdown_timeout` in any case: to be
+/// called on one shard.
+pub fn wind_down(shard: &Rc<Shard>) {
+    let shard = Rc::clone(shard);
+    spawn(async move {
+        let limit = shard.directory().config.general.shutdown_timeout;
+        let deadline = shards::now() + limit;
+        for order in [Order::Refuse, Order::Pause(None)] {
+            if let Err(refusal) = ask_all(&shard, &order).await {
+                tracing::warn!(reason = %refusal.message, "not every shard has begun to end");
+            }
+        }
+        let mut looks = 0;
+        while looks < LOOKS_MIN && shards::now() < deadline {
+            sleep(LOOK).await;
+            let is_empty = sum(&shard, None, servers) == 0;
+            looks = if is_empty { looks + 1 } else { 0 };
+        }
+        if looks < LOOKS_MIN {
+            let clients = sum(&shard, None, |pool| pool.clients_active.get());
+            tracing::warn!(
+                clients,
+                "shutdown_timeout is over: who has a server is cut off"
+            );
+        }
+        say_farewell(&shard, deadline.max(shards::now() + FAREWELL_MIN)).await;
+        shard.staff.shut_down();
+    });
+}
+
+/// Tells everybody that is still there that it is over, and waits, at most until `deadline`, until they
 /// have that and what was queued for them before.
-async fn say_farewell(shard: &Rc<Shard>) {
-    let limit = shard.directory().config.general.shutdown_timeout;
-    let deadline = shards::now() + limit;
+async fn say_farewell(shard: &Rc<Shard>, deadline: Instant) {
     for index in 0..shard.count {
         if let Err(refusal) = ask(shard, index, Order::End).await {
             tracing::warn!(reason = %refusal.message, "not everybody is told of the end");

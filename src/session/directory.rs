@@ -86,11 +86,10 @@ impl Directory {
         };
         if let Some(before) = before {
             for tenant in before.tenants() {
-                let kept = directory
-                    .tenant(&tenant.pool.key.database, &tenant.pool.key.user)
-                    .is_some_and(|now| Rc::ptr_eq(&now.pool, &tenant.pool));
-                if !kept {
-                    tenant.pool.retire_for_good();
+                let key = &tenant.pool.key;
+                let now = directory.tenant(&key.database, &key.user);
+                if !now.is_some_and(|now| Rc::ptr_eq(&now.pool, &tenant.pool)) {
+                    tenant.pool.retire_for_good(now.is_some());
                 }
             }
         }

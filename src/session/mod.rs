@@ -53,5 +53,6 @@ mod splice;
 pub mod startup;
 pub mod survey;
 
+pub use commands::wind_down;
 pub use directory::{Directory, Tenant};
 pub use shard::Shard;

@@ -65,7 +65,7 @@ pub enum Target {
 pub enum Outcome {
     /// A page of clients, and where the next begins.
     Clients(Vec<ClientRow>, Option<u32>),
-    /// It is done; so many clients were concerned.
+    /// It is done; so many clients were concerned, or for a resume: 1 if the shard knows the database.
     Done(usize),
     /// It is paused; the number of that pause on this shard.
     Paused(u64),
@@ -108,8 +108,11 @@ pub fn carry_out(shard: &Rc<Shard>, order: Order) -> Outcome {
         Order::Kill(target, at) => Outcome::Done(kill(shard, &target, at)),
         Order::Pause(database) => Outcome::Paused(shard.host.pause(database.as_deref())),
         Order::Resume(database) => {
+            let is_known = database
+                .as_deref()
+                .is_some_and(|name| shard.host.knows(name));
             shard.host.resume(database.as_deref());
-            Outcome::Done(0)
+            Outcome::Done(usize::from(is_known))
         }
         Order::Reconnect(database, at) => {
             shard.host.reconnect(database.as_deref(), at);
