@@ -183,7 +183,7 @@ async fn gather(shard: &Rc<Shard>, subject: Subject) -> Result<Gathered, Refusal
             gathered.sockets = sockets.map_err(|error| Refusal::system(error.to_string()))?;
         }
         Subject::PoolsExtended | Subject::Stats | Subject::StatsTotals | Subject::StatsAverages => {
-            gathered.times = times(shard).await
+            gathered.times = times(shard).await;
         }
         _ => {}
     }
