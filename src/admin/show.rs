@@ -11,7 +11,7 @@ use crate::metrics::window::{Averages, PoolView};
 
 use super::sockets::{Sockets, TCP_STATES, UNIX_STATES};
 use super::table::{Column, Table};
-use super::view::{Listening, View, host_and_port};
+use super::view::{Listening, View, clients_by, host_and_port};
 
 /// Columns of one type.
 fn numerics(names: &[&'static str]) -> impl Iterator<Item = Column> {
@@ -92,12 +92,12 @@ pub fn databases(view: &View<'_>) -> Table {
     );
     let mut table = Table::new(columns);
     let tenants = view.tenants();
+    let clients = clients_by(&tenants, |tenant| &tenant.pool.name);
     for tenant in &tenants {
         let (pool, user) = (tenant.pool, tenant.user);
         let (host, port) = host_and_port(&pool.server);
         let limits = view.config.limits_of(pool, user);
-        let of_database = tenants.iter().filter(|other| other.pool.name == pool.name);
-        let clients: u64 = of_database.map(|other| other.view.now.clients).sum();
+        let clients = clients.get(&*pool.name).copied().unwrap_or_default();
         let size = user.pool_size.to_string();
         let most = match limits.max_db_connections {
             0 => size.clone(),
@@ -139,13 +139,11 @@ pub fn users(view: &View<'_>) -> Table {
     );
     let mut table = Table::new(columns);
     let tenants = view.tenants();
+    let clients = clients_by(&tenants, |tenant| &tenant.user.username);
     for tenant in &tenants {
         let (pool, user) = (tenant.pool, tenant.user);
         let limits = view.config.limits_of(pool, user);
-        let of_user = tenants
-            .iter()
-            .filter(|other| other.user.username == user.username);
-        let clients: u64 = of_user.map(|other| other.view.now.clients).sum();
+        let clients = clients.get(&*user.username).copied().unwrap_or_default();
         table.push(vec![
             user.username.clone(),
             mode(user.pool_mode),
@@ -265,7 +263,7 @@ pub fn pools_extended(view: &View<'_>) -> Table {
         "transaction_0.5",
     ]));
     let mut table = Table::new(columns);
-    for tenant in view.tenants() {
+    for tenant in view.tenants_with_times() {
         let (now, recent) = (&tenant.view.now, &tenant.view.recent);
         let (seconds, micros) = seconds_and_rest(now.wait_us_max);
         let mut row = vec![tenant.pool.name.clone(), tenant.user.username.clone()];
@@ -488,7 +486,7 @@ pub fn stats(view: &View<'_>, has_totals: bool, has_averages: bool) -> Table {
         columns.extend(numerics(&AVERAGES));
     }
     let mut table = Table::new(columns);
-    for tenant in view.tenants() {
+    for tenant in view.tenants_with_times() {
         let mut row = vec![tenant.pool.name.clone(), tenant.user.username.clone()];
         if has_totals {
             row.extend(totals(&tenant.view).map(|number| number.to_string()));

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::*;
 use crate::config::{self, Config};
 use crate::metrics::statements::StatementAccount;
+use crate::metrics::window::views;
 use crate::metrics::{Enrolled, Fleet};
 use command::SUBJECTS;
 
@@ -67,12 +68,14 @@ fn with_view<T>(fleet: &Fleet, body: impl Fn(&View<'_>) -> T) -> T {
         clients: &[client],
         servers: &[server],
         statements: &[],
+        times: &views(fleet),
         sockets: &Sockets::default(),
         listening: &[Listening {
             address: "::".to_owned(),
             port: 6432,
             family: "ipv6, ipv4",
         }],
+        is_heading: false,
     })
 }
 

@@ -3,13 +3,15 @@
 //! **Owns:** the rows of clients and servers, and the settings, as the console shows them.
 //! **Does not own:** where they come from (`session::commands`).
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use crate::config::{Config, Endpoint, PoolConfig, UserConfig};
 use crate::metrics::Fleet;
 use crate::metrics::pool::PoolReading;
 use crate::metrics::statements::StatementAccount;
-use crate::metrics::window::{PoolView, views};
+use crate::metrics::window::{PoolView, counts};
 
 use super::sockets::Sockets;
 
@@ -28,10 +30,14 @@ pub struct View<'a> {
     pub servers: &'a [ServerRow],
     /// The prepared statements, if they are asked for.
     pub statements: &'a [StatementAccount],
+    /// The pools with times and averages, if those are asked for.
+    pub times: &'a [PoolView],
     /// The sockets, if they are asked for.
     pub sockets: &'a Sockets,
     /// Where clients can connect.
     pub listening: &'a [Listening],
+    /// Only the columns are wanted: there are no rows of pools.
+    pub is_heading: bool,
 }
 
 /// A place where clients can connect.
@@ -116,25 +122,55 @@ pub struct ServerRow {
 pub(super) struct Tenant<'a> {
     pub(super) pool: &'a PoolConfig,
     pub(super) user: &'a UserConfig,
-    pub(super) view: PoolView,
+    pub(super) view: Cow<'a, PoolView>,
 }
 
 impl View<'_> {
-    /// The pools that are configured, in the order of the configuration.
+    /// The pools that are configured, in the order of the configuration, without times and averages:
+    /// those are many numbers.
     pub(super) fn tenants(&self) -> Vec<Tenant<'_>> {
-        let mut views = views(self.fleet);
+        if self.is_heading {
+            return Vec::new();
+        }
+        let views = counts(self.fleet).into_iter();
+        self.tenants_of(views.map(Cow::Owned))
+    }
+
+    /// As [`View::tenants`], with times and averages.
+    pub(super) fn tenants_with_times(&self) -> Vec<Tenant<'_>> {
+        self.tenants_of(self.times.iter().map(Cow::Borrowed))
+    }
+
+    fn tenants_of<'a>(&'a self, views: impl Iterator<Item = Cow<'a, PoolView>>) -> Vec<Tenant<'a>> {
+        if self.is_heading {
+            return Vec::new();
+        }
+        let mut views: HashMap<_, _> = views
+            .map(|view| ((view.database.clone(), view.user.clone()), view))
+            .collect();
         let mut tenants = Vec::new();
         for pool in &self.config.pools {
             for user in &pool.users {
-                let is_it =
-                    |view: &PoolView| *view.database == *pool.name && *view.user == *user.username;
-                let found = views.iter().position(is_it);
-                let view = found.map_or_else(|| nothing(pool, user), |at| views.swap_remove(at));
+                let name = (pool.name.as_str().into(), user.username.as_str().into());
+                let view = views.remove(&name);
+                let view = view.unwrap_or_else(|| Cow::Owned(nothing(pool, user)));
                 tenants.push(Tenant { pool, user, view });
             }
         }
         tenants
     }
+}
+
+/// The clients of the pools that have the same `name`, by that name.
+pub(super) fn clients_by<'a>(
+    tenants: &[Tenant<'a>],
+    name: impl Fn(&Tenant<'a>) -> &'a str,
+) -> HashMap<&'a str, u64> {
+    let mut sums = HashMap::new();
+    for tenant in tenants {
+        *sums.entry(name(tenant)).or_default() += tenant.view.now.clients;
+    }
+    sums
 }
 
 /// A pool that no shard has heard of yet.

@@ -3,6 +3,7 @@
 //! **Owns:** everything of the process that is not per query.
 //! **Does not own:** anything on the path of a query.
 
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use shards::{ControlSeat, Seat, ShardId};
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tracing::Level;
 
 use crate::admin::settings;
@@ -24,12 +25,15 @@ use crate::metrics::window::WINDOW;
 use crate::tls::Keyring;
 
 use super::advice::{self, Facts};
-use super::mailbox::{ShardMessage, Work, WorkResult};
+use super::mailbox::{Confirmation, ShardMessage, Work, WorkResult};
 use super::scrape::Scrape;
 use super::{logging, report, sockets};
 
 /// How often a message that did not fit is tried again.
 const RETRY: Duration = Duration::from_millis(5);
+
+/// How long shards may take to take a configuration over before the one who asks is told so.
+const CONFIRMATION_MAX: Duration = Duration::from_secs(10);
 
 /// The control thread's state.
 struct Control {
@@ -43,6 +47,7 @@ struct Control {
     started: Arc<Config>,
     fleet: Fleet,
     keyring: Keyring,
+    is_winding_down: bool,
     is_over: bool,
     done: UnboundedSender<(Seat, u32, WorkResult)>,
 }
@@ -110,6 +115,7 @@ pub fn control(
             log_level,
             fleet,
             keyring,
+            is_winding_down: false,
             is_over: false,
             done,
         }
@@ -139,7 +145,7 @@ impl Control {
                     report::write(&self.fleet);
                 }
                 _ = signals.terminate.recv() => break,
-                _ = signals.interrupt.recv() => break,
+                _ = signals.interrupt.recv() => self.wind_down().await,
                 _ = signals.hang_up.recv() => {
                     // What is wrong is in the log.
                     let _ = self.reload().await;
@@ -166,6 +172,16 @@ impl Control {
         Ok(())
     }
 
+    /// Has the shards let transactions end; one of them then says that it is over.
+    async fn wind_down(&mut self) {
+        if std::mem::replace(&mut self.is_winding_down, true) {
+            return;
+        }
+        let limit = self.config.general.shutdown_timeout;
+        tracing::info!(?limit, "stopping when transactions have ended");
+        self.send(ShardId::new(0), ShardMessage::WindDown).await;
+    }
+
     /// Sends a message, waiting for room. Only the control thread may wait: no shard waits for it.
     async fn send(&self, shard: ShardId, message: ShardMessage) {
         let mut message = message;
@@ -176,7 +192,7 @@ impl Control {
     }
 
     /// Reads the configuration again and gives it to the shards; otherwise says why not.
-    async fn reload(&mut self) -> Result<(), String> {
+    async fn reload(&mut self) -> Result<Spread, String> {
         let mut loaded = config::load(&self.config_file).map_err(|error| {
             tracing::error!(%error, "Config reload error, the old configuration stays");
             error.to_string()
@@ -204,33 +220,36 @@ impl Control {
                 "configuration: {key} differs from the start: it is used after a restart"
             );
         }
-        self.spread(Arc::new(loaded.config)).await;
+        let spread = self.spread(Arc::new(loaded.config)).await;
         tracing::info!("configuration reloaded");
-        Ok(())
+        Ok(spread)
     }
 
     /// Gives a configuration to the shards.
-    async fn spread(&mut self, config: Arc<Config>) {
+    async fn spread(&mut self, config: Arc<Config>) -> Spread {
         if config.general.log_level != self.config.general.log_level
             && let Some(level) = config.general.log_level
             && let Err(error) = logging::set_level(level)
         {
             tracing::error!(%level, %error, "the level of the log cannot be changed");
         }
+        let (confirmation, confirmed) = channel(1);
         for shard in 0..self.seat.shard_count() {
-            let message = ShardMessage::Reload(Arc::clone(&config));
+            let confirmation = Confirmation(confirmation.clone());
+            let message = ShardMessage::Reload(Arc::clone(&config), confirmation);
             self.send(ShardId::new(shard as u16), message).await;
         }
         self.config = config;
+        Spread(confirmed)
     }
 
     /// Changes one setting, until the next reload.
-    async fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
+    async fn set(&mut self, key: &str, value: &str) -> Result<Spread, String> {
         let mut config = (*self.config).clone();
         settings::set(&mut config.general, key, value).map_err(|error| error.to_string())?;
-        self.spread(Arc::new(config)).await;
+        let spread = self.spread(Arc::new(config)).await;
         tracing::info!(key, value, "SET at the console");
-        Ok(())
+        Ok(spread)
     }
 
     async fn read_messages(&mut self) {
@@ -268,7 +287,8 @@ impl Control {
                 });
             }
             Work::Set { key, value } => {
-                answer.give(WorkResult::Set(self.set(&key, &value).await));
+                let spread = self.set(&key, &value).await;
+                answer.give_when_done(spread, WorkResult::Set);
             }
             Work::ShutDown => self.is_over = true,
             Work::Sockets => {
@@ -276,8 +296,22 @@ impl Control {
                     answer.give(WorkResult::Sockets(sockets::count().map(Box::new)));
                 });
             }
-            Work::Reload => answer.give(WorkResult::Reloaded(self.reload().await)),
+            Work::Reload => {
+                let spread = self.reload().await;
+                answer.give_when_done(spread, WorkResult::Reloaded);
+            }
         }
+    }
+}
+
+/// A configuration on its way: ends when all shards have it.
+struct Spread(Receiver<Infallible>);
+
+impl Spread {
+    async fn done(mut self) -> Result<(), String> {
+        let done = tokio::time::timeout(CONFIRMATION_MAX, self.0.recv());
+        let done = done.await.map(|_| ());
+        done.map_err(|_| "not every shard has the new configuration yet".to_owned())
     }
 }
 
@@ -292,6 +326,20 @@ impl Answerer {
     fn give(self, result: WorkResult) {
         // The receiver is gone only when the process ends.
         let _ = self.done.send((self.from, self.number, result));
+    }
+
+    /// Answers when all shards have what is on its way to them. Control goes on meanwhile.
+    fn give_when_done(
+        self,
+        spread: Result<Spread, String>,
+        result: fn(Result<(), String>) -> WorkResult,
+    ) {
+        match spread {
+            Err(reason) => self.give(result(Err(reason))),
+            Ok(spread) => {
+                tokio::spawn(async move { self.give(result(spread.done().await)) });
+            }
+        }
     }
 }
 

@@ -5,10 +5,13 @@
 //!
 //! **Invariant:** a message is small; what is large travels behind a pointer.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+
+use tokio::sync::mpsc::Sender;
 
 use crate::admin::Sockets;
 use crate::auth::ScramKeys;
@@ -68,9 +71,11 @@ pub enum ShardMessage {
         outcome: Box<Outcome>,
     },
     /// To a shard: this is the configuration from now on.
-    Reload(Arc<Config>),
+    Reload(Arc<Config>, Confirmation),
     /// To a shard: go on with this session.
     Session(Box<SessionRecord>),
+    /// To one shard: let transactions end, on all shards, and then have control end the process.
+    WindDown,
     /// To a shard: close everything and end.
     Stop,
     /// To a shard: tell of your prepared statements, for survey `ticket` of mine.
@@ -88,6 +93,10 @@ pub enum ShardMessage {
     /// To a shard: where a session is that has logged in there.
     Whereabouts(Notice),
 }
+
+/// Dropped when a shard has taken a configuration over, or has ended: control waits for all of them.
+#[derive(Clone, Debug)]
+pub struct Confirmation(pub Sender<Infallible>);
 
 /// Work that would block a shard.
 #[derive(Debug)]
@@ -130,9 +139,9 @@ pub enum WorkResult {
     Resolved(Result<Vec<SocketAddr>, String>),
     /// Keys.
     Derived(Result<ScramKeys, String>),
-    /// The configuration has been read and is on its way to the shards.
+    /// All shards have the new configuration.
     Reloaded(Result<(), String>),
-    /// The setting is on its way to the shards.
+    /// All shards have the setting.
     Set(Result<(), String>),
     /// The sockets.
     Sockets(io::Result<Box<Sockets>>),

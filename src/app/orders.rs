@@ -12,6 +12,7 @@ use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use crate::admin::Sockets;
 use crate::session::orders::{Answer, Order, Outcome, Staff};
@@ -19,6 +20,9 @@ use crate::session::orders::{Answer, Order, Outcome, Staff};
 use super::errands::ErrandDesk;
 use super::mailbox::{ShardMessage, Work, WorkResult};
 use super::post::PostOffice;
+
+/// How long a full lane to control is left alone.
+const RETRY: Duration = Duration::from_millis(5);
 
 enum State {
     Open(Option<Waker>),
@@ -106,10 +110,12 @@ impl Staff for BookStaff {
     }
 
     fn shut_down(&self) {
-        let errand = Rc::clone(&self.0.errands).run(Work::ShutDown);
+        let desk = Rc::clone(&self.0.errands);
         shards::spawn(async move {
-            // The answer is the end.
-            let _ = errand.await;
+            // The answer is the end; until then the lane to control was full.
+            while Rc::clone(&desk).run(Work::ShutDown).await.is_err() {
+                shards::sleep(RETRY).await;
+            }
         });
     }
 

@@ -6,14 +6,18 @@
 //! Runs on the control thread: no shard does anything for a scrape, and reading their numbers does not
 //! stop them.
 //!
-//! **Invariant:** a connection is one request, of a few KiB at most, and ends after
-//! [`CONNECTION_MAX`] whatever the client does; there are at most [`CONNECTIONS_MAX`] at a time.
-//! Others wait to be accepted.
+//! **Invariants**
+//! 1. A connection is one request, of a few KiB at most, and ends after [`CONNECTION_MAX`] whatever the
+//!    client does; there are at most [`CONNECTIONS_MAX`] at a time.
+//! 2. Who says nothing keeps nobody away: if there are as many as there may be, the oldest that has not
+//!    said what it wants makes room for the next. If all have, the next waits.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use flate2::Compression;
@@ -28,7 +32,8 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::config::Prometheus;
@@ -44,7 +49,7 @@ use super::sockets;
 /// How long a connection may take in all.
 const CONNECTION_MAX: Duration = Duration::from_secs(10);
 /// How long a client may take to say what it wants.
-const HEADER_MAX: Duration = Duration::from_secs(5);
+const HEADER_MAX: Duration = Duration::from_secs(1);
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 16;
 /// The largest head of a request, in bytes.
@@ -128,16 +133,19 @@ impl Scrape {
             }
         };
         let sources = Arc::new(self.sources);
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        // Closed by nobody, so there will be a place.
-        while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        let mut guests = Guests::default();
+        loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
+                    let place = guests.make_room().await;
                     let sources = Arc::clone(&sources);
-                    tokio::spawn(async move {
-                        serve_one(stream, sources).await;
+                    let has_asked = Arc::new(AtomicBool::new(false));
+                    let flag = Arc::clone(&has_asked);
+                    let task = tokio::spawn(async move {
+                        serve_one(stream, sources, &flag).await;
                         drop(place);
                     });
+                    guests.all.push_back((task.abort_handle(), has_asked));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection for metrics was not accepted");
@@ -148,9 +156,41 @@ impl Scrape {
     }
 }
 
+/// The connections that there are, the oldest first, and whether they have said what they want.
+struct Guests {
+    all: VecDeque<(AbortHandle, Arc<AtomicBool>)>,
+    places: Arc<Semaphore>,
+}
+
+impl Default for Guests {
+    fn default() -> Self {
+        Self {
+            all: VecDeque::new(),
+            places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        }
+    }
+}
+
+impl Guests {
+    /// A place for one more.
+    async fn make_room(&mut self) -> Option<OwnedSemaphorePermit> {
+        self.all.retain(|(task, _)| !task.is_finished());
+        if self.places.available_permits() == 0 {
+            let mut all = self.all.iter();
+            let silent = all.position(|(_, has_asked)| !has_asked.load(Ordering::Relaxed));
+            if let Some((task, _)) = silent.and_then(|at| self.all.remove(at)) {
+                task.abort();
+            }
+        }
+        // Closed by nobody, so there will be one.
+        Arc::clone(&self.places).acquire_owned().await.ok()
+    }
+}
+
 /// One connection, which is one request.
-async fn serve_one(stream: TcpStream, sources: Arc<Sources>) {
+async fn serve_one(stream: TcpStream, sources: Arc<Sources>, has_asked: &AtomicBool) {
     let service = service_fn(|request: Request<Incoming>| {
+        has_asked.store(true, Ordering::Relaxed);
         let sources = Arc::clone(&sources);
         async move {
             let takes_gzip = takes_gzip(request.headers());
@@ -183,26 +223,21 @@ enum Page {
 }
 
 fn page(method: &Method, path: &str, sources: &Sources) -> Page {
-    match (path, method) {
-        ("/metrics", &Method::GET) => Page::Metrics,
-        ("/health/ready", &Method::GET) if sources.fleet.is_closing() => {
-            Page::Short(plain(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n"))
-        }
-        _ => Page::Short(short(method, path)),
-    }
-}
-
-fn short(method: &Method, path: &str) -> Response<Full<Bytes>> {
-    if !matches!(path, "/metrics" | "/health/live" | "/health/ready") {
-        return plain(StatusCode::NOT_FOUND, "not found\n");
-    }
-    if method != Method::GET {
-        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
-        let allowed = HeaderValue::from_static("GET");
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+        let allowed = HeaderValue::from_static("GET, HEAD");
         response.headers_mut().insert(ALLOW, allowed);
-        return response;
+        return Page::Short(response);
     }
-    plain(StatusCode::OK, "ok\n")
+    Page::Short(match path {
+        "/health/ready" if sources.fleet.is_closing() => {
+            plain(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n")
+        }
+        "/health/live" | "/health/ready" => plain(StatusCode::OK, "ok\n"),
+        _ if path.starts_with("/health/") => plain(StatusCode::NOT_FOUND, "not found\n"),
+        // Whatever path a monitor was told: earlier versions did not look at it.
+        _ => return Page::Metrics,
+    })
 }
 
 /// Whether the client understands gzip, as it says.
@@ -278,14 +313,17 @@ mod tests {
             (Method::GET, "/metrics", 200),
             (Method::GET, "/health/live", 200),
             (Method::GET, "/health/ready", 200),
-            (Method::GET, "/", 404),
-            (Method::GET, "/metrics/", 404),
-            (Method::POST, "/", 404),
+            (Method::HEAD, "/metrics", 200),
+            (Method::GET, "/", 200),
+            (Method::GET, "/metrics/", 200),
+            (Method::HEAD, "/health/live", 200),
+            (Method::GET, "/health/other", 404),
+            (Method::POST, "/", 405),
             (Method::POST, "/metrics", 405),
-            (Method::HEAD, "/health/live", 405),
+            (Method::DELETE, "/health/live", 405),
         ] {
             let Page::Short(response) = page(&method, path, &sources) else {
-                assert_eq!((path, status), ("/metrics", 200));
+                assert!(status == 200 && !path.starts_with("/health"), "{path}");
                 continue;
             };
             assert_eq!(response.status(), status, "{method} {path}");

@@ -23,11 +23,12 @@ use crate::session::cancel::{Cancels, Place};
 use crate::session::doors::Doors;
 use crate::session::orders::carry_out;
 use crate::session::overtime;
+use crate::session::pursuit::Pursuits;
 use crate::session::registry::Registry;
 use crate::session::resume::Neighbours;
 use crate::session::shard::Connections;
 use crate::session::survey::Surveys;
-use crate::session::{Directory, Shard};
+use crate::session::{Directory, Shard, wind_down};
 use crate::tls::Keyring;
 use crate::transport::Gate;
 
@@ -114,6 +115,7 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
         roster: Rc::default(),
         staff: Rc::new(BookStaff(Rc::clone(&book))),
         doors: Doors::default(),
+        pursuits: Pursuits::default(),
         cancels,
         surveys: Surveys::new(Box::new(MeshSurveyors(Rc::clone(&office)))),
         neighbours,
@@ -135,7 +137,7 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
     let readers = (&*desk, &*post, &*book, &listening[..]);
     read_messages(&shard, readers, &office, context.inbox).await;
     for tenant in shard.directory().tenants() {
-        tenant.pool.retire_for_good();
+        tenant.pool.retire_for_good(false);
     }
 }
 
@@ -162,6 +164,7 @@ async fn read_messages(
     loop {
         match inbox.receive().await {
             (_, ShardMessage::Stop) => return,
+            (_, ShardMessage::WindDown) => wind_down(shard),
             (_, ShardMessage::Answer { number, result }) => desk.answer(number, result),
             (Seat::Shard(from), ShardMessage::Cancel { ticket, request }) => {
                 spawn(run_cancel(
@@ -189,13 +192,14 @@ async fn read_messages(
                 office.send(from.index(), ShardMessage::OrderDone { ticket, outcome });
             }
             (_, ShardMessage::OrderDone { ticket, outcome }) => book.answer(ticket, *outcome),
-            (Seat::Control, ShardMessage::Reload(config)) => {
+            (Seat::Control, ShardMessage::Reload(config, confirmation)) => {
                 renew(
                     listening,
                     &shard.directory().config.general,
                     &config.general,
                 );
                 reload(shard, config);
+                drop(confirmation);
             }
             (Seat::Shard(from), ShardMessage::Pool(letter)) => {
                 let (id, letter) = *letter;
@@ -222,6 +226,9 @@ fn reload(shard: &Rc<Shard>, config: Arc<Config>) {
     let directory = Directory::new(config, &shard.host, Some(&before));
     *shard.directory.borrow_mut() = Rc::new(directory);
     shard.host.end_reload();
+    let directory = shard.directory();
+    let is_configured = |name: &str| directory.has_database(name);
+    shard.host.forget_pauses(is_configured);
     // The housekeeper opens what new pools keep open.
     shard.host.alarm.at_most(shards::now());
 }

@@ -212,7 +212,14 @@ pub struct PoolReading {
 }
 
 impl PoolReading {
-    fn add(&mut self, cells: &PoolMetrics, now_us: u64) {
+    /// Adds what a shard has counted.
+    pub(super) fn add(&mut self, cells: &PoolMetrics, now_us: u64) {
+        self.add_counts(cells, now_us);
+        self.add_times(cells);
+    }
+
+    /// Adds all but the times of what a shard has counted.
+    fn add_counts(&mut self, cells: &PoolMetrics, now_us: u64) {
         self.clients += cells.clients.get();
         self.clients_active += cells.clients_active.get();
         self.clients_waiting += cells.clients_waiting.get();
@@ -228,9 +235,6 @@ impl PoolReading {
         self.bytes_received += cells.bytes_received.get();
         self.bytes_sent += cells.bytes_sent.get();
         self.errors += cells.errors.get();
-        self.queries.add(&cells.queries);
-        self.transactions.add(&cells.transactions);
-        self.waits.add(&cells.waits);
         self.prepared_entries += cells.prepared_entries.get();
         self.prepared_bytes += cells.prepared_bytes.get();
         self.client_prepared_entries += cells.client_prepared_entries.get();
@@ -243,6 +247,13 @@ impl PoolReading {
                 prepared_hits: numbers.prepared_hits.get(),
                 prepared_misses: numbers.prepared_misses.get(),
             }));
+    }
+
+    /// Adds the times of what a shard has counted: more than a thousand cells.
+    fn add_times(&mut self, cells: &PoolMetrics) {
+        self.queries.add(&cells.queries);
+        self.transactions.add(&cells.transactions);
+        self.waits.add(&cells.waits);
     }
 
     /// Clients that neither have a server nor wait for one. Numbers of a moment may not fit each
@@ -260,12 +271,26 @@ impl PoolReading {
 
 /// All pools, each over all shards.
 pub fn read_all(fleet: &Fleet) -> BTreeMap<PoolName, PoolReading> {
+    read(fleet, PoolReading::add_times)
+}
+
+/// As [`read_all`], without times: for those who stop a shard while they read.
+pub fn read_counts(fleet: &Fleet) -> BTreeMap<PoolName, PoolReading> {
+    read(fleet, |_, _| {})
+}
+
+fn read(
+    fleet: &Fleet,
+    add_times: fn(&mut PoolReading, &PoolMetrics),
+) -> BTreeMap<PoolName, PoolReading> {
     let mut readings = BTreeMap::<PoolName, PoolReading>::new();
     let now_us = fleet.micros(std::time::Instant::now());
     for shard in 0..fleet.shards().len() {
         for cells in fleet.pools(shard).iter() {
             let name = (cells.database.clone(), cells.user.clone());
-            readings.entry(name).or_default().add(cells, now_us);
+            let reading = readings.entry(name).or_default();
+            reading.add_counts(cells, now_us);
+            add_times(reading, cells);
         }
     }
     readings
@@ -298,6 +323,9 @@ mod tests {
         assert_eq!((reading.clients, reading.clients_idle()), (5, 4));
         assert_eq!((reading.size, reading.queries.count()), (7, 1));
         assert!(reading.wait_us_max >= 1000);
+        let counts = &read_counts(&fleet)[&("db".into(), "a".into())];
+        assert_eq!((counts.clients, counts.size), (5, 7));
+        assert_eq!(counts.queries, Histogram::default(), "no times are read");
         let server = second.enrol_server(42);
         server.note(7, 8);
         let expected = ServerReading {

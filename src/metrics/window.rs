@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Fleet;
-use super::pool::{PoolName, PoolReading, read_all};
+use super::pool::{PoolMetrics, PoolName, PoolReading, read_all, read_counts};
 
 /// The length of a window.
 pub const WINDOW: Duration = Duration::from_secs(15);
@@ -132,35 +132,94 @@ pub struct PoolView {
     pub averages: Averages,
 }
 
+/// All pools in the order of their names, as they are now, without times and averages.
+pub fn counts(fleet: &Fleet) -> Vec<PoolView> {
+    let view = |((database, user), now)| PoolView {
+        database,
+        user,
+        now,
+        recent: PoolReading::default(),
+        averages: Averages::default(),
+    };
+    read_counts(fleet).into_iter().map(view).collect()
+}
+
 /// All pools in the order of their names.
 pub fn views(fleet: &Fleet) -> Vec<PoolView> {
     views_at(Reading::take(fleet), &fleet.ticks())
 }
 
+/// All pools, read in pieces: each is thousands of numbers, and a shard has other things to do.
+#[derive(Debug)]
+pub struct Gathering {
+    blocks: std::vec::IntoIter<Arc<PoolMetrics>>,
+    now_us: u64,
+    readings: BTreeMap<PoolName, PoolReading>,
+    ticks: Arc<Ticks>,
+    views: Vec<PoolView>,
+}
+
+impl Gathering {
+    /// Begins to read.
+    pub fn new(fleet: &Fleet) -> Self {
+        let shards = 0..fleet.shards().len();
+        let blocks: Vec<_> = shards
+            .flat_map(|shard| (**fleet.pools(shard)).clone())
+            .collect();
+        Self {
+            blocks: blocks.into_iter(),
+            now_us: fleet.micros(Instant::now()),
+            readings: BTreeMap::new(),
+            ticks: Arc::clone(&fleet.ticks()),
+            views: Vec::new(),
+        }
+    }
+
+    /// Reads one more piece. True if there are more.
+    pub fn go_on(&mut self) -> bool {
+        if self.blocks.as_slice().is_empty() {
+            let Some(reading) = self.readings.pop_first() else {
+                return false;
+            };
+            self.views.push(view_at(reading, &self.ticks));
+        }
+        for cells in self.blocks.by_ref().take(1) {
+            let name = (cells.database.clone(), cells.user.clone());
+            let reading = self.readings.entry(name).or_default();
+            reading.add(&cells, self.now_us);
+        }
+        true
+    }
+
+    /// What was read, in the order of the names.
+    pub fn into_views(self) -> Vec<PoolView> {
+        self.views
+    }
+}
+
 fn views_at(now: Reading, ticks: &Ticks) -> Vec<PoolView> {
+    let readings = Arc::unwrap_or_clone(now.pools).into_iter();
+    readings.map(|reading| view_at(reading, ticks)).collect()
+}
+
+fn view_at((name, now): (PoolName, PoolReading), ticks: &Ticks) -> PoolView {
     let none = PoolReading::default();
     let length = ticks.newer.at.saturating_duration_since(ticks.older.at);
-    let view = |(name, now): (PoolName, PoolReading)| {
-        let older = ticks.older.pools.get(&name).unwrap_or(&none);
-        let newer = ticks.newer.pools.get(&name).unwrap_or(&none);
-        let recent = PoolReading {
-            queries: now.queries.since(&older.queries),
-            transactions: now.transactions.since(&older.transactions),
-            waits: now.waits.since(&older.waits),
-            ..PoolReading::default()
-        };
-        PoolView {
-            recent,
-            averages: Averages::between(older, newer, length),
-            database: name.0,
-            user: name.1,
-            now,
-        }
+    let older = ticks.older.pools.get(&name).unwrap_or(&none);
+    let newer = ticks.newer.pools.get(&name).unwrap_or(&none);
+    let recent = PoolReading {
+        queries: now.queries.since(&older.queries),
+        transactions: now.transactions.since(&older.transactions),
+        waits: now.waits.since(&older.waits),
+        ..PoolReading::default()
     };
-    Arc::unwrap_or_clone(now.pools)
-        .into_iter()
-        .map(view)
-        .collect()
+    PoolView {
+        recent,
+        averages: Averages::between(older, newer, length),
+        database: name.0,
+        user: name.1,
+        now,
+    }
 }
 
 #[cfg(test)]

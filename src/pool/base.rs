@@ -20,6 +20,8 @@ use crate::server::parameters::ParameterSet;
 #[derive(Debug, Default)]
 pub struct Base {
     known: RefCell<Option<Rc<ParameterSet>>>,
+    /// It was a pool before this one that has learned it.
+    is_inherited: Cell<bool>,
     wakers: RefCell<HashMap<u32, Waker>>,
     waits: Cell<u32>,
 }
@@ -38,13 +40,28 @@ impl Base {
         self.known.borrow().clone()
     }
 
+    /// True if no server of this pool has reported anything, as far as known here.
+    pub fn is_open(&self) -> bool {
+        self.is_inherited.get() || self.known.borrow().is_none()
+    }
+
+    /// Takes over what servers of the pool have reported that this one replaces, until one of its own
+    /// does.
+    pub fn inherit(&self, before: &Self) {
+        if let (Some(base), true) = (before.get(), self.is_open()) {
+            self.learn(&base);
+            self.is_inherited.set(true);
+        }
+    }
+
     /// A server has reported this set. True if that is news.
     pub fn learn(&self, base: &Rc<ParameterSet>) -> bool {
+        let was_inherited = self.is_inherited.replace(false);
         let before = self.known.borrow_mut().replace(Rc::clone(base));
         for waker in self.wakers.take().into_values() {
             waker.wake();
         }
-        before.is_none_or(|before| !Rc::ptr_eq(&before, base))
+        was_inherited || before.is_none_or(|before| !Rc::ptr_eq(&before, base))
     }
 
     /// A wait until the set is known.
@@ -91,6 +108,19 @@ mod tests {
         assert!(wait.poll(&context).is_ready());
         assert!(!base.learn(&set));
         assert!(base.learn(&Rc::new(ParameterSet::default())));
+    }
+
+    #[test]
+    fn what_the_pool_before_knew_counts_until_a_server_has_reported() {
+        let (before, base) = (Base::default(), Base::default());
+        base.inherit(&before);
+        assert!(base.get().is_none());
+        let set = Rc::new(ParameterSet::default());
+        before.learn(&set);
+        base.inherit(&before);
+        assert!(base.get().is_some() && base.is_open());
+        assert!(base.learn(&set), "the other shards are to know");
+        assert!(!base.is_open() && !base.learn(&set));
     }
 
     #[test]

@@ -171,7 +171,7 @@ impl Pool {
 
     /// Another shard knows what servers of this pool report.
     pub fn offer_base(&self, base: ParameterSet) {
-        if self.base.get().is_none() {
+        if self.base.is_open() {
             self.base.learn(&self.intern(base));
         }
     }
@@ -316,12 +316,16 @@ impl Pool {
             self.discard(server);
             return;
         }
-        let Some(mut server) = self.gives_way(server) else {
+        let Some(server) = self.gives_way(server) else {
             return;
         };
+        self.lend_or_keep(server, now);
+    }
+
+    fn lend_or_keep(self: &Rc<Self>, mut server: Box<ServerConnection>, now: Instant) {
         let expires = server.expires;
         server.card.is_lent.set(false);
-        if waiting == 0 {
+        if self.part.borrow().state().waiting_count() == 0 {
             server.stream.watch(server.number);
         }
         let waker = self.part.borrow_mut().checkin(server, now, expires);
@@ -366,8 +370,16 @@ impl Pool {
 
     fn opened(self: &Rc<Self>, server: Box<ServerConnection>) {
         self.learn_base(&server.base);
-        self.part.borrow_mut().opened(shards::now());
-        self.check_in(server);
+        let now = shards::now();
+        self.part.borrow_mut().opened(now);
+        let is_wanted = self.part.borrow().state().waiting_count() > 0;
+        if is_wanted && server.has_expired(now) && !self.is_outdated(&server) {
+            // However short its life is meant to be, it serves once: otherwise one would be opened after
+            // the other, for nobody.
+            self.lend_or_keep(server, now);
+        } else {
+            self.check_in(server);
+        }
         // At home the end of one opening permits the next.
         self.open_more();
     }
@@ -421,8 +433,9 @@ impl Pool {
     }
 
     /// The pool is no longer configured: idle connections close now, lent ones when they come back.
-    /// Clients that logged in before go on being served.
-    pub fn retire_for_good(self: &Rc<Self>) {
+    /// Clients that logged in before go on being served: by the pool that replaces this one, if
+    /// `is_replaced`, to which those who wait go over.
+    pub fn retire_for_good(self: &Rc<Self>, is_replaced: bool) {
         if !self.retired.replace(true) {
             self.host.retire(self);
         }
@@ -434,8 +447,12 @@ impl Pool {
         for server in idle {
             self.close(server);
         }
-        self.open_more();
-        // Who waits may go on with the pool that replaces this one.
+        // The server of a pool that is replaced may have moved: nothing more is opened for who waits.
+        if is_replaced {
+            self.act();
+        } else {
+            self.open_more();
+        }
         self.wake_waiting();
     }
 

@@ -174,6 +174,8 @@ pub enum Letter<S> {
         number: u32,
         /// How many.
         permits: usize,
+        /// One of them has its server with it.
+        has_server: bool,
     },
     /// From home: no shard has a server, for a want of one.
     Nobody {
@@ -234,10 +236,12 @@ impl<S> Letter<S> {
                 to,
                 number,
                 permits,
+                has_server,
             } => Letter::Moved {
                 to,
                 number,
                 permits,
+                has_server,
             },
             Self::Nobody { number } => Letter::Nobody { number },
             Self::OpenDone(count) => Letter::OpenDone(count),

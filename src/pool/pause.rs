@@ -18,7 +18,7 @@
 //! 2. A pool that a reload makes is paused if its database is. Those who wait for the one before go over
 //!    to it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::task::Waker;
 use std::time::Instant;
@@ -32,13 +32,49 @@ use super::part::Part;
 /// Which databases lend no servers at the moment.
 #[derive(Debug, Default)]
 pub(super) struct Paused {
-    everything: bool,
-    databases: HashSet<Box<str>>,
+    /// Each pause has a number: one that has been ended and begun anew is another one.
+    count: u64,
+    everything: Option<u64>,
+    databases: HashMap<Box<str>, u64>,
 }
 
 impl Paused {
     fn has(&self, database: &str) -> bool {
-        self.everything || self.databases.contains(database)
+        self.everything.is_some() || self.databases.contains_key(database)
+    }
+
+    /// Begins a pause, unless there is one of just this extent; returns its number.
+    fn begin(&mut self, database: Option<&str>) -> u64 {
+        if let Some(number) = self.number(database) {
+            return number;
+        }
+        self.count += 1;
+        match database {
+            None => self.everything = Some(self.count),
+            Some(name) => {
+                self.databases.insert(name.into(), self.count);
+            }
+        }
+        self.count
+    }
+
+    fn end(&mut self, database: Option<&str>) {
+        match database {
+            None => {
+                self.everything = None;
+                self.databases.clear();
+            }
+            Some(name) => {
+                self.databases.remove(name);
+            }
+        }
+    }
+
+    fn number(&self, database: Option<&str>) -> Option<u64> {
+        match database {
+            None => self.everything,
+            Some(name) => self.databases.get(name).copied(),
+        }
     }
 }
 
@@ -53,36 +89,52 @@ pub(super) struct Noted {
 }
 
 impl Host {
-    /// Has pools of `database`, or all, lend no servers.
-    pub fn pause(&self, database: Option<&str>) {
-        {
-            let mut paused = self.paused.borrow_mut();
-            match database {
-                None => paused.everything = true,
-                Some(name) => {
-                    paused.databases.insert(name.into());
-                }
-            }
-        }
+    /// Has pools of `database`, or all, lend no servers. Returns the number of this pause.
+    pub fn pause(&self, database: Option<&str>) -> u64 {
+        let number = self.paused.borrow_mut().begin(database);
         for pool in self.pools() {
             pool.pause_if_asked();
+        }
+        number
+    }
+
+    /// The number of the pause of `database`, or of all, while it lasts.
+    pub fn pause_number(&self, database: Option<&str>) -> Option<u64> {
+        self.paused.borrow().number(database)
+    }
+
+    /// True if `database` was paused by its name, or has pools that no reload has left in the
+    /// configuration and that clients still use.
+    pub fn knows(&self, database: &str) -> bool {
+        let is_paused = self.paused.borrow().databases.contains_key(database);
+        is_paused
+            || self
+                .pools()
+                .iter()
+                .any(|pool| *pool.key.database == *database)
+    }
+
+    /// Ends the pauses of databases that are not configured any more: nobody would look for them.
+    pub fn forget_pauses(&self, is_configured: impl Fn(&str) -> bool) {
+        let names: Vec<_> = {
+            let paused = self.paused.borrow();
+            let names = paused.databases.keys();
+            names.filter(|name| !is_configured(name)).cloned().collect()
+        };
+        for name in names {
+            self.resume(Some(&name));
         }
     }
 
     /// Has pools of `database`, or all, lend servers again.
     pub fn resume(&self, database: Option<&str>) {
-        {
-            let mut paused = self.paused.borrow_mut();
-            match database {
-                None => *paused = Paused::default(),
-                Some(name) => {
-                    paused.databases.remove(name);
-                }
-            }
-        }
-        for pool in self.pools() {
+        self.paused.borrow_mut().end(database);
+        let pools = self.pools();
+        let current = pools.iter().filter(|pool| !pool.is_retired());
+        let current: HashSet<_> = current.map(|pool| &pool.key).collect();
+        for pool in &pools {
             if !self.paused.borrow().has(&pool.key.database) {
-                pool.resume();
+                pool.resume(current.contains(&pool.key));
             }
         }
     }
@@ -118,8 +170,15 @@ impl Pool {
         self.close_idle();
     }
 
-    fn resume(self: &Rc<Self>) {
+    /// Lends servers again. `has_current`: there is a pool of these names that is configured.
+    fn resume(self: &Rc<Self>, has_current: bool) {
         if !self.is_paused() {
+            return;
+        }
+        if self.is_retired() && has_current {
+            // Who waits here goes over to the other one. Nothing is opened for them: the server may have
+            // moved.
+            self.wake_waiting();
             return;
         }
         self.metrics.is_paused.set(0);

@@ -14,12 +14,21 @@
 //! 4. Connections being opened are at most `opening_max`, over all shards.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::letter::{Letter, TOLERANCE, Want};
 
 /// Marks the number of a want for permits that are to be destroyed.
 pub const DEBT: u32 = 1 << 31;
+
+/// How long a server that has left one shard may be under way to another: as long as that may take, nobody
+/// says that there is none.
+const UNDER_WAY_MAX: Duration = Duration::from_secs(1);
+
+/// True if a server that left a shard at `sent_at` may still be on its way.
+pub fn is_recent(sent_at: Option<Instant>, now: Instant) -> bool {
+    sent_at.is_some_and(|at| now.saturating_duration_since(at) < UNDER_WAY_MAX)
+}
 
 /// The part of `whole` that belongs to shard `index` of `count`. What cannot be divided goes one by
 /// one to the shards after `home`, so that small pools do not all land on the first shard.
@@ -85,6 +94,8 @@ pub struct Ledger {
     openers: VecDeque<(usize, usize)>,
     /// The shard that was last told to keep servers.
     keeper: usize,
+    /// When the last server left one shard for another.
+    server_sent_at: Option<Instant>,
 }
 
 impl Ledger {
@@ -102,6 +113,7 @@ impl Ledger {
             opening_max,
             openers: VecDeque::new(),
             keeper: home,
+            server_sent_at: None,
         }
     }
 
@@ -162,7 +174,7 @@ impl Ledger {
         };
         self.wants[from] = Some(open);
         self.ask(now, post);
-        self.say_nobody(from, post);
+        self.say_nobody(from, now, post);
     }
 
     /// Tells those who keep a want in mind that it has become younger or older.
@@ -223,11 +235,15 @@ impl Ledger {
             open.asking = None;
             self.ask(now, post);
         }
-        self.say_nobody(to, post);
+        self.say_nobody(to, now, post);
     }
 
     /// Tells a shard that wants a server that there is none, once all that have permits have said so.
-    fn say_nobody<S>(&self, to: usize, post: &mut Post<S>) {
+    fn say_nobody<S>(&self, to: usize, now: Instant, post: &mut Post<S>) {
+        // Whoever waits asks anew when it has tried again to open a connection.
+        if is_recent(self.server_sent_at, now) {
+            return;
+        }
         let Some(open) = self.wants[to].as_ref() else {
             return;
         };
@@ -238,6 +254,11 @@ impl Ledger {
             let number = open.want.number;
             post.push((to, Letter::Nobody { number }));
         }
+    }
+
+    /// A server has left one shard for another: meanwhile it is at neither.
+    pub const fn note_server_under_way(&mut self, now: Instant) {
+        self.server_sent_at = Some(now);
     }
 
     /// Permits have gone from one shard to another.
@@ -288,7 +309,7 @@ impl Ledger {
             let want = Want {
                 number: self.debts,
                 since: now,
-                flowing: Some(std::time::Duration::MAX / 4),
+                flowing: Some(Duration::MAX / 4),
                 rests: false,
                 waiters: 0,
                 with_server: false,
@@ -449,7 +470,7 @@ mod tests {
     #[test]
     fn the_longest_waiter_has_the_first_claim() {
         let now = Instant::now();
-        let earlier = now.checked_sub(std::time::Duration::from_secs(1)).unwrap();
+        let earlier = now.checked_sub(Duration::from_secs(1)).unwrap();
         let mut ledger = Ledger::new(1, 3, 0, 4);
         let mut post: Post<()> = Vec::new();
         ledger.want(1, want(1, now), now, &mut post);

@@ -260,10 +260,11 @@ impl Drop for Ticket<'_> {
     }
 }
 
-/// A canceller that is reset instead of closed may believe that its request has failed. The listening
-/// socket hands down options that are meant for sessions.
-fn close_in_order(canceller: &Stream) {
-    let socket = SockRef::from(canceller);
+/// Has a connection closed, not reset, so that what was sent arrives: the listening socket hands down
+/// options that are meant for sessions. A canceller that is reset may believe that its request has
+/// failed; a client that is sent away at the end would not learn why.
+pub(super) fn close_in_order(stream: &Stream) {
+    let socket = SockRef::from(stream);
     // Both fail only where they mean nothing: on a Unix socket, or a connection that is gone.
     let _ = socket.set_linger(None);
     let _ = socket.set_tcp_nodelay(false);

@@ -29,6 +29,7 @@ use crate::server::parameters::ParameterSet;
 
 use super::client::{Phase, Session, Step};
 use super::prepared::Prepared;
+use super::shard::Shard;
 
 /// What a client is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +117,8 @@ enum Summons {
     Late,
     /// It is to be closed.
     Killed,
+    /// It has been told so, and is closed when it has got that.
+    Parting,
 }
 
 /// Whose client it is.
@@ -202,12 +205,28 @@ impl ClientCard {
 
     /// Has it closed at its next step.
     pub fn kill(&self) {
-        self.summons.set(Summons::Killed);
+        if !self.is_killed() {
+            self.summons.set(Summons::Killed);
+        }
     }
 
     /// True if it is to be closed.
     pub fn is_killed(&self) -> bool {
-        self.summons.get() == Summons::Killed
+        matches!(self.summons.get(), Summons::Killed | Summons::Parting)
+    }
+
+    /// Has it closed as soon as it has got what is queued for it.
+    pub fn part(&self) {
+        self.summons.set(Summons::Parting);
+    }
+
+    /// It has come to this shard: has it closed if an order has missed it on its way.
+    pub fn close_if_wanted(&self, shard: &Shard) {
+        let ClientTally { id, born, .. } = self.tally.get();
+        let (database, _) = self.names();
+        if shard.doors.is_over() || shard.pursuits.meets(id, database, born) {
+            self.kill();
+        }
     }
 
     /// Has it look at its next step whether it has taken too long.
@@ -413,6 +432,7 @@ impl Session {
                 }
             }
             Summons::Killed => return self.killed(),
+            Summons::Parting => return self.parting(context),
         }
         let step = self.step_on(context);
         let prepared = self.prepared.as_deref();

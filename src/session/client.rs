@@ -147,6 +147,7 @@ impl Session {
         let belongs = Belongs::Pool(Rc::clone(&pool.metrics));
         let card = ClientCard::new(belongs, Rc::clone(&asked), client.id(), tally);
         let card = shard.roster.seat(card);
+        card.close_if_wanted(&shard);
         Self {
             client,
             framer: Framer::new(&INTEREST, BODY_BYTES_MAX),

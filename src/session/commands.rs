@@ -18,6 +18,7 @@ use crate::admin::{
 };
 use crate::metrics::PoolMetrics;
 use crate::metrics::statements::{StatementAccount, add_up};
+use crate::metrics::window::{Gathering, PoolView};
 use crate::protocol::sqlstate;
 
 use super::orders::{Order, Outcome, Target, carry_out};
@@ -25,8 +26,12 @@ use super::shard::Shard;
 
 /// How long another shard may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// How long clients have to take the last words when `shutdown_timeout` is over.
+const FAREWELL_MIN: Duration = Duration::from_millis(500);
 /// How often it is looked whether servers have been closed or clients have gone.
 const LOOK: Duration = Duration::from_millis(5);
+/// How long numbers are read at a stretch, and how long others have then.
+const PIECE: Duration = Duration::from_micros(200);
 /// A server that is between two shards is on none of them: several looks in a row have to find none.
 const LOOKS_MIN: u32 = 3;
 
@@ -46,6 +51,7 @@ struct Gathered {
     clients: Vec<ClientRow>,
     servers: Vec<ServerRow>,
     statements: Vec<StatementAccount>,
+    times: Vec<PoolView>,
     sockets: Sockets,
 }
 
@@ -54,7 +60,7 @@ pub(super) async fn run(shard: &Rc<Shard>, command: Command) -> Result<Done, Ref
     match command {
         Command::Show(subject) => {
             let gathered = gather(shard, subject).await?;
-            Ok(Done::Rows(show(shard, subject, &gathered), "SHOW"))
+            Ok(Done::Rows(show(shard, subject, &gathered, false), "SHOW"))
         }
         Command::Reload => {
             let outcome = shard.host.errands.reload().await;
@@ -63,13 +69,18 @@ pub(super) async fn run(shard: &Rc<Shard>, command: Command) -> Result<Done, Ref
         }
         Command::Pause(database) => {
             let database = checked(shard, database)?;
-            ask_all(shard, &Order::Pause(database.clone())).await?;
-            wait_for_pause(shard, database.as_deref()).await?;
+            let outcomes = ask_all(shard, &Order::Pause(database.clone())).await?;
+            wait_for_pause(shard, database.as_deref(), &outcomes[shard.index]).await?;
             Ok(Done::Tag("PAUSE"))
         }
         Command::Resume(database) => {
-            let database = checked(shard, database)?;
-            ask_all(shard, &Order::Resume(database)).await?;
+            let name = database.as_deref().map(Box::from);
+            let configured = checked(shard, database);
+            let outcomes = ask_all(shard, &Order::Resume(name)).await?;
+            // Also one that was removed from the configuration, as long as some shard has clients of it.
+            if outcomes.iter().all(|outcome| *outcome == Outcome::Done(0)) {
+                configured?;
+            }
             Ok(Done::Tag("RESUME"))
         }
         Command::Reconnect(database) => {
@@ -80,15 +91,12 @@ pub(super) async fn run(shard: &Rc<Shard>, command: Command) -> Result<Done, Ref
         Command::Kill(database) => {
             let database = checked(shard, Some(database))?.unwrap_or_default();
             ask_all(shard, &Order::Pause(Some(database.clone()))).await?;
-            ask_all(shard, &Order::Kill(Target::Database(database))).await?;
+            let order = Order::Kill(Target::Database(database), shards::now());
+            ask_all(shard, &order).await?;
             Ok(Done::Tag("KILL"))
         }
         Command::KillClient(id) => {
-            let outcomes = ask_all(shard, &Order::Kill(Target::Client(id))).await?;
-            if outcomes.iter().all(|outcome| *outcome == Outcome::Done(0)) {
-                let text = format!("there is no client 0x{id:08X}");
-                return Err(Refusal::new(sqlstate::UNDEFINED_OBJECT, text));
-            }
+            kill_client(shard, id).await?;
             Ok(Done::Tag("KILL_CLIENT"))
         }
         Command::Set { key, value } => {
@@ -98,7 +106,6 @@ pub(super) async fn run(shard: &Rc<Shard>, command: Command) -> Result<Done, Ref
             Ok(Done::Tag("SET"))
         }
         Command::Shutdown(when) => {
-            tracing::info!(?when, "SHUTDOWN at the console");
             if when != When::Now {
                 ask_all(shard, &Order::Refuse).await?;
             }
@@ -115,13 +122,13 @@ pub(super) async fn run(shard: &Rc<Shard>, command: Command) -> Result<Done, Ref
 /// The columns that a command will show, without running it.
 pub(super) fn columns(shard: &Shard, command: &Command) -> Option<Table> {
     match command {
-        Command::Show(subject) => Some(show(shard, *subject, &Gathered::default())),
+        Command::Show(subject) => Some(show(shard, *subject, &Gathered::default(), true)),
         Command::Shutdown(_) => Some(Table::new(vec![admin::Column::text("success")])),
         _ => None,
     }
 }
 
-fn show(shard: &Shard, subject: Subject, gathered: &Gathered) -> Table {
+fn show(shard: &Shard, subject: Subject, gathered: &Gathered, is_heading: bool) -> Table {
     let directory = shard.directory();
     let view = View {
         version: env!("CARGO_PKG_VERSION"),
@@ -130,8 +137,10 @@ fn show(shard: &Shard, subject: Subject, gathered: &Gathered) -> Table {
         clients: &gathered.clients,
         servers: &gathered.servers,
         statements: &gathered.statements,
+        times: &gathered.times,
         sockets: &gathered.sockets,
         listening: &shard.listening,
+        is_heading,
     };
     admin::table(subject, &view)
 }
@@ -173,9 +182,25 @@ async fn gather(shard: &Rc<Shard>, subject: Subject) -> Result<Gathered, Refusal
             let sockets = shard.staff.sockets().await;
             gathered.sockets = sockets.map_err(|error| Refusal::system(error.to_string()))?;
         }
+        Subject::PoolsExtended | Subject::Stats | Subject::StatsTotals | Subject::StatsAverages => {
+            gathered.times = times(shard).await;
+        }
         _ => {}
     }
     Ok(gathered)
+}
+
+/// Reads all pools with times and averages. Others have their turn meanwhile.
+async fn times(shard: &Shard) -> Vec<PoolView> {
+    let mut gathering = Gathering::new(&shard.fleet);
+    let mut begun = Instant::now();
+    while gathering.go_on() {
+        if begun.elapsed() > PIECE {
+            sleep(PIECE).await;
+            begun = Instant::now();
+        }
+    }
+    gathering.into_views()
 }
 
 async fn ask(shard: &Rc<Shard>, index: usize, order: Order) -> Result<Outcome, Refusal> {
@@ -228,40 +253,111 @@ fn servers(pool: &PoolMetrics) -> u64 {
     pool.servers_active.get() + pool.servers_idle.get() + pool.servers_login.get()
 }
 
-/// Waits until no server of the database is left.
-async fn wait_for_pause(shard: &Shard, database: Option<&str>) -> Result<(), Refusal> {
+/// Waits until no server of the database is left. The pause that is meant has the number in `paused`, on
+/// this shard: one that has been ended and begun anew is not waited for.
+async fn wait_for_pause(
+    shard: &Shard,
+    database: Option<&str>,
+    paused: &Outcome,
+) -> Result<(), Refusal> {
     let mut looks = 0;
     while looks < LOOKS_MIN {
         sleep(LOOK).await;
-        let is_paused = sum(shard, database, |pool| pool.is_paused.get()) > 0;
-        if !is_paused && sum(shard, database, |_| 1) > 0 {
+        let number = shard.host.pause_number(database);
+        if number.map(Outcome::Paused).as_ref() != Some(paused) {
             return Err(Refusal::system(
                 "RESUME has ended the pause before it was complete",
             ));
         }
-        looks = if sum(shard, database, servers) == 0 {
-            looks + 1
-        } else {
-            0
-        };
+        let is_empty = sum(shard, database, servers) == 0;
+        looks = if is_empty { looks + 1 } else { 0 };
     }
     Ok(())
+}
+
+/// Closes the client of this number. If it is between two shards none has it at first: it is looked for
+/// several times.
+async fn kill_client(shard: &Rc<Shard>, id: u32) -> Result<(), Refusal> {
+    let order = Order::Kill(Target::Client(id), shards::now());
+    for _ in 0..LOOKS_MIN {
+        let outcomes = ask_all(shard, &order).await?;
+        if outcomes.iter().any(|outcome| *outcome != Outcome::Done(0)) {
+            return Ok(());
+        }
+        sleep(LOOK).await;
+    }
+    let text = format!("there is no client 0x{id:08X}");
+    Err(Refusal::new(sqlstate::UNDEFINED_OBJECT, text))
+}
+
+/// Connections that are no consoles, also those that log in.
+fn clients(shard: &Shard) -> u64 {
+    let all = shard.connections.count();
+    let shards = shard.fleet.shards().iter();
+    let consoles: u64 = shards.map(|shard| shard.consoles.get()).sum();
+    all.saturating_sub(consoles)
 }
 
 /// Ends the process when it is time for it.
 pub(super) fn shut_down(shard: &Rc<Shard>, when: When) {
     let shard = Rc::clone(shard);
     spawn(async move {
-        loop {
-            let is_time = match when {
-                When::Now => true,
-                When::NoClients => sum(&shard, None, |pool| pool.clients.get()) == 0,
-                When::NoServers => sum(&shard, None, servers) == 0,
-            };
-            if is_time {
-                return shard.staff.shut_down();
+        if when != When::Now {
+            let mut looks = 0;
+            while looks < LOOKS_MIN {
+                sleep(LOOK).await;
+                let left = match when {
+                    When::NoServers => sum(&shard, None, servers),
+                    When::NoClients | When::Now => clients(&shard),
+                };
+                looks = if left == 0 { looks + 1 } else { 0 };
             }
-            sleep(LOOK).await;
+            let limit = shard.directory().config.general.shutdown_timeout;
+            say_farewell(&shard, shards::now() + limit).await;
         }
+        shard.staff.shut_down();
     });
+}
+
+/// Ends the process as `SHUTDOWN WAIT_FOR_SERVERS` does, but after `shutdown_timeout` in any case: to be
+/// called on one shard.
+pub fn wind_down(shard: &Rc<Shard>) {
+    let shard = Rc::clone(shard);
+    spawn(async move {
+        let limit = shard.directory().config.general.shutdown_timeout;
+        let deadline = shards::now() + limit;
+        for order in [Order::Refuse, Order::Pause(None)] {
+            if let Err(refusal) = ask_all(&shard, &order).await {
+                tracing::warn!(reason = %refusal.message, "not every shard has begun to end");
+            }
+        }
+        let mut looks = 0;
+        while looks < LOOKS_MIN && shards::now() < deadline {
+            sleep(LOOK).await;
+            let is_empty = sum(&shard, None, servers) == 0;
+            looks = if is_empty { looks + 1 } else { 0 };
+        }
+        if looks < LOOKS_MIN {
+            let clients = sum(&shard, None, |pool| pool.clients_active.get());
+            tracing::warn!(
+                clients,
+                "shutdown_timeout is over: who has a server is cut off"
+            );
+        }
+        say_farewell(&shard, deadline.max(shards::now() + FAREWELL_MIN)).await;
+        shard.staff.shut_down();
+    });
+}
+
+/// Tells everybody that is still there that it is over, and waits, at most until `deadline`, until they
+/// have that and what was queued for them before.
+async fn say_farewell(shard: &Rc<Shard>, deadline: Instant) {
+    for index in 0..shard.count {
+        if let Err(refusal) = ask(shard, index, Order::End).await {
+            tracing::warn!(reason = %refusal.message, "not everybody is told of the end");
+        }
+    }
+    while shard.connections.count() > 0 && shards::now() < deadline {
+        sleep(LOOK).await;
+    }
 }

@@ -16,21 +16,25 @@
 //! **Invariants**
 //! 1. A console needs no server, belongs to no pool and is not in the registry: there is nothing that
 //!    could be cancelled or handed to another shard.
-//! 2. It holds one message of at most `MESSAGE_BYTES_MAX` and `STATEMENTS_MAX` commands, and is not
-//!    read while more than `WINDOW_BYTES` wait for it.
+//! 2. It holds one message of at most `MESSAGE_BYTES_MAX`, `STATEMENTS_MAX` commands, and about
+//!    `WINDOW_BYTES` of what it sends while a command runs. While more than that wait for it, it is not
+//!    read and no command of it is run.
 //! 3. Whatever a query is, its answer ends with `ReadyForQuery`.
+//! 4. One that is closed by another is told so, wherever it is: `part` says it, nobody else does.
+//! 5. Between two commands other tasks have at least as long as the first of them has taken.
 //!
 //! Source: PostgreSQL documentation, `protocol-flow.html` ("Simple Query", "Extended Query").
 
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::ops::RangeInclusive;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::Rng;
-use shards::Chunk;
+use shards::{Chunk, sleep};
 
 use crate::admin::command::parse;
 use crate::admin::{Command, Refusal, When};
@@ -43,8 +47,11 @@ use crate::protocol::writer;
 use crate::server::parameters::ParameterSet;
 use crate::transport::Stream;
 
+use super::binding::{check_binding, invalid, not_spoken};
+use super::cancel::close_in_order;
 use super::client::WINDOW_BYTES;
 use super::commands::{self, Done};
+use super::kill::closed_by_operator;
 use super::relay::unknown_request;
 use super::report::Failure;
 use super::roster::Seated;
@@ -54,6 +61,12 @@ use super::shard::{Connection, Shard};
 const MESSAGE_BYTES_MAX: u32 = 64 * 1024;
 /// Prepared statements, and portals, of one console.
 const STATEMENTS_MAX: usize = 256;
+/// How long a command may run before a console is closed that goes on sending.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Time that others have between two commands: as long as the one before has taken, within these bounds.
+const TURN: RangeInclusive<Duration> = Duration::from_micros(100)..=Duration::from_millis(10);
+/// Commands of one query.
+const COMMANDS_MAX: usize = 1000;
 /// How long the answer to `SHUTDOWN` may take to leave.
 const LAST_WORDS_MAX: Duration = Duration::from_millis(500);
 
@@ -116,6 +129,10 @@ pub struct Console {
     framer: Framer,
     /// An error was reported, and its `Sync` has not come yet.
     is_skipping: bool,
+    /// What it has sent while a command of it ran.
+    ahead: Vec<u8>,
+    /// Time that others have before the next command.
+    rest: Duration,
     statements: HashMap<Vec<u8>, Prepared>,
     portals: HashMap<Vec<u8>, Prepared>,
     card: Seated,
@@ -177,6 +194,8 @@ impl Console {
             client,
             framer: Framer::new(&INTEREST, MESSAGE_BYTES_MAX),
             is_skipping: false,
+            ahead: Vec::new(),
+            rest: Duration::ZERO,
             statements: HashMap::new(),
             portals: HashMap::new(),
             card,
@@ -194,32 +213,43 @@ impl Console {
                 Some(chunk) => chunk,
                 None => match self.receive().await {
                     Some(chunk) => chunk,
-                    None => return,
+                    None => break,
                 },
             };
             input = match self.read(chunk).await {
                 Some(rest) if rest.is_empty() => None,
                 Some(rest) => Some(rest),
-                None => return,
+                None => break,
             };
+        }
+        self.part().await;
+    }
+
+    /// Its last words, if it has been closed.
+    async fn part(mut self) {
+        if !self.card.is_killed() {
+            return;
+        }
+        self.client.send(closed_by_operator().to_bytes());
+        if self.shard.doors.is_over() {
+            close_in_order(&self.client);
+            // Who waits for it to end does not do so for ever.
+            let _ = self.client.flush().await;
         }
     }
 
     /// What the client sends; `None` at its end, or when it is closed by another console.
     async fn receive(&mut self) -> Option<Chunk> {
+        if !self.ahead.is_empty() {
+            return Some(self.client.chunk_of(std::mem::take(&mut self.ahead)));
+        }
         let received = poll_fn(|context| {
             if self.card.is_killed() {
                 return Poll::Ready(Ok(None));
             }
             self.client.poll_receive(context)
-        })
-        .await;
-        if self.card.is_killed() {
-            let text = "terminating connection due to administrator command";
-            self.client
-                .send(Failure::new(sqlstate::ADMIN_SHUTDOWN, text).to_bytes());
-        }
-        received.ok().flatten()
+        });
+        received.await.ok().flatten()
     }
 
     /// Handles the next message in `chunk` and returns what is behind it; `None` at the end.
@@ -244,8 +274,7 @@ impl Console {
             }
             Request::Query(text) => {
                 chunk = chunk.release_if_scarce();
-                let mut out = Vec::new();
-                self.query(&text, &mut out).await?;
+                let out = self.query(&text).await?;
                 self.send_ready(out);
             }
             Request::Extended(tag, body) => {
@@ -260,13 +289,26 @@ impl Console {
         }
         if self.client.queued_bytes() > WINDOW_BYTES {
             chunk = chunk.release_if_scarce();
-            self.client.pause();
-            let client = &mut self.client;
-            poll_fn(|context| client.poll_sent(WINDOW_BYTES / 2, context))
-                .await
-                .ok()?;
+            self.wait_for_room().await?;
         }
         Some(chunk)
+    }
+
+    /// Waits until the client has taken most of what it got. `None` if it has gone, or has been closed.
+    async fn wait_for_room(&mut self) -> Option<()> {
+        if self.client.queued_bytes() <= WINDOW_BYTES {
+            return Some(());
+        }
+        self.client.pause();
+        let (client, card) = (&mut self.client, &self.card);
+        poll_fn(|context| {
+            let sent = client.poll_sent(WINDOW_BYTES / 2, context);
+            if card.is_killed() {
+                return Poll::Ready(None);
+            }
+            sent.map(Result::ok)
+        })
+        .await
     }
 
     fn send_ready(&mut self, mut out: Vec<u8>) {
@@ -284,23 +326,36 @@ impl Console {
         }
     }
 
-    /// Runs the commands of a text, up to the first error. `None` if the client has gone meanwhile.
-    async fn query(&mut self, text: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    /// Runs the commands of a text, up to the first error; returns what is still to be sent. `None` if the
+    /// client has gone meanwhile.
+    ///
+    /// Between two commands others have their turn, and the client takes what it has got.
+    async fn query(&mut self, text: &[u8]) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
         let all = parse(text);
         if all.is_empty() {
-            writer::empty_query_response(out);
+            writer::empty_query_response(&mut out);
+        }
+        if all.len() > COMMANDS_MAX {
+            let text = format!("a query has at most {COMMANDS_MAX} commands");
+            Refusal::new(sqlstate::PROGRAM_LIMIT_EXCEEDED, text).encode(&mut out);
+            return Some(out);
         }
         for command in all {
+            if !out.is_empty() {
+                self.client.send(std::mem::take(&mut out));
+                self.wait_for_room().await?;
+            }
             let outcome = match command {
-                Ok(command) => self.run_command(command, true, out).await?,
+                Ok(command) => self.run_command(command, true, &mut out).await?,
                 Err(error) => Err(error.into()),
             };
             if let Err(refusal) = outcome {
-                refusal.encode(out);
+                refusal.encode(&mut out);
                 break;
             }
         }
-        Some(())
+        Some(out)
     }
 
     /// Runs a command, and appends its answer. `None` if the client has gone meanwhile.
@@ -310,9 +365,15 @@ impl Console {
         describes: bool,
         out: &mut Vec<u8>,
     ) -> Option<Result<(), Refusal>> {
+        self.note(&command);
+        // A task that is only woken again keeps the shard from looking at its sockets.
+        sleep(self.rest).await;
+        let begun = Instant::now();
         let done = {
             let (client, card) = (&mut self.client, &self.card);
+            let ahead = &mut self.ahead;
             let mut running = pin!(commands::run(&self.shard, command));
+            let mut patience = sleep(PATIENCE);
             poll_fn(|context| {
                 if let Poll::Ready(done) = running.as_mut().poll(context) {
                     return Poll::Ready(Some(done));
@@ -320,10 +381,25 @@ impl Console {
                 if card.is_killed() {
                     return Poll::Ready(None);
                 }
-                client.poll_ended(context).map(|()| None)
+                // Its end may stand behind what it sends meanwhile.
+                while ahead.len() <= WINDOW_BYTES {
+                    match client.poll_receive(context) {
+                        Poll::Pending => return Poll::Pending,
+                        Poll::Ready(Ok(Some(chunk))) => ahead.extend_from_slice(&chunk),
+                        Poll::Ready(Ok(None) | Err(_)) => return Poll::Ready(None),
+                    }
+                }
+                client.pause();
+                Pin::new(&mut patience).poll(context).map(|()| {
+                    let text = "too much was sent while a command runs";
+                    let failure = Failure::new(sqlstate::PROGRAM_LIMIT_EXCEEDED, text);
+                    client.send(failure.to_bytes());
+                    None
+                })
             })
             .await?
         };
+        self.rest = begun.elapsed().clamp(*TURN.start(), *TURN.end());
         Some(match done {
             Ok(done) => {
                 self.tell(done, describes, out).await?;
@@ -331,6 +407,17 @@ impl Console {
             }
             Err(refusal) => Err(refusal),
         })
+    }
+
+    /// Notes who has asked for something that changes something.
+    fn note(&self, command: &Command) {
+        if matches!(command, Command::Show(_)) {
+            return;
+        }
+        let (_, user) = self.card.names();
+        let peer = self.card.tally().peer;
+        let peer = peer.map_or_else(|| "local".to_owned(), |peer| peer.to_string());
+        tracing::info!(client = %peer, user, ?command, "a command at the console");
     }
 
     /// Appends what has come of a command. `None` if it ends the process: that was told then.
@@ -485,43 +572,6 @@ fn find(commands: &HashMap<Vec<u8>, Prepared>, name: &[u8]) -> Result<Prepared, 
     })
 }
 
-/// Checks what follows the names in a `Bind`: no parameters, and results as text.
-fn check_binding(rest: &[u8]) -> Result<(), Refusal> {
-    let numbers = |bytes: &[u8]| -> Option<(Vec<u16>, usize)> {
-        let (count, rest) = bytes.split_first_chunk::<2>()?;
-        let len = 2 * usize::from(u16::from_be_bytes(*count));
-        let codes = rest.get(..len)?.chunks_exact(2);
-        let codes = codes.map(|code| u16::from(code[0]) << 8 | u16::from(code[1]));
-        Some((codes.collect(), 2 + len))
-    };
-    let (_, used) = numbers(rest).ok_or_else(invalid)?;
-    let rest = &rest[used..];
-    let (count, rest) = rest.split_first_chunk::<2>().ok_or_else(invalid)?;
-    if *count != [0, 0] {
-        return Err(not_spoken(
-            "commands of the admin console have no parameters",
-        ));
-    }
-    let (formats, used) = numbers(rest).ok_or_else(invalid)?;
-    if used != rest.len() {
-        return Err(invalid());
-    }
-    if formats.iter().any(|format| *format != 0) {
-        return Err(not_spoken(
-            "results of the admin console are text, not binary",
-        ));
-    }
-    Ok(())
-}
-
-fn not_spoken(text: &str) -> Refusal {
-    Refusal::new(sqlstate::FEATURE_NOT_SUPPORTED, text)
-}
-
-fn invalid() -> Refusal {
-    Refusal::new(sqlstate::PROTOCOL_VIOLATION, "invalid message format")
-}
-
 fn malformed(error: &FrameError) -> Vec<u8> {
     Failure::new(sqlstate::PROTOCOL_VIOLATION, error.to_string()).to_bytes()
 }
@@ -547,25 +597,6 @@ mod tests {
     fn everything_but_sync_is_skipped_after_an_error() {
         assert_eq!(requests(b"QPBDECSHdcfX!", false), "qxxxxxs----..");
         assert_eq!(requests(b"QPBDECFSHdcfX!", true), "-------s----..");
-    }
-
-    #[test]
-    fn only_a_binding_without_parameters_and_with_text_is_taken() {
-        assert_eq!(check_binding(&[0, 0, 0, 0, 0, 0]), Ok(()));
-        assert_eq!(check_binding(&[0, 1, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0]), Ok(()));
-        for (rest, sqlstate) in [
-            (&[0, 0, 0, 1, 0, 0, 0, 1, 65, 0, 0][..], "0A000"),
-            (&[0, 0, 0, 0, 0, 1, 0, 1], "0A000"),
-            (&[0, 0, 0, 0, 0, 0, 0], "08P01"),
-            (&[0, 9, 0, 0], "08P01"),
-            (&[], "08P01"),
-        ] {
-            assert_eq!(
-                check_binding(rest).unwrap_err().sqlstate,
-                sqlstate,
-                "{rest:?}"
-            );
-        }
     }
 
     #[test]

@@ -70,7 +70,11 @@ impl Directory {
             for user in &pool.users {
                 let tenant = before
                     .and_then(|before| before.take_over(pool, user, &config, host))
-                    .unwrap_or_else(|| new_tenant(&config, pool, user, host));
+                    .unwrap_or_else(|| {
+                        let tenant = new_tenant(&config, pool, user, host);
+                        before.inspect(|before| before.leave_base_to(&tenant));
+                        tenant
+                    });
                 users.insert(user.username.clone(), tenant);
             }
         }
@@ -82,11 +86,10 @@ impl Directory {
         };
         if let Some(before) = before {
             for tenant in before.tenants() {
-                let kept = directory
-                    .tenant(&tenant.pool.key.database, &tenant.pool.key.user)
-                    .is_some_and(|now| Rc::ptr_eq(&now.pool, &tenant.pool));
-                if !kept {
-                    tenant.pool.retire_for_good();
+                let key = &tenant.pool.key;
+                let now = directory.tenant(&key.database, &key.user);
+                if !now.is_some_and(|now| Rc::ptr_eq(&now.pool, &tenant.pool)) {
+                    tenant.pool.retire_for_good(now.is_some());
                 }
             }
         }
@@ -106,6 +109,27 @@ impl Directory {
     /// All pools.
     pub fn pools(&self) -> impl Iterator<Item = &Rc<Pool>> {
         self.tenants().map(|tenant| &tenant.pool)
+    }
+
+    /// True if there is such a database.
+    pub fn has_database(&self, database: &str) -> bool {
+        self.tenants.contains_key(database)
+    }
+
+    /// Lets clients log in to a new pool before it has a server: until then, and during a pause, they are
+    /// told what servers of the pool have reported that it replaces, if those are of the same database.
+    fn leave_base_to(&self, tenant: &Tenant) {
+        let key = &tenant.pool.key;
+        let Some(before) = self.tenant(&key.database, &key.user) else {
+            return;
+        };
+        let login = |tenant: &Tenant| {
+            let login = &tenant.pool.settings.login;
+            (login.database.clone(), login.credentials.user.clone())
+        };
+        if login(before) == login(tenant) {
+            tenant.pool.base.inherit(&before.pool.base);
+        }
     }
 
     /// The tenant that can stay as it is, or with another size.

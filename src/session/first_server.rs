@@ -3,6 +3,8 @@
 //! **Owns:** waiting for it at a login.
 //! **Does not own:** what is told to the client (`login`).
 //!
+//! Whose pool a reload replaces while it waits goes over to the new one: the server may have moved.
+//!
 //! **Invariant:** a login that gives up leaves no place in the queue behind, and a server that it was given
 //! goes back.
 
@@ -13,6 +15,9 @@ use std::task::{Context, Poll};
 use crate::pool::base::Wait;
 use crate::pool::{Acquired, CheckoutError, Pool, Ticket};
 use crate::server::parameters::ParameterSet;
+
+use super::directory::Tenant;
+use super::shard::Shard;
 
 /// A place in the queue, given up when dropped, and a wait for the word of another shard.
 struct Waiting<'a>(&'a Rc<Pool>, Option<Ticket>, Wait<'a>);
@@ -52,12 +57,39 @@ impl Waiting<'_> {
     }
 }
 
-/// What servers of `pool` report: as another shard has learned, or the first server here.
+/// What servers of the tenant's pool report: as another shard has learned, or the first server here. If a
+/// reload replaces the pool meanwhile, `tenant` is the new one.
 ///
 /// # Errors
 ///
 /// There is no server to be had.
-pub async fn learn_base(pool: &Rc<Pool>) -> Result<Rc<ParameterSet>, Rc<CheckoutError>> {
-    let mut waiting = Waiting(pool, None, pool.base.wait());
-    poll_fn(|context| waiting.poll(context)).await
+pub async fn learn_base(
+    shard: &Shard,
+    tenant: &mut Rc<Tenant>,
+) -> Result<Rc<ParameterSet>, Rc<CheckoutError>> {
+    loop {
+        let pool = &tenant.pool;
+        let mut waiting = Waiting(pool, None, pool.base.wait());
+        let learned = poll_fn(|context| match successor(shard, pool) {
+            Some(successor) => Poll::Ready(Err(successor)),
+            None => waiting.poll(context).map(Ok),
+        });
+        match learned.await {
+            Ok(outcome) => return outcome,
+            Err(successor) => {
+                drop(waiting);
+                *tenant = successor;
+            }
+        }
+    }
+}
+
+/// The tenant with the pool that a reload has replaced `pool` by.
+fn successor(shard: &Shard, pool: &Rc<Pool>) -> Option<Rc<Tenant>> {
+    if !pool.is_retired() {
+        return None;
+    }
+    let directory = shard.directory();
+    let tenant = directory.tenant(&pool.key.database, &pool.key.user)?;
+    (!Rc::ptr_eq(&tenant.pool, pool)).then(|| Rc::clone(tenant))
 }

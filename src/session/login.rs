@@ -36,12 +36,14 @@ use crate::protocol::writer;
 use crate::server::parameters::{ParameterSet, is_name};
 use crate::transport::Stream;
 
+use super::cancel::close_in_order;
 use super::card::{Belongs, ClientCard, ClientTally};
 use super::client::Session;
 use super::console::{self, Console};
 use super::directory::{Directory, Tenant};
 use super::first_server::learn_base;
 use super::headcount::Group;
+use super::kill::closed_by_operator;
 use super::report::{Failure, one_line};
 use super::shard::{Connection, Shard};
 use super::startup::{Conversation, Ended};
@@ -116,10 +118,18 @@ pub async fn log_in(
     };
     let limit = login.directory.config.general.client_login_timeout;
     let deadline = shards::now() + limit;
+    let over = Rc::clone(&login.shard);
+    let running = async {
+        tokio::select! {
+            biased;
+            () = over.doors.over() => Err(Rejection::Told(closed_by_operator())),
+            outcome = login.run() => outcome,
+        }
+    };
     let outcome = if limit.is_zero() {
-        Some(login.run().await)
+        Some(running.await)
     } else {
-        shards::until(deadline, login.run()).await
+        shards::until(deadline, running).await
     };
     match outcome {
         Some(Ok(Accepted::Client(accepted))) => Some(login.become_session(accepted)),
@@ -146,7 +156,7 @@ pub async fn log_in(
                 client = %login.peer_text(), sqlstate = %failure.sqlstate,
                 reason = %one_line(&failure.message), "login refused"
             );
-            login.talk.stream.send(failure.to_bytes());
+            login.refuse(&failure);
             None
         }
         None => {
@@ -213,17 +223,24 @@ impl Login {
                 names,
             });
         }
-        let tenant = self.authenticate(&startup).await?;
+        let mut tenant = self.authenticate(&startup).await?;
         self.join(&tenant)?;
-        let base = learn_base(&tenant.pool)
-            .await
-            .map_err(|error| no_first_server(&tenant, &startup, &error))?;
+        let learned = learn_base(&self.shard, &mut tenant).await;
+        let base = learned.map_err(|error| no_first_server(&tenant, &startup, &error))?;
         Ok(Accepted::Client(AcceptedClient {
             tenant,
             asked,
             base,
             speaks_3_2,
         }))
+    }
+
+    fn refuse(&mut self, failure: &Failure) {
+        let stream = &mut self.talk.stream;
+        if self.shard.doors.is_over() {
+            close_in_order(stream);
+        }
+        stream.send(failure.to_bytes());
     }
 
     /// Counts the client as one of its database and its user.

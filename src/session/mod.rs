@@ -13,6 +13,7 @@
 //! From `Idle` a session may also go to another shard (`resume`).
 
 mod awaiting;
+mod binding;
 pub mod budget;
 pub mod cancel;
 pub mod card;
@@ -38,6 +39,7 @@ mod parting;
 mod pipeline;
 pub mod prepared;
 mod provide;
+pub mod pursuit;
 pub mod registry;
 pub mod relay;
 pub mod report;
@@ -51,5 +53,6 @@ mod splice;
 pub mod startup;
 pub mod survey;
 
+pub use commands::wind_down;
 pub use directory::{Directory, Tenant};
 pub use shard::Shard;

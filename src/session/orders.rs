@@ -35,8 +35,10 @@ pub type Answer<T> = Pin<Box<dyn Future<Output = io::Result<T>>>>;
 pub enum Order {
     /// A page of its clients, from this place on.
     Clients(u32),
-    /// Close clients.
-    Kill(Target),
+    /// Tell all clients that it is over, and close them.
+    End,
+    /// Close clients that had connected at that time.
+    Kill(Target, Instant),
     /// Lend no servers, of one database or of all.
     Pause(Option<Box<str>>),
     /// Replace servers opened before, of one database or of all.
@@ -50,7 +52,7 @@ pub enum Order {
 }
 
 /// Which clients.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
     /// The one of this number.
     Client(u32),
@@ -63,8 +65,10 @@ pub enum Target {
 pub enum Outcome {
     /// A page of clients, and where the next begins.
     Clients(Vec<ClientRow>, Option<u32>),
-    /// It is done; so many clients were concerned.
+    /// It is done; so many clients were concerned, or for a resume: 1 if the shard knows the database.
     Done(usize),
+    /// It is paused; the number of that pause on this shard.
+    Paused(u64),
     /// A page of servers, and where the next begins.
     Servers(Vec<ServerRow>, Option<u32>),
 }
@@ -97,14 +101,18 @@ pub fn carry_out(shard: &Rc<Shard>, order: Order) -> Outcome {
             let rows = cards.iter().map(|card| server_row(shard, card));
             Outcome::Servers(rows.collect(), next)
         }
-        Order::Kill(target) => Outcome::Done(kill(shard, &target)),
-        Order::Pause(database) => {
-            shard.host.pause(database.as_deref());
-            Outcome::Done(0)
+        Order::End => {
+            shard.doors.end();
+            Outcome::Done(close(&shard.roster.find(|_| true)))
         }
+        Order::Kill(target, at) => Outcome::Done(kill(shard, &target, at)),
+        Order::Pause(database) => Outcome::Paused(shard.host.pause(database.as_deref())),
         Order::Resume(database) => {
+            let is_known = database
+                .as_deref()
+                .is_some_and(|name| shard.host.knows(name));
             shard.host.resume(database.as_deref());
-            Outcome::Done(0)
+            Outcome::Done(usize::from(is_known))
         }
         Order::Reconnect(database, at) => {
             shard.host.reconnect(database.as_deref(), at);
@@ -118,14 +126,19 @@ pub fn carry_out(shard: &Rc<Shard>, order: Order) -> Outcome {
     }
 }
 
-fn kill(shard: &Shard, target: &Target) -> usize {
+fn kill(shard: &Shard, target: &Target, at: Instant) -> usize {
+    let caught = shard.pursuits.begin(target, at);
     let cards = shard.roster.find(|card| match target {
         Target::Client(id) => card.tally().id == *id,
         Target::Database(name) => {
             matches!(&card.belongs, Belongs::Pool(pool) if pool.database == *name)
         }
     });
-    for card in &cards {
+    caught + close(&cards)
+}
+
+fn close(cards: &[Rc<ClientCard>]) -> usize {
+    for card in cards {
         card.kill();
         shards::wake(card.stream);
     }

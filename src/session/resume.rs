@@ -241,6 +241,7 @@ mod tests {
     use super::super::directory::Directory;
     use super::super::doors::Doors;
     use super::super::orders::{self, Order, Outcome, Staff};
+    use super::super::pursuit::Pursuits;
     use super::super::registry::{Place, Registry};
     use super::super::shard::Connections;
     use super::super::survey::{Surveyors, Surveys};
@@ -364,6 +365,7 @@ mod tests {
             roster: Rc::default(),
             staff: Rc::new(NoErrands),
             doors: Doors::default(),
+            pursuits: Pursuits::default(),
             cancels,
             surveys: Surveys::new(Box::new(NobodyElse)),
             neighbours,

@@ -20,6 +20,7 @@ use super::directory::Directory;
 use super::doors::Doors;
 use super::headcount::{Group, Headcounts, Member};
 use super::orders::Staff;
+use super::pursuit::Pursuits;
 use super::registry::Registry;
 use super::resume::Neighbours;
 use super::roster::Roster;
@@ -109,8 +110,10 @@ pub struct Shard {
     pub roster: Rc<Roster>,
     /// Carry out what consoles ask for.
     pub staff: Rc<dyn Staff>,
-    /// Whether clients are let in.
+    /// Whether clients are let in, and whether they may stay.
     pub doors: Doors,
+    /// Clients to be closed when they arrive.
+    pub pursuits: Pursuits,
     /// The cancel requests on their way.
     pub cancels: Cancels,
     /// The surveys of this shard's consoles.

@@ -32,6 +32,7 @@ mod cancel_storm;
 mod chaos;
 mod command_line;
 mod compatibility;
+mod console;
 mod copy;
 mod daemon;
 mod database_limits;

@@ -1,5 +1,6 @@
-//! Signals: SIGHUP reads the configuration again, SIGTERM ends.
+//! Signals: SIGHUP reads the configuration again, SIGTERM and SIGINT end.
 
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use crate::common::{
@@ -17,6 +18,8 @@ with_one_and_two_shards!(
     reload_of_a_bad_file_keeps_the_old_configuration,
     many_reloads_under_load_lose_nothing,
     termination_ends_at_once,
+    interrupt_lets_transactions_end,
+    interrupt_ends_when_its_time_is_over,
     termination_under_load_ends_at_once,
 );
 
@@ -269,6 +272,44 @@ fn termination_ends_at_once(shards: usize) {
         "after {:?}",
         start.elapsed()
     );
+}
+
+/// Asserts that the client is told of the end, and closed.
+fn assert_told_of_the_end(client: &mut Client) {
+    assert_eq!(client.expect('E').error_fields().sqlstate, "57P01");
+    assert!(client.is_closed());
+}
+
+fn interrupt_lets_transactions_end(shards: usize) {
+    let mut doorman = config(shards).start();
+    let mut idle = doorman.connect();
+    let mut busy = doorman.connect();
+    busy.execute("begin");
+    doorman.sigint();
+    eventually("nobody is let in", || {
+        TcpStream::connect(("127.0.0.1", doorman.port())).is_err()
+    });
+    doorman.sigint();
+    assert_eq!(busy.value("select 1"), "1");
+    idle.send(&message::query("select 2"));
+    busy.execute("commit");
+    for client in [&mut idle, &mut busy] {
+        assert_told_of_the_end(client);
+    }
+    assert_eq!(doorman.wait().code(), Some(0));
+}
+
+fn interrupt_ends_when_its_time_is_over(shards: usize) {
+    let mut doorman = config(shards).general("shutdown_timeout", "1s").start();
+    let mut busy = doorman.connect();
+    busy.execute("begin");
+    let start = Instant::now();
+    doorman.sigint();
+    assert_told_of_the_end(&mut busy);
+    assert_eq!(doorman.wait().code(), Some(0));
+    let took = start.elapsed();
+    let expected = Duration::from_secs(1)..Duration::from_secs(5);
+    assert!(expected.contains(&took), "{took:?}");
 }
 
 fn termination_under_load_ends_at_once(shards: usize) {

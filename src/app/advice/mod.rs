@@ -116,11 +116,6 @@ fn inert(general: &General, found: &mut Vec<String>) {
             "has no effect yet",
         ),
         (
-            "shutdown_timeout",
-            general.shutdown_timeout != default.shutdown_timeout.duration(),
-            "has no effect yet: the process stops at once",
-        ),
-        (
             "proxy_copy_data_timeout",
             general.proxy_copy_data_timeout != default.proxy_copy_data_timeout.duration(),
             "has no effect yet",

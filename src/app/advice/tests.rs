@@ -83,10 +83,6 @@ const DOUBTFUL: &[(&str, &str)] = &[
         "general.tokio_event_interval has no effect",
     ),
     (
-        "shutdown_timeout = '1m'",
-        "general.shutdown_timeout has no effect yet",
-    ),
-    (
         "verify_server_certificate = true",
         "general.verify_server_certificate = true without",
     ),

@@ -37,7 +37,8 @@ Start with:
 
 Signals:
   SIGHUP           reads the configuration again; clients stay
-  SIGTERM, SIGINT  stop at once
+  SIGTERM          stops at once
+  SIGINT           lets transactions end, for shutdown_timeout at most, and stops
 
 Exit codes:
   0   ended by a signal; the check or the command succeeded

@@ -27,7 +27,7 @@
 use std::time::{Duration, Instant};
 
 use super::super::letter::{Grant, Letter, Queue, Want};
-use super::super::permits::DEBT;
+use super::super::permits::{DEBT, is_recent};
 use super::{OwnWant, Part, is_not_later};
 
 /// How long the first waiter waits for a server of its own shard before another shard is asked:
@@ -148,10 +148,10 @@ impl<S, W> Part<S, W> {
         };
         let is_debt = want.number & DEBT != 0;
         let Some(idle_since) = self.state.coldest_since() else {
-            return !want.with_server && self.unclaimed() > 0 && self.grant_spare(to, want);
+            return !want.with_server && self.unclaimed() > 0 && self.grant_spare(to, want, now);
         };
         if is_debt && self.unclaimed() > 0 {
-            return self.grant_spare(to, want);
+            return self.grant_spare(to, want, now);
         }
         let cold_at = idle_since + HOT;
         let age = want.age(now);
@@ -166,27 +166,36 @@ impl<S, W> Part<S, W> {
         let Some(server) = self.state.part_with_coldest() else {
             return false;
         };
-        self.grant(to, want, Some(server), true);
+        self.grant((to, want), Some(server), true, now);
         true
     }
 
-    fn grant_spare(&mut self, to: usize, want: Want) -> bool {
+    fn grant_spare(&mut self, to: usize, want: Want, now: Instant) -> bool {
         let permits = self.state.part_with_spare(1);
         if permits > 0 {
-            self.grant(to, want, None, false);
+            self.grant((to, want), None, false, now);
         }
         permits > 0
     }
 
     /// Grants `want` with one permit, which has been taken off this shard. For a debt the server is
     /// closed: only the permit goes home.
-    fn grant(&mut self, to: usize, want: Want, server: Option<S>, was_idle: bool) {
+    fn grant(
+        &mut self,
+        (to, want): (usize, Want),
+        server: Option<S>,
+        was_idle: bool,
+        now: Instant,
+    ) {
         self.recall = None;
         if want.number & DEBT != 0 {
             self.closing.extend(server);
             self.send_permits(self.place.home, (want.number, 1), None, false);
         } else {
             self.granted[to] = want.number;
+            if server.is_some() {
+                self.server_sent_at = Some(now);
+            }
             self.send_permits(to, (want.number, 1), server, was_idle);
         }
     }
@@ -212,7 +221,7 @@ impl<S, W> Part<S, W> {
             return Some(server);
         }
         self.state.part_with_lent();
-        self.grant(to, want, Some(server), false);
+        self.grant((to, want), Some(server), false, now);
         self.review(now);
         None
     }
@@ -282,7 +291,13 @@ impl<S, W> Part<S, W> {
                 to,
                 number,
                 permits,
-            } => ledger.moved((from, to), (number, permits), now, post),
+                has_server,
+            } => {
+                if has_server {
+                    ledger.note_server_under_way(now);
+                }
+                ledger.moved((from, to), (number, permits), now, post);
+            }
             Letter::AskReserve(_)
             | Letter::Base(_)
             | Letter::Grant(_)
@@ -327,7 +342,8 @@ impl<S, W> Part<S, W> {
             let busy = Letter::Busy {
                 to,
                 number: want.number,
-                has_servers: self.state.held() > self.state.opening_count(),
+                has_servers: self.state.held() > self.state.opening_count()
+                    || is_recent(self.server_sent_at, now),
             };
             self.send(self.place.home, busy);
         }

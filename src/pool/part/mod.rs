@@ -98,6 +98,8 @@ pub struct Part<S, W> {
     reserve: Reserve,
     /// Home has said once that nobody has a server.
     was_told: bool,
+    /// When a server was last granted to another shard.
+    server_sent_at: Option<Instant>,
     /// The want of another shard to be granted when it can be.
     recall: Option<(usize, Want)>,
     /// The number of the last want of each shard that was granted from here.
@@ -138,6 +140,7 @@ impl<S, W> Part<S, W> {
             is_denied: false,
             reserve: Reserve::default(),
             was_told: false,
+            server_sent_at: None,
             recall: None,
             granted: vec![0; count],
             may_open: 0,
@@ -504,6 +507,7 @@ impl<S, W> Part<S, W> {
     ) {
         let kept = self.kept().saturating_sub(self.permits());
         self.set_kept(self.kept() - kept);
+        let has_server = server.is_some();
         let grant = Grant {
             number,
             permits,
@@ -518,6 +522,7 @@ impl<S, W> Part<S, W> {
                 to,
                 number,
                 permits,
+                has_server,
             };
             self.send(self.place.home, moved);
         }

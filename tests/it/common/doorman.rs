@@ -391,6 +391,10 @@ impl Doorman {
         self.signal("-TERM");
     }
 
+    pub(crate) fn sigint(&self) {
+        self.signal("-INT");
+    }
+
     fn signal(&self, signal: &str) {
         let status = Command::new("/bin/kill")
             .arg(signal)
