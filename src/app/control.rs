@@ -23,6 +23,8 @@ use crate::metrics::window::WINDOW;
 use crate::tls::Keyring;
 
 use super::advice::{self, Facts};
+use super::chores::Chores;
+use super::prover::Prover;
 use super::mailbox::{ShardMessage, Work, WorkResult};
 use super::scrape::Scrape;
 use super::{report, sockets};
@@ -38,6 +40,8 @@ struct Control {
     config: Arc<Config>,
     fleet: Fleet,
     keyring: Keyring,
+    chores: Chores,
+    prover: Prover,
     is_over: bool,
     done: UnboundedSender<(Seat, u32, WorkResult)>,
 }
@@ -83,7 +87,7 @@ pub fn control(
     prepared: Prepared,
     seat: ControlSeat<ShardMessage>,
     (config_file, config): (PathBuf, Arc<Config>),
-    (fleet, keyring): (Fleet, Keyring),
+    (fleet, keyring, prover): (Fleet, Keyring, Prover),
     scrape: Option<Scrape>,
 ) -> io::Result<()> {
     let Prepared { runtime, signals } = prepared;
@@ -103,6 +107,8 @@ pub fn control(
             config,
             fleet,
             keyring,
+            chores: Chores::default(),
+            prover,
             is_over: false,
             done,
         }
@@ -168,7 +174,11 @@ impl Control {
 
     /// Reads the configuration again and gives it to the shards; otherwise says why not.
     async fn reload(&mut self) -> Result<(), String> {
-        let loaded = config::load(&self.config_file).map_err(|error| {
+        let mut loaded = config::load(&self.config_file).map_err(|error| {
+            tracing::error!(%error, "Config reload error, the old configuration stays");
+            error.to_string()
+        })?;
+        self.prover.prepare(&mut loaded.config).map_err(|error| {
             tracing::error!(%error, "Config reload error, the old configuration stays");
             error.to_string()
         })?;
@@ -240,6 +250,12 @@ impl Control {
                 tokio::task::spawn_blocking(move || {
                     let keys = derive_keys(password.expose(), &salt, iterations);
                     answer.give(WorkResult::Derived(keys.map_err(|error| error.to_string())));
+                });
+            }
+            Work::Chore(chore) => {
+                let chores = self.chores.clone();
+                tokio::spawn(async move {
+                    answer.give(WorkResult::Done(chores.run(chore).await));
                 });
             }
             Work::Set { key, value } => {

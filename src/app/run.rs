@@ -12,7 +12,6 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use crossbeam_queue::SegQueue;
-use rand::Rng;
 use shards::{
     Policy, Requested, ShardCount, Socket, Topology, bind_tcp, launch, place, probe_host,
 };
@@ -29,6 +28,7 @@ use super::cli::{self, Cli, Command, EXIT_CONFIG};
 use super::control::{control, prepare};
 use super::daemon::{self, Foreground, Side};
 use super::hand_over::OnTheirWay;
+use super::prover::Prover;
 use super::scrape::{self, Scrape, Sources};
 use super::shard_main::{Shared, shard_main};
 use super::{generate, logging, migrate};
@@ -48,10 +48,14 @@ pub fn run(cli: &Cli) -> ExitCode {
     if cli.test_config {
         return cli::test_config(&cli.config_file);
     }
-    let loaded = match config::load(&cli.config_file) {
+    let mut loaded = match config::load(&cli.config_file) {
         Ok(loaded) => loaded,
         Err(error) => return cli::refuse_config(&error),
     };
+    let mut prover = Prover::new();
+    if let Err(error) = prover.prepare(&mut loaded.config) {
+        return cli::refuse_config(&error);
+    }
     let mut foreground = None;
     if cli.daemon {
         match daemon::detach(&loaded.config.general.daemon_pid_file) {
@@ -77,7 +81,7 @@ pub fn run(cli: &Cli) -> ExitCode {
     for warning in loaded.warnings.iter().chain(&doubts) {
         tracing::warn!("configuration: {warning}");
     }
-    match serve(cli, &Arc::new(loaded.config), &mut foreground) {
+    match serve(cli, &Arc::new(loaded.config), prover, &mut foreground) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Refused { code, reason }) => {
             tracing::error!("{reason}");
@@ -110,6 +114,7 @@ impl Refused {
 fn serve(
     cli: &Cli,
     config: &Arc<Config>,
+    prover: Prover,
     foreground: &mut Option<Foreground>,
 ) -> Result<(), Refused> {
     let general = &config.general;
@@ -140,14 +145,14 @@ fn serve(
         fleet: Fleet::new(placement.plans.len()),
         keyring: keyring(config)?,
         on_their_way: OnTheirWay::new(placement.plans.len()),
-        mock_secret: rand::rng().random(),
+        mock_secret: prover.secret(),
     };
     // Before the address for clients: who can connect there finds the rest in place.
     let scrape = listen_for_scrapes(config, &shared)?;
     for _ in &placement.plans {
         listeners.push(listen(general, address).map_err(refused)?);
     }
-    let numbers = (shared.fleet.clone(), shared.keyring.clone());
+    let numbers = (shared.fleet.clone(), shared.keyring.clone(), prover);
     let (fleet, seat) = launch(&placement.plans, move |context| {
         shard_main(
             context,

@@ -20,6 +20,7 @@ use crate::session::budget::Budget;
 use crate::session::cancel::{Cancels, Place};
 use crate::session::doors::Doors;
 use crate::session::orders::carry_out;
+use crate::session::proofs::cap::Cap;
 use crate::session::registry::Registry;
 use crate::session::resume::Neighbours;
 use crate::session::shard::Connections;
@@ -115,6 +116,7 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
         budget: shared.budget,
         fleet: shared.fleet,
         gate: Gate::default(),
+        proofs: Cap::default(),
         mock_secret: shared.mock_secret,
     });
     for listener in listeners {

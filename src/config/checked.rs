@@ -9,14 +9,16 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::hba::{HbaRule, IpNet};
+use super::ident::IdentMaps;
 use super::schema::{self, Document, PoolMode};
 use super::secret::Secret;
 use super::tls::{ServerTls, TlsProtocol};
 use super::units::{ByteSize, ConfigDuration};
-use super::validate::Resolved;
+use super::validate::{JWT_PRIVATE_KEY, JWT_PUBLIC_KEY, KeyFiles, Resolved};
 
 /// Everything a configuration says.
 #[derive(Clone, Debug, PartialEq)]
@@ -146,6 +148,14 @@ pub struct General {
     pub hba: Vec<IpNet>,
     /// Access rules; `Some` of an empty list lets nobody in.
     pub pg_hba: Option<Vec<HbaRule>>,
+    /// Maps from names of the system or of certificates to users.
+    pub pg_ident: IdentMaps,
+    /// Tokens must be meant for this audience.
+    pub jwt_audience: Option<String>,
+    /// Tokens must come from this issuer.
+    pub jwt_issuer: Option<String>,
+    /// Passwords may be sent to servers in clear, over networks without TLS.
+    pub server_cleartext_password: bool,
 }
 
 /// What is asked of clients regarding TLS.
@@ -273,8 +283,40 @@ pub struct UserConfig {
     pub server_username: String,
     /// Secret for the server; present exactly if `server_username` was given.
     pub server_password: Option<Secret>,
+    /// Prints the secret for the server.
+    pub server_password_command: Option<PasswordCommand>,
+    /// The content of the file with public keys that `password` names.
+    pub token_keys: Option<Arc<Secret>>,
+    /// The content of the file with a private key that `server_password` names.
+    pub signing_key: Option<Arc<Secret>>,
+    /// What recognises a `password` in clear; made when the file is loaded.
+    pub verifier: Option<Secret>,
     /// Authenticate with this PAM service instead of `password`.
     pub auth_pam_service: Option<String>,
+}
+
+/// A command that prints a password.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PasswordCommand {
+    /// For `/bin/sh -c`.
+    pub text: String,
+    /// How long it may run.
+    pub timeout: Duration,
+    /// How long its answer is used.
+    pub ttl: Duration,
+}
+
+impl PasswordCommand {
+    fn new(raw: &schema::User) -> Option<Self> {
+        let time = |time: Option<ConfigDuration>, default| {
+            time.map_or(Duration::from_secs(default), ConfigDuration::duration)
+        };
+        Some(Self {
+            text: raw.server_password_command.clone()?,
+            timeout: time(raw.server_password_command_timeout, 5),
+            ttl: time(raw.server_password_command_ttl, 600),
+        })
+    }
 }
 
 /// `[prometheus]`.
@@ -293,6 +335,8 @@ pub struct Prometheus {
 pub struct Talos {
     /// Public keys, PEM. The file name without its extension is the key's id.
     pub keys: Vec<PathBuf>,
+    /// What is in these files.
+    pub key_texts: Vec<Arc<Secret>>,
     /// Resource names accepted in tokens.
     pub databases: Vec<String>,
 }
@@ -312,17 +356,22 @@ pub(super) fn build(path: &Path, document: Document, resolved: Resolved) -> Conf
         port,
     } = prometheus;
     let mut server_tls = resolved.server_tls.clone();
+    let key_files = resolved.key_files.clone();
     let general = build_general(general, resolved);
     Config {
         path: path.to_owned(),
-        pools: build_pools(pools, &general, &mut server_tls),
+        pools: build_pools(pools, &general, &mut server_tls, &key_files),
         general,
         prometheus: Prometheus {
             enabled,
             host,
             port,
         },
-        talos: talos.map(|schema::Talos { keys, databases }| Talos { keys, databases }),
+        talos: talos.map(|schema::Talos { keys, databases }| Talos {
+            key_texts: keys.iter().filter_map(|key| key_files.get(key).cloned()).collect(),
+            keys,
+            databases,
+        }),
     }
 }
 
@@ -383,6 +432,10 @@ fn build_general(raw: schema::General, resolved: Resolved) -> General {
         daemon_pid_file: raw.daemon_pid_file,
         hba: resolved.hba,
         pg_hba: resolved.pg_hba,
+        pg_ident: resolved.pg_ident,
+        jwt_audience: raw.jwt_audience,
+        jwt_issuer: raw.jwt_issuer,
+        server_cleartext_password: raw.server_cleartext_password,
     }
 }
 
@@ -390,6 +443,7 @@ fn build_pools(
     pools: BTreeMap<String, schema::Pool>,
     general: &General,
     server_tls: &mut BTreeMap<String, ServerTls>,
+    key_files: &KeyFiles,
 ) -> Vec<PoolConfig> {
     let build = |(name, raw): (String, schema::Pool)| PoolConfig {
         pool_mode: raw.pool_mode,
@@ -410,15 +464,25 @@ fn build_pools(
             .users
             .0
             .into_iter()
-            .map(|user| build_user(user, raw.pool_mode))
+            .map(|user| build_user(user, raw.pool_mode, key_files))
             .collect(),
         name,
     };
     pools.into_iter().map(build).collect()
 }
 
-fn build_user(raw: schema::User, pool_mode: PoolMode) -> UserConfig {
+fn build_user(raw: schema::User, pool_mode: PoolMode, key_files: &KeyFiles) -> UserConfig {
+    let file = |secret: &Secret, prefix: &str| {
+        let path = secret.expose().strip_prefix(prefix)?;
+        key_files.get(Path::new(path)).cloned()
+    };
+    let signing_key = raw.server_password.as_ref();
+    let signing_key = signing_key.and_then(|secret| file(secret, JWT_PRIVATE_KEY));
     UserConfig {
+        server_password_command: PasswordCommand::new(&raw),
+        token_keys: file(&raw.password, JWT_PUBLIC_KEY),
+        signing_key,
+        verifier: None,
         server_username: raw.server_username.unwrap_or_else(|| raw.username.clone()),
         username: raw.username,
         password: raw.password,

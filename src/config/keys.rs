@@ -259,6 +259,14 @@ pub static KEYS: &[Key] = keys! {
         "Networks clients may come from. Empty = everywhere. Not together with `pg_hba`.";
     pg_hba: "string or table" = "not set" or "{ path = \"/etc/pg_doorman/pg_hba.conf\" }", AtOnce,
         "Rules in the syntax of PostgreSQL's `pg_hba.conf`: the text itself, `{ content = \"…\" }` or `{ path = \"…\" }`.";
+    pg_ident: "string or table" = "not set" or "{ path = \"/etc/pg_doorman/pg_ident.conf\" }", AtOnce,
+        "Maps for the rules with `map=`, in the syntax of PostgreSQL's `pg_ident.conf`: the text itself, `{ content = \"…\" }` or `{ path = \"…\" }`.";
+    jwt_audience: "string" = "not set" or "\"pg_doorman\"", AtOnce,
+        "Tokens of clients must name this audience (`aud`).";
+    jwt_issuer: "string" = "not set" or "\"https://sso.example.com\"", AtOnce,
+        "Tokens of clients must come from this issuer (`iss`).";
+    server_cleartext_password: "bool" = "false", NewServers,
+        "Send passwords in clear to servers that ask for it, over a network without TLS. Over TLS, loopback addresses and Unix sockets that is done anyway.";
 
 [Prometheus, "Prometheus"]
     enabled: "bool" = "false", Restart,
@@ -316,7 +324,7 @@ pub static KEYS: &[Key] = keys! {
     username: "string" = "required" or "\"app_user\"", PoolRebuild,
         "Name clients log in with; unique in its pool.";
     password: "string" = "required" or "\"md5dd9a0f26a4302744db881776a09bbfad\"", PoolRebuild,
-        "What clients must prove: a SCRAM-SHA-256 verifier or md5 hash as in `pg_authid`, `jwt-pkey-fpath:<path>` for tokens signed with that key, or empty if only `trust` rules apply.";
+        "What clients must prove: a SCRAM-SHA-256 verifier or md5 hash as in `pg_authid`, `jwt-pkey-fpath:<path>` for tokens signed with that key (or one of a key set, JSON), a password in clear, or empty if only `trust` rules apply.";
     pool_size: "integer" = "required" or "40", AtOnce,
         "Most server connections of this user to this database, over all shards.";
     min_pool_size: "integer" = "0", AtOnce,
@@ -329,6 +337,12 @@ pub static KEYS: &[Key] = keys! {
         "Name on the server. Only together with `server_password`.";
     server_password: "string" = "not set" or "\"change-me\"", PoolRebuild,
         "Password on the server, or `jwt-priv-key-fpath:<path>` to sign a token with that key. Only together with `server_username`.";
+    server_password_command: "string" = "not set" or "\"/usr/local/bin/get-token\"", PoolRebuild,
+        "A command of the shell that prints the password for the server. It finds `PGHOST`, `PGPORT`, `PGUSER` and `PGDATABASE` in its environment. Instead of `server_password`.";
+    server_password_command_timeout: "duration" = "5 s" or "\"5s\"", PoolRebuild,
+        "How long `server_password_command` may run.";
+    server_password_command_ttl: "duration" = "10 min" or "\"10m\"", PoolRebuild,
+        "How long its answer is used. After a refused login it is asked again earlier.";
     auth_pam_service: "string" = "not set" or "\"pg_doorman\"", PoolRebuild,
         "Authenticate this user with this PAM service; `password` is then not compared.";
 };

@@ -19,6 +19,7 @@ pub mod diff;
 pub mod draft;
 pub mod error;
 pub mod hba;
+pub mod ident;
 pub mod keys;
 mod keys_ru;
 mod load;
@@ -33,7 +34,7 @@ mod yaml;
 #[cfg(test)]
 mod tests;
 
-pub use checked::{Config, Endpoint, General, PoolConfig, Prometheus, Talos, TlsMode, UserConfig};
+pub use checked::{Config, Endpoint, General, PasswordCommand, PoolConfig, Prometheus, Talos, TlsMode, UserConfig};
 pub use diff::ConfigDiff;
 pub use error::ConfigError;
 pub use schema::PoolMode;

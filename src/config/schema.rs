@@ -97,6 +97,10 @@ pub(crate) struct General {
     pub(crate) daemon_pid_file: PathBuf,
     pub(crate) hba: Vec<String>,
     pub(crate) pg_hba: Option<PgHba>,
+    pub(crate) pg_ident: Option<PgHba>,
+    pub(crate) jwt_audience: Option<String>,
+    pub(crate) jwt_issuer: Option<String>,
+    pub(crate) server_cleartext_password: bool,
 }
 
 impl Default for General {
@@ -164,6 +168,10 @@ impl Default for General {
             daemon_pid_file: PathBuf::from("/tmp/pg_doorman.pid"),
             hba: Vec::new(),
             pg_hba: None,
+            pg_ident: None,
+            jwt_audience: None,
+            jwt_issuer: None,
+            server_cleartext_password: false,
         }
     }
 }
@@ -244,6 +252,9 @@ pub(crate) struct User {
     pub(crate) server_lifetime: Option<ConfigDuration>,
     pub(crate) server_username: Option<String>,
     pub(crate) server_password: Option<Secret>,
+    pub(crate) server_password_command: Option<String>,
+    pub(crate) server_password_command_timeout: Option<ConfigDuration>,
+    pub(crate) server_password_command_ttl: Option<ConfigDuration>,
     pub(crate) auth_pam_service: Option<String>,
 }
 

@@ -22,6 +22,7 @@ use crate::metrics::{Enrolled, ShardMetrics};
 use crate::protocol::backend::TransactionStatus;
 use crate::server::baits::Baits;
 use crate::server::connection::{self, Login, ServerConnection, Socket};
+use crate::server::credentials::{Learned, Source};
 use crate::server::parameters::ParameterSet;
 use crate::server::reset::Leftovers;
 use crate::server::statements::Statements;
@@ -97,6 +98,8 @@ pub struct Pool {
     pub(super) part: RefCell<Part<Box<ServerConnection>, Waker>>,
     /// What its servers report at login.
     pub base: Base,
+    /// What proofs of its clients have revealed.
+    pub learned: Rc<Learned>,
     /// Its numbers.
     pub metrics: Rc<Enrolled>,
     pub(super) noted: Cell<Noted>,
@@ -139,6 +142,10 @@ impl Pool {
         };
         let part = Part::new(place, sizes, settings.habits, reloads);
         let database = permits::hash(&settings.login.database, "");
+        let learned = match &settings.login.source {
+            Source::Learned(learned) => Rc::clone(learned),
+            _ => Rc::default(),
+        };
         let metrics = host.enrol(&key);
         metrics.size.set(sizes.size as u64);
         let pool = Rc::new(Self {
@@ -149,6 +156,7 @@ impl Pool {
             host,
             part: RefCell::new(part),
             base: Base::default(),
+            learned,
             metrics,
             noted: Cell::default(),
             outdated: Cell::default(),
@@ -468,6 +476,7 @@ async fn open_one(pool: Rc<Pool>) {
     match shards::until(deadline, Box::pin(opening)).await {
         None => pool.open_failed(CheckoutError::LoginTimeout),
         Some(Err(error)) => {
+            settings.login.source.failed(&error);
             if matches!(error, ServerError::Tls(_)) {
                 pool.metrics().server_handshakes_failed.add(1);
             }

@@ -10,6 +10,8 @@ use std::pin::Pin;
 
 use crate::auth::ScramKeys;
 
+use super::chores::{Chore, Done};
+
 /// The answer to an errand, later.
 pub type Answer<T> = Pin<Box<dyn Future<Output = io::Result<T>>>>;
 
@@ -21,6 +23,12 @@ pub trait Errands {
     /// Derives SCRAM keys from a password: some milliseconds of computing, so done once for each
     /// password, salt and iteration count.
     fn derive_keys(&self, password: &str, salt: &[u8], iterations: u32) -> Answer<ScramKeys>;
+
+    /// Does something else that a shard must not do.
+    fn chore(&self, chore: Chore) -> Answer<Done> {
+        drop(chore);
+        Box::pin(std::future::ready(Err(io::ErrorKind::Unsupported.into())))
+    }
 
     /// Reads the configuration again and gives it to all shards.
     fn reload(&self) -> Answer<()>;

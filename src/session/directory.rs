@@ -12,9 +12,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::auth::StoredPassword;
-use crate::config::{Config, PoolConfig, UserConfig};
+use crate::auth::jwt::TokenKeys;
+use crate::auth::talos::Talos;
+use crate::config::{self, Config, PoolConfig, Secret, UserConfig};
 use crate::pool::{Habits, Host, Pool, PoolKey, Settings, Sizes};
-use crate::server::handshake::Credentials;
+use crate::server::credentials::Source;
 use crate::server::{Login, Security, Socket};
 
 use super::local;
@@ -23,6 +25,10 @@ use super::local;
 pub struct Tenant {
     /// What the user must prove.
     pub stored: StoredPassword,
+    /// What tokens of the user are checked with.
+    pub token_keys: Option<Rc<TokenKeys>>,
+    /// The PAM service that the user's password is for.
+    pub pam_service: Option<String>,
     /// The user's servers on this shard.
     pub pool: Rc<Pool>,
     made_of: (PoolConfig, UserConfig),
@@ -34,6 +40,8 @@ pub struct Directory {
     pub config: Arc<Config>,
     /// The message that is answered without a server.
     pub check_query: Box<[u8]>,
+    /// What tokens that name a role are checked with.
+    pub talos: Option<Talos>,
     tenants: HashMap<String, HashMap<String, Rc<Tenant>>>,
 }
 
@@ -53,6 +61,7 @@ impl Directory {
         }
         let directory = Self {
             check_query: local::check_query(&config.general),
+            talos: config.talos.as_ref().and_then(talos),
             config,
             tenants,
         };
@@ -72,6 +81,17 @@ impl Directory {
     /// The user `user` of database `database`.
     pub fn tenant(&self, database: &str, user: &str) -> Option<&Rc<Tenant>> {
         self.tenants.get(database)?.get(user)
+    }
+
+    /// True if there is such a database, for whomever.
+    pub fn has_database(&self, database: &str) -> bool {
+        self.tenants.contains_key(database)
+    }
+
+    /// The users of a database; none if there is no such database.
+    pub fn users(&self, database: &str) -> impl Iterator<Item = &Rc<Tenant>> {
+        let users = self.tenants.get(database);
+        users.into_iter().flat_map(HashMap::values)
     }
 
     /// All users of all databases.
@@ -99,16 +119,14 @@ impl Directory {
         if !same {
             return None;
         }
-        let sizes = sizes(config, user);
-        if sizes == self::sizes(&self.config, old_user) {
+        if old_user == user {
             return Some(Rc::clone(tenant));
         }
-        tenant.pool.resize(sizes);
-        Some(Rc::new(Tenant {
-            stored: tenant.stored.clone(),
-            pool: Rc::clone(&tenant.pool),
-            made_of: (alone(pool), user.clone()),
-        }))
+        let sizes = sizes(config, user);
+        if sizes != self::sizes(&self.config, old_user) {
+            tenant.pool.resize(sizes);
+        }
+        Some(tenant_of(pool, user, Rc::clone(&tenant.pool)))
     }
 }
 
@@ -125,6 +143,15 @@ fn unsized_user(user: &UserConfig) -> UserConfig {
     UserConfig {
         pool_size: 0,
         min_pool_size: 0,
+        auth_pam_service: None,
+        token_keys: None,
+        verifier: None,
+        // What clients prove is also what the pooler proves, if it has nothing else.
+        password: if passes_on(user) {
+            user.password.clone()
+        } else {
+            Secret::new("")
+        },
         ..user.clone()
     }
 }
@@ -148,6 +175,7 @@ fn pool_settings(config: &Config) -> impl PartialEq + use<> {
             general.server_lifetime,
             general.server_idle_check_timeout,
             general.server_round_robin,
+            general.server_cleartext_password,
             general.prepared_statements,
         ),
         (
@@ -181,10 +209,9 @@ fn new_tenant(
         mode: user.pool_mode,
         socket: Rc::new(socket(config, pool, host)),
         login: Login {
-            credentials: Credentials {
-                user: user.server_username.clone(),
-                password: user.server_password.clone(),
-            },
+            user: user.server_username.clone(),
+            source: source(user),
+            clear_anywhere: general.server_cleartext_password,
             database: pool.server_database.clone(),
             application_name: pool.application_name.clone(),
         },
@@ -201,11 +228,55 @@ fn new_tenant(
         },
         prepare_unnamed: pool.prepare_unnamed,
     };
+    let made = Pool::new(key, settings, sizes(config, user), Rc::clone(host));
+    tenant_of(pool, user, made)
+}
+
+fn tenant_of(pool: &PoolConfig, user: &UserConfig, made: Rc<Pool>) -> Rc<Tenant> {
+    // Whoever made the configuration has tried whether the keys can be used.
+    let keys = user.token_keys.as_ref();
+    let keys = keys.and_then(|keys| TokenKeys::parse(keys.expose()).ok());
     Rc::new(Tenant {
-        stored: StoredPassword::parse(user.password.expose()),
-        pool: Pool::new(key, settings, sizes(config, user), Rc::clone(host)),
+        stored: stored(user),
+        token_keys: keys.map(Rc::new),
+        pam_service: user.auth_pam_service.clone(),
+        pool: made,
         made_of: (alone(pool), user.clone()),
     })
+}
+
+fn stored(user: &UserConfig) -> StoredPassword {
+    StoredPassword::parse(user.verifier.as_ref().unwrap_or(&user.password).expose())
+}
+
+fn talos(config: &config::Talos) -> Option<Talos> {
+    Talos::configured(config).ok()
+}
+
+/// True if the pooler has nothing to log in with but what the user proves.
+const fn passes_on(user: &UserConfig) -> bool {
+    user.server_password.is_none() && user.server_password_command.is_none()
+}
+
+/// How the pooler proves itself to the server.
+fn source(user: &UserConfig) -> Source {
+    if let Some(command) = &user.server_password_command {
+        return Source::command(command.clone());
+    }
+    if let Some(key) = &user.signing_key {
+        return Source::Signed(Arc::clone(key));
+    }
+    if let Some(password) = &user.server_password {
+        return Source::Password(password.clone());
+    }
+    if user.verifier.is_some() {
+        return Source::Password(user.password.clone());
+    }
+    match stored(user) {
+        StoredPassword::Scram(_) => Source::Learned(Rc::default()),
+        StoredPassword::Md5(secret) => Source::Md5(secret),
+        _ => Source::None,
+    }
 }
 
 fn socket(config: &Config, pool: &PoolConfig, host: &Host) -> Socket {

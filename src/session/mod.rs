@@ -31,6 +31,7 @@ pub mod orders;
 mod parting;
 mod pipeline;
 pub mod prepared;
+pub mod proofs;
 pub mod registry;
 pub mod relay;
 pub mod report;

@@ -243,6 +243,7 @@ mod tests {
     use super::super::doors::Doors;
     use super::super::orders::{self, Order, Outcome, Staff};
     use super::super::registry::{Place, Registry};
+    use super::super::proofs::cap::Cap;
     use super::super::shard::Connections;
     use super::super::survey::{Surveyors, Surveys};
     use super::*;
@@ -367,6 +368,7 @@ mod tests {
             budget: Budget::default(),
             fleet,
             gate: Gate::default(),
+            proofs: Cap::default(),
             mock_secret: [0; 32],
         })
     }

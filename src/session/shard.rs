@@ -17,6 +17,7 @@ use super::cancel::Cancels;
 use super::directory::Directory;
 use super::doors::Doors;
 use super::orders::Staff;
+use super::proofs::cap::Cap;
 use super::registry::Registry;
 use super::resume::Neighbours;
 use super::roster::Roster;
@@ -92,6 +93,8 @@ pub struct Shard {
     pub fleet: Fleet,
     /// Where handshakes wait for their turn.
     pub gate: Gate,
+    /// Where proofs wait that are computed elsewhere.
+    pub proofs: Cap,
     /// Makes the salts of users who do not exist.
     pub mock_secret: [u8; 32],
 }
