@@ -220,7 +220,7 @@ use pam::check as check_pam;
 mod pam {
     use std::ffi::{OsStr, OsString};
 
-    use nonstick::items::ItemsMut as _;
+    use nonstick::items::{Items as _, ItemsMut as _};
     use nonstick::{
         AuthnFlags, ConversationAdapter, ErrorCode, PamShared as _, Result as PamResult,
         Transaction as _, TransactionBuilder,
@@ -288,7 +288,8 @@ mod pam {
         transaction.authenticate(flags)?;
         transaction.account_management(flags)?;
         // A module may have taken the client for somebody else.
-        Ok(transaction.username(None)? == *user)
+        let named = transaction.items().user()?;
+        Ok(named.is_some_and(|named| named == *user))
     }
 }
 

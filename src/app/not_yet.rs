@@ -10,10 +10,6 @@ pub fn warnings(config: &Config) -> Vec<&'static str> {
     let general = &config.general;
     let facts = [
         (
-            config.talos.is_some(),
-            "[talos] has no effect yet: such clients cannot log in",
-        ),
-        (
             general.unix_socket_dir.is_some(),
             "unix_socket_dir has no effect yet: there is no Unix socket for clients",
         ),
@@ -22,14 +18,13 @@ pub fn warnings(config: &Config) -> Vec<&'static str> {
             "syslog_prog_name has no effect yet: the log goes to standard output",
         ),
         (
-            config
-                .pools
-                .iter()
-                .flat_map(|pool| &pool.users)
-                .any(|user| {
-                    user.auth_pam_service.is_some() || user.password.expose().starts_with("jwt-")
-                }),
-            "PAM and tokens are not supported yet: such users cannot log in",
+            !cfg!(feature = "pam")
+                && config
+                    .pools
+                    .iter()
+                    .flat_map(|pool| &pool.users)
+                    .any(|user| user.auth_pam_service.is_some()),
+            "auth_pam_service: this program was built without PAM: such users cannot log in",
         ),
     ];
     facts

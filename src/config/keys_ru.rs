@@ -340,6 +340,26 @@ const MEANINGS: &[(Section, &str, &str)] = &[
         "Правила в синтаксисе `pg_hba.conf` PostgreSQL: сам текст, `{ content = \"…\" }` или `{ path = \"…\" }`.",
     ),
     (
+        General,
+        "pg_ident",
+        "Соответствия имён для правил с `map=` в синтаксисе `pg_ident.conf` PostgreSQL: сам текст, `{ content = \"…\" }` или `{ path = \"…\" }`.",
+    ),
+    (
+        General,
+        "jwt_audience",
+        "Токены клиентов должны быть выпущены для этого получателя (`aud`).",
+    ),
+    (
+        General,
+        "jwt_issuer",
+        "Токены клиентов должны быть выпущены этим издателем (`iss`).",
+    ),
+    (
+        General,
+        "server_cleartext_password",
+        "Отправлять серверам, которые этого требуют, пароль открытым текстом по сети без TLS. По TLS, на локальные адреса и в Unix-сокеты он отправляется и так.",
+    ),
+    (
         Prometheus,
         "enabled",
         "Отдавать метрики по HTTP на `/metrics`.",
@@ -473,6 +493,21 @@ const MEANINGS: &[(Section, &str, &str)] = &[
         User,
         "server_password",
         "Пароль на сервере или `jwt-priv-key-fpath:<путь>`, чтобы подписать токен этим ключом. Только вместе с `server_username`.",
+    ),
+    (
+        User,
+        "server_password_command",
+        "Команда оболочки, которая печатает пароль для сервера. В её окружении есть `PGHOST`, `PGPORT`, `PGUSER` и `PGDATABASE`. Вместо `server_password`.",
+    ),
+    (
+        User,
+        "server_password_command_timeout",
+        "Сколько может работать `server_password_command`.",
+    ),
+    (
+        User,
+        "server_password_command_ttl",
+        "Сколько используется её ответ. После отказа сервера она выполняется снова раньше.",
     ),
     (
         User,

@@ -364,8 +364,8 @@ fn about_user(config: &Config, at: &str, user: &UserConfig, found: &mut Vec<Stri
             "{at}: password is not a valid SCRAM-SHA-256 verifier ({error}): this user cannot log in"
         )),
         StoredPassword::Other(_) => found.push(format!(
-            "{at}: password is in clear, which is not supported: this user cannot log in. Take \
-             rolpassword from pg_authid"
+            "{at}: password is in clear: whoever reads the file knows it. Better take rolpassword \
+             from pg_authid"
         )),
         StoredPassword::Empty
         | StoredPassword::JwtPublicKey(_)

@@ -121,7 +121,7 @@ pub(super) fn rules(ini: &Ini, auth_type: &str, read: ReadFile<'_>, out: &mut Ou
         "pam" => {
             out.remark(
                 &origin,
-                "is written as auth_pam_service, which has no effect in this version",
+                "is written as auth_pam_service",
             );
             "local all all scram-sha-256\nhost all all all scram-sha-256\n"
         }
