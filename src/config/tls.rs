@@ -116,7 +116,10 @@ impl ServerTls {
 }
 
 /// The versions and suites towards clients.
-pub(super) fn protocol(general: &General, warnings: &mut Vec<String>) -> Result<TlsProtocol, Fault> {
+pub(super) fn protocol(
+    general: &General,
+    warnings: &mut Vec<String>,
+) -> Result<TlsProtocol, Fault> {
     let mut version = |key: &'static str, text: &Option<String>, default| {
         let fault = |reason: String| Fault::new(KeyPath::of(&["general", key]), reason);
         match text.as_deref() {
@@ -137,8 +140,16 @@ pub(super) fn protocol(general: &General, warnings: &mut Vec<String>) -> Result<
             ))),
         }
     };
-    let min = version("tls_min_version", &general.tls_min_version, TlsVersion::V1_2)?;
-    let max = version("tls_max_version", &general.tls_max_version, TlsVersion::V1_3)?;
+    let min = version(
+        "tls_min_version",
+        &general.tls_min_version,
+        TlsVersion::V1_2,
+    )?;
+    let max = version(
+        "tls_max_version",
+        &general.tls_max_version,
+        TlsVersion::V1_3,
+    )?;
     if min > max {
         let reason = "tls_max_version is lower than tls_min_version";
         let key = KeyPath::of(&["general", "tls_max_version"]);

@@ -221,8 +221,7 @@ impl Pool {
             expires: travelling.expires,
         });
         self.host.metrics().servers_moved_in.add(1);
-        let is_fit =
-            unread.is_none_or(|chunk| cleaner::read_own_replies(self, &mut server, chunk));
+        let is_fit = unread.is_none_or(|chunk| cleaner::read_own_replies(self, &mut server, chunk));
         if is_fit && server.is_clean() && !self.is_outdated(&server) {
             server.stream.watch(server.number);
             Some(server)

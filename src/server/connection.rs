@@ -352,9 +352,7 @@ impl Socket {
         let mut stream = Stream::from(plain.map_err(ServerError::Connect)?);
         let approach = self.security.for_cancel(is_tls);
         let endpoint = &self.endpoint;
-        self.security
-            .begin(&mut stream, endpoint, approach)
-            .await?;
+        self.security.begin(&mut stream, endpoint, approach).await?;
         Ok(stream)
     }
 

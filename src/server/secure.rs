@@ -195,7 +195,9 @@ async fn answer(stream: &mut Stream) -> Result<bool, ServerError> {
             "received unencrypted data behind the answer to the request for TLS",
         )),
         // Its words are not repeated: nobody knows yet who says them.
-        Some([b'E', ..]) => Err(tls_error("the server answered the request for TLS with an error")),
+        Some([b'E', ..]) => Err(tls_error(
+            "the server answered the request for TLS with an error",
+        )),
         Some([other, ..]) => Err(ServerError::Unexpected(*other)),
         Some([]) => Err(ServerError::Closed),
     }
@@ -239,7 +241,10 @@ mod tests {
         let prefer = security(ServerTlsMode::Prefer);
         assert_eq!(prefer.first(&tcp), optional);
         assert_eq!(prefer.first(&unix), Approach::Plain);
-        assert_eq!(prefer.second(&tcp, optional, &broken), Some(Approach::Plain));
+        assert_eq!(
+            prefer.second(&tcp, optional, &broken),
+            Some(Approach::Plain)
+        );
         assert_eq!(prefer.second(&tcp, Approach::Plain, &broken), None);
         let require = security(ServerTlsMode::Require);
         assert_eq!(require.first(&tcp), mandatory);
@@ -258,7 +263,10 @@ mod tests {
             security(mode).name(&endpoint)
         };
         let full = ServerTlsMode::VerifyFull;
-        assert!(matches!(name(full, "db.example"), Ok(ServerName::DnsName(_))));
+        assert!(matches!(
+            name(full, "db.example"),
+            Ok(ServerName::DnsName(_))
+        ));
         assert!(matches!(name(full, "[::1]"), Ok(ServerName::IpAddress(_))));
         assert!(name(full, "no host").is_err());
         assert!(name(ServerTlsMode::Require, "no host").is_ok());

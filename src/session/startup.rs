@@ -120,7 +120,13 @@ impl Conversation {
     /// [`HandshakeError`]; nothing more can be said to the client.
     pub async fn secure(&mut self, acceptor: &Acceptor, gate: &Gate) -> Result<(), HandshakeError> {
         let received = std::mem::take(&mut self.received);
-        transport::accept(&mut self.stream, received, Arc::clone(&acceptor.config), gate).await
+        transport::accept(
+            &mut self.stream,
+            received,
+            Arc::clone(&acceptor.config),
+            gate,
+        )
+        .await
     }
 
     /// The body of the next password or SASL message.

@@ -235,7 +235,10 @@ fn fits_not(
 ) -> TlsError {
     let reason = match error {
         rustls::Error::InconsistentKeys(_) => {
-            format!("the key in {} belongs to another certificate", key.display())
+            format!(
+                "the key in {} belongs to another certificate",
+                key.display()
+            )
         }
         other => format!("with the key in {}: {other}", key.display()),
     };
@@ -291,15 +294,17 @@ fn server_check(tls: &ServerTls, provider: &Arc<CryptoProvider>) -> Result<Serve
         ServerTlsMode::Require => (tls.ca.is_some(), false),
         ServerTlsMode::Disable | ServerTlsMode::Allow | ServerTlsMode::Prefer => (false, false),
     };
-    if !verifies {
-        return Ok(ServerCheck::none(provider));
-    }
     let file = tls
         .ca
         .as_deref()
         .filter(|file| file.as_os_str() != ServerTls::SYSTEM);
-    let authorities = match file {
-        Some(file) => files::authorities(key, file)?,
+    // A file that is named and cannot be read is a mistake in any mode.
+    let authorities = file.map(|file| files::authorities(key, file)).transpose()?;
+    if !verifies {
+        return Ok(ServerCheck::none(provider));
+    }
+    let authorities = match authorities {
+        Some(authorities) => authorities,
         None => (files::system_authorities(key)?, Vec::new()),
     };
     ServerCheck::new(provider, authorities, checks_name)

@@ -7,8 +7,8 @@
 
 use std::sync::Arc;
 
-use rustls::crypto::aws_lc_rs::{cipher_suite as suite, default_provider};
 use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{cipher_suite as suite, default_provider};
 use rustls::{SupportedCipherSuite, SupportedProtocolVersion, version};
 
 use crate::config::{TlsProtocol, TlsVersion};
@@ -95,7 +95,10 @@ fn by_name(name: &str) -> Result<SupportedCipherSuite, String> {
         .find(|(rfc, other, _)| name.eq_ignore_ascii_case(rfc) || name.eq_ignore_ascii_case(other));
     found.map(|(_, _, suite)| *suite).ok_or_else(|| {
         let known: Vec<_> = SUITES.iter().map(|(name, _, _)| *name).collect();
-        format!("unknown cipher suite {name}; known are {}", known.join(", "))
+        format!(
+            "unknown cipher suite {name}; known are {}",
+            known.join(", ")
+        )
     })
 }
 
@@ -127,7 +130,11 @@ mod tests {
     fn suites_are_known_by_either_name_and_keep_their_order() {
         let names = ["ecdhe-rsa-aes256-gcm-sha384", "TLS_AES_128_GCM_SHA256"];
         let provider = provider_of(&protocol(&names, TlsVersion::V1_3)).unwrap();
-        let suites: Vec<_> = provider.cipher_suites.iter().map(|one| one.suite()).collect();
+        let suites: Vec<_> = provider
+            .cipher_suites
+            .iter()
+            .map(|one| one.suite())
+            .collect();
         let expected = [
             rustls::CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
             rustls::CipherSuite::TLS13_AES_128_GCM_SHA256,

@@ -206,7 +206,8 @@ impl Encrypted {
         let missing = missing_bytes(rest);
         // A whole record that was not used is the first part of a handshake message.
         self.is_gathering |= missing == 0;
-        self.held.reserve_exact(rest.len() + missing.min(RECORD_BYTES_MAX));
+        self.held
+            .reserve_exact(rest.len() + missing.min(RECORD_BYTES_MAX));
         self.held.extend_from_slice(rest);
     }
 

@@ -33,7 +33,10 @@ impl Gate {
         let place = Place::new(self);
         poll_fn(|context| {
             let mut waiting = self.waiting.borrow_mut();
-            if waiting.front().is_some_and(|(number, _)| *number == place.number) {
+            if waiting
+                .front()
+                .is_some_and(|(number, _)| *number == place.number)
+            {
                 return Poll::Ready(());
             }
             for (_, waker) in waiting.iter_mut().filter(|one| one.0 == place.number) {

@@ -14,7 +14,7 @@
 //! `cargo test --test it directly`.
 //!
 //! Environment: `PG_BIN` (directory of the PostgreSQL programs), `PG_DOORMAN_BIN` (another pooler
-//! program to test), `CHAOS_SECONDS`, `CHURN_SECONDS`, `SEED`.
+//! program to test), `IT_TLS=1` (all poolers over TLS, on both sides), `CHAOS_SECONDS`, `CHURN_SECONDS`, `SEED`.
 //!
 //! Source: protocol-flow.html, protocol-message-formats.html.
 
@@ -60,5 +60,7 @@ mod startup;
 mod statement_memory;
 mod statement_numbers;
 mod statistics;
+mod tls;
+mod tls_servers;
 mod transaction_pooling;
 mod upkeep;

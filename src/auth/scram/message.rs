@@ -65,7 +65,8 @@ impl<'a> ClientFirst<'a> {
         // An authorization identity is tolerated and ignored, like the name in `n=`: the user was
         // named in the startup packet.
         if !(is_bound || matches!(flag, "n" | "y"))
-            || !(authzid.is_empty() || authzid.starts_with("a=")) {
+            || !(authzid.is_empty() || authzid.starts_with("a="))
+        {
             return Err(malformed);
         }
         let gs2_header = message

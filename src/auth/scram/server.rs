@@ -17,9 +17,7 @@
 //! Source: RFC 5802, RFC 7677; PostgreSQL documentation, `sasl-authentication.html`.
 
 use super::keys::{ScramKeys, ScramVerifier, hmac};
-use super::message::{
-    self, ClientFinal, ClientFirst, END_POINT_FLAG, MECHANISM, MECHANISM_PLUS,
-};
+use super::message::{self, ClientFinal, ClientFirst, END_POINT_FLAG, MECHANISM, MECHANISM_PLUS};
 use crate::auth::error::{ScramError, ScramMessage};
 
 /// PostgreSQL's own default, so that an invented salt looks like a real one.

@@ -260,7 +260,11 @@ fn final_messages_are_judged_by_grammar_nonce_header_and_proof() {
 
 #[test]
 fn the_client_refuses_a_server_that_cheats() {
-    let client = || ScramClient::new("user", CLIENT_NONCE, &Gs2::None).unwrap().0;
+    let client = || {
+        ScramClient::new("user", CLIENT_NONCE, &Gs2::None)
+            .unwrap()
+            .0
+    };
     let first = |text: &str| client().handle_server_first(text.as_bytes()).unwrap_err();
     assert_eq!(first("r=other,s=W22Z,i=4096"), ScramError::NonceMismatch);
     let own = format!("r={CLIENT_NONCE},s=W22Z,i=4096");

@@ -283,16 +283,11 @@ impl Pump {
     /// Version and cipher suite, for people.
     pub fn describe(&self) -> String {
         let (version, suite) = match &self.side {
-            Side::Client(client) => (
-                client.protocol_version(),
-                client.negotiated_cipher_suite(),
-            ),
-            Side::Server(server) => (
-                server.protocol_version(),
-                server.negotiated_cipher_suite(),
-            ),
+            Side::Client(client) => (client.protocol_version(), client.negotiated_cipher_suite()),
+            Side::Server(server) => (server.protocol_version(), server.negotiated_cipher_suite()),
         };
-        let version = version.and_then(|version| version.as_str().map(|text| text.replace('_', ".")));
+        let version =
+            version.and_then(|version| version.as_str().map(|text| text.replace('_', ".")));
         let suite = suite.map(|suite| suite.suite());
         let suite = suite.as_ref().and_then(|suite| suite.as_str());
         format!(

@@ -7,7 +7,9 @@ use super::super::suites;
 use super::super::verify::ServerCheck;
 use super::*;
 
-fn configs(versions: &[&'static rustls::SupportedProtocolVersion]) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
+fn configs(
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
     let rcgen::CertifiedKey { cert, signing_key } =
         rcgen::generate_simple_self_signed(vec!["db.example".to_owned()]).unwrap();
     let provider = Arc::new(suites::provider());
@@ -123,7 +125,9 @@ fn changed_records_and_plain_text_are_refused_and_the_peer_is_told() {
     assert!(client.take(&alert).is_err());
 
     let mut server = End::new(Pump::accept(Arc::clone(&configs.1)).unwrap());
-    let (_, alert) = server.take(b"\0\0\0\x08\x04\xd2\x16\x2fuser\0me\0").unwrap_err();
+    let (_, alert) = server
+        .take(b"\0\0\0\x08\x04\xd2\x16\x2fuser\0me\0")
+        .unwrap_err();
     assert_eq!(alert.first(), Some(&21), "an alert");
     assert!(server.pump.encrypt(b"x", |_| {}).is_err());
     assert!(server.pump.close_notify().is_none());

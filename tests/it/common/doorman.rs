@@ -18,6 +18,7 @@ use toml::{Table, Value};
 use super::client::Client;
 use super::login::Login;
 use super::postgres::{self, DATABASE, Postgres};
+use super::tls::{self, Certificates};
 use super::{DEADLINE, eventually, port, unique};
 
 /// A configuration to be written. Without further calls: one pool `it`, transaction mode, one
@@ -176,7 +177,19 @@ impl Config {
             pools.insert(name.clone(), Value::Table(table));
         }
         let mut file = Table::new();
-        file.insert("general".to_owned(), Value::Table(self.general.clone()));
+        let mut general = self.general.clone();
+        if tls::is_everywhere() {
+            let certificates = Certificates::shared();
+            for (name, value) in [
+                ("tls_certificate", certificates.file("server.crt")),
+                ("tls_private_key", certificates.file("server.key")),
+                ("server_tls_ca_cert", certificates.file("ca.crt")),
+                ("server_tls_mode", "prefer".to_owned()),
+            ] {
+                general.entry(name).or_insert(value.into());
+            }
+        }
+        file.insert("general".to_owned(), Value::Table(general));
         file.insert("pools".to_owned(), Value::Table(pools));
         file.insert(
             "prometheus".to_owned(),
@@ -205,6 +218,8 @@ pub(crate) struct Doorman {
     child: Child,
     directory: PathBuf,
     port: u16,
+    /// What clients connect to, if they come through a tunnel.
+    tunnel: Option<u16>,
     application_name: String,
 }
 
@@ -235,9 +250,14 @@ impl Doorman {
             child,
             directory,
             port,
+            tunnel: None,
             application_name,
         };
         doorman.wait_until_it_accepts();
+        if tls::is_everywhere() {
+            let config = Certificates::shared().client_config(None);
+            doorman.tunnel = Some(tls::tunnel(port, config));
+        }
         doorman
     }
 
@@ -266,7 +286,7 @@ impl Doorman {
 
     /// A login of user `app` to pool `it`.
     pub(crate) fn login(&self) -> Login {
-        Login::new(self.port)
+        Login::new(self.port())
     }
 
     /// A client of user `app` in pool `it`.
@@ -275,7 +295,7 @@ impl Doorman {
     }
 
     pub(crate) fn port(&self) -> u16 {
-        self.port
+        self.tunnel.unwrap_or(self.port)
     }
 
     pub(crate) fn pid(&self) -> u32 {

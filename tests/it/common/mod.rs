@@ -11,6 +11,7 @@ pub(crate) mod port;
 pub(crate) mod postgres;
 pub(crate) mod scripted;
 pub(crate) mod target;
+pub(crate) mod tls;
 
 pub(crate) use client::{Client, ErrorFields};
 pub(crate) use doorman::{Config, Doorman, User};

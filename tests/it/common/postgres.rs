@@ -22,6 +22,7 @@ use std::sync::{Mutex, OnceLock};
 use super::client::Client;
 use super::login::Login;
 use super::port;
+use super::tls::{self, Certificates};
 
 /// Password of every user that has one.
 pub(crate) const PASSWORD: &str = "secret";
@@ -60,7 +61,12 @@ jit = off
 log_connections = on
 password_encryption = 'scram-sha-256'";
 
-const HBA: &str = "local all postgres trust
+/// The files are in the data directory.
+const SSL_CONF: &str = "ssl = on
+ssl_ca_file = 'root.crt'";
+
+/// Rules that ask for a password over TCP, but not of the superuser.
+pub(crate) const HBA: &str = "local all postgres trust
 local all app_trust trust
 local all all scram-sha-256
 host all postgres 127.0.0.1/32 trust
@@ -94,9 +100,24 @@ impl Postgres {
 
     /// A server of one's own, to be stopped and started at will.
     pub(crate) fn private() -> Self {
+        let with_tls = tls::is_everywhere().then(Certificates::shared);
+        Self::with(HBA, with_tls.map(|certificates| (certificates, "server")))
+    }
+
+    /// A server with these rules; with TLS if there is a certificate for it.
+    pub(crate) fn with(hba: &str, certificate: Option<(&Certificates, &str)>) -> Self {
         let port = port::free();
-        let mut keeper = Keeper::spawn(port);
+        let ssl = certificate.map_or("", |_| SSL_CONF);
+        let mut keeper = Keeper::spawn(port, hba, &format!("{CONF}\n{ssl}"));
         let directory = PathBuf::from(keeper.answer());
+        if let Some((certificates, name)) = certificate {
+            for end in ["crt", "key"] {
+                let from = certificates.file(&format!("{name}.{end}"));
+                give_file(&directory, Path::new(&from), &format!("server.{end}"));
+            }
+            let authority = certificates.file("ca.crt");
+            give_file(&directory, Path::new(&authority), "root.crt");
+        }
         keeper.command("start");
         let postgres = Self {
             port,
@@ -176,7 +197,7 @@ impl Postgres {
 }
 
 impl Keeper {
-    fn spawn(port: u16) -> Self {
+    fn spawn(port: u16, hba: &str, conf: &str) -> Self {
         let mut command = if is_root() {
             // PostgreSQL refuses to run as root.
             let mut command = Command::new("setpriv");
@@ -195,8 +216,8 @@ impl Keeper {
             .current_dir("/")
             .env("bin", programs_directory())
             .env("port", port.to_string())
-            .env("conf", CONF)
-            .env("hba", HBA)
+            .env("conf", conf)
+            .env("hba", hba)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // Ctrl-C must end the tests, and then the keeper by its standard input.
@@ -259,6 +280,17 @@ pub(crate) fn programs_directory() -> PathBuf {
         .pop()
         .expect("PostgreSQL in /usr/lib/postgresql, or PG_BIN set")
         .1
+}
+
+/// Copies a file into the data directory, for PostgreSQL alone.
+fn give_file(directory: &Path, from: &Path, name: &str) {
+    use std::os::unix::fs::{MetadataExt, chown};
+    let data = directory.join("data");
+    let to = data.join(name);
+    std::fs::copy(from, &to).unwrap();
+    std::fs::set_permissions(&to, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let owner = std::fs::metadata(&data).unwrap();
+    chown(&to, Some(owner.uid()), Some(owner.gid())).unwrap();
 }
 
 fn is_root() -> bool {

@@ -110,13 +110,19 @@ impl Peer {
         }
     }
 
+    /// Reads a packet without a tag and returns its body.
+    pub(crate) fn receive_packet(&mut self) -> io::Result<Vec<u8>> {
+        let mut length = [0; 4];
+        self.stream.read_exact(&mut length)?;
+        let mut body = vec![0; u32::from_be_bytes(length) as usize - 4];
+        self.stream.read_exact(&mut body)?;
+        Ok(body)
+    }
+
     /// Reads the startup packet and returns its body. `SSLRequest` is answered with `N`.
     pub(crate) fn receive_startup(&mut self) -> io::Result<Vec<u8>> {
         loop {
-            let mut length = [0; 4];
-            self.stream.read_exact(&mut length)?;
-            let mut body = vec![0; u32::from_be_bytes(length) as usize - 4];
-            self.stream.read_exact(&mut body)?;
+            let body = self.receive_packet()?;
             if body == 80_877_103_u32.to_be_bytes() {
                 self.send(b"N")?;
             } else {
