@@ -24,6 +24,7 @@ use crate::tls::Keyring;
 
 use super::advice::{self, Facts};
 use super::chores::Chores;
+use super::guests::Guests;
 use super::prover::Prover;
 use super::mailbox::{ShardMessage, Work, WorkResult};
 use super::scrape::Scrape;
@@ -41,6 +42,9 @@ struct Control {
     fleet: Fleet,
     keyring: Keyring,
     chores: Chores,
+    guests: Guests,
+    /// Answers that wait until the shards have been told of guests.
+    waiting: Vec<(Answerer, WorkResult)>,
     prover: Prover,
     is_over: bool,
     done: UnboundedSender<(Seat, u32, WorkResult)>,
@@ -108,6 +112,8 @@ pub fn control(
             fleet,
             keyring,
             chores: Chores::default(),
+            guests: Guests::default(),
+            waiting: Vec::new(),
             prover,
             is_over: false,
             done,
@@ -135,6 +141,9 @@ impl Control {
                 _ = windows.tick() => {
                     self.fleet.tick();
                     report::write(&self.fleet);
+                    if self.guests.tidy(&self.config, &self.fleet) {
+                        self.spread(Arc::clone(&self.config)).await;
+                    }
                 }
                 _ = signals.terminate.recv() => break,
                 _ = signals.interrupt.recv() => break,
@@ -200,13 +209,14 @@ impl Control {
         Ok(())
     }
 
-    /// Gives a configuration to the shards.
+    /// Gives a configuration to the shards, with the guests.
     async fn spread(&mut self, config: Arc<Config>) {
+        self.config = config;
+        let config = self.guests.over(&self.config);
         for shard in 0..self.seat.shard_count() {
             let message = ShardMessage::Reload(Arc::clone(&config));
             self.send(ShardId::new(shard as u16), message).await;
         }
-        self.config = config;
     }
 
     /// Changes one setting, until the next reload.
@@ -225,6 +235,13 @@ impl Control {
                     self.start(from, number, *work).await;
                 }
                 other => tracing::error!(?from, message = ?other, "a message for somebody else"),
+            }
+        }
+        if !self.waiting.is_empty() {
+            // Once for all that have come together.
+            self.spread(Arc::clone(&self.config)).await;
+            for (answer, result) in std::mem::take(&mut self.waiting) {
+                answer.give(result);
             }
         }
     }
@@ -257,6 +274,10 @@ impl Control {
                 tokio::spawn(async move {
                     answer.give(WorkResult::Done(chores.run(chore).await));
                 });
+            }
+            Work::Guest(guest) => {
+                let taken = self.guests.take(guest, &self.config);
+                self.waiting.push((answer, WorkResult::Reloaded(taken)));
             }
             Work::Set { key, value } => {
                 answer.give(WorkResult::Set(self.set(&key, &value).await));

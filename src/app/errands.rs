@@ -18,7 +18,7 @@ use shards::{Outbox, Seat};
 
 use crate::auth::ScramKeys;
 use crate::config::Secret;
-use crate::server::chores::{Chore, Done};
+use crate::server::chores::{Chore, Done, Guest};
 use crate::server::errands::{Answer, Errands};
 
 use super::mailbox::{ShardMessage, Work, WorkResult};
@@ -188,6 +188,16 @@ impl Errands for DeskErrands {
         Box::pin(async move {
             match desk.run(Work::Chore(chore)).await? {
                 WorkResult::Done(outcome) => outcome.map_err(io::Error::other),
+                _ => Err(io::Error::other("an answer to another errand")),
+            }
+        })
+    }
+
+    fn guest(&self, guest: Guest) -> Answer<()> {
+        let desk = Rc::clone(&self.0);
+        Box::pin(async move {
+            match desk.run(Work::Guest(guest)).await? {
+                WorkResult::Reloaded(outcome) => outcome.map_err(io::Error::other),
                 _ => Err(io::Error::other("an answer to another errand")),
             }
         })

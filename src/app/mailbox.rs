@@ -16,7 +16,7 @@ use crate::config::{Config, Secret};
 use crate::metrics::statements::StatementAccount;
 use crate::pool::PoolId;
 use crate::pool::travel::Letter;
-use crate::server::chores::{Chore, Done};
+use crate::server::chores::{Chore, Done, Guest};
 use crate::session::cancel::Forwarded;
 use crate::session::orders::{Order, Outcome};
 use crate::session::resume::{Notice, SessionRecord};
@@ -111,6 +111,8 @@ pub enum Work {
     },
     /// Do something else.
     Chore(Chore),
+    /// Tell all shards of a user that is not in the file.
+    Guest(Guest),
     /// Read the configuration again.
     Reload,
     /// Change a setting.

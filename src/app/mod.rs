@@ -14,6 +14,7 @@ pub mod control;
 mod daemon;
 pub mod errands;
 pub mod generate;
+pub mod guests;
 pub mod hand_over;
 pub mod logging;
 pub mod mailbox;

@@ -19,6 +19,7 @@ use crate::server::Canceller;
 use crate::session::budget::Budget;
 use crate::session::cancel::{Cancels, Place};
 use crate::session::doors::Doors;
+use crate::session::lookup::Lookups;
 use crate::session::orders::carry_out;
 use crate::session::proofs::cap::Cap;
 use crate::session::registry::Registry;
@@ -117,6 +118,7 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
         fleet: shared.fleet,
         gate: Gate::default(),
         proofs: Cap::default(),
+        lookups: Lookups::default(),
         mock_secret: shared.mock_secret,
     });
     for listener in listeners {

@@ -13,6 +13,7 @@
 pub mod error;
 pub mod hba;
 pub mod jwt;
+pub mod lookup;
 pub mod md5;
 pub mod scram;
 pub mod talos;

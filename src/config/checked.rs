@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::auth_query::{self, AuthQuery, Origin};
 use super::hba::{HbaRule, IpNet};
 use super::ident::IdentMaps;
 use super::schema::{self, Document, PoolMode};
@@ -219,6 +220,10 @@ pub struct PoolConfig {
     pub prepare_unnamed: bool,
     /// TLS towards its server, over TCP.
     pub server_tls: ServerTls,
+    /// How users are found that are not in the file.
+    pub auth_query: Option<AuthQuery>,
+    /// Not in the file: it was asked for, and is like any other.
+    pub is_guest: bool,
     /// In the order of the file.
     pub users: Vec<UserConfig>,
 }
@@ -291,6 +296,10 @@ pub struct UserConfig {
     pub signing_key: Option<Arc<Secret>>,
     /// What recognises a `password` in clear; made when the file is loaded.
     pub verifier: Option<Secret>,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// Has the servers of this user of its pool.
+    pub shares: Option<String>,
     /// Authenticate with this PAM service instead of `password`.
     pub auth_pam_service: Option<String>,
 }
@@ -448,7 +457,6 @@ fn build_pools(
     let build = |(name, raw): (String, schema::Pool)| PoolConfig {
         pool_mode: raw.pool_mode,
         server: Endpoint::new(&raw.server_host, raw.server_port),
-        server_database: raw.server_database.unwrap_or_else(|| name.clone()),
         application_name: raw.application_name,
         cleanup_server_connections: raw.cleanup_server_connections,
         log_client_parameter_status_changes: raw.log_client_parameter_status_changes,
@@ -460,6 +468,12 @@ fn build_pools(
             .unwrap_or(general.prepared_statements_cache_size),
         prepare_unnamed: raw.prepare_unnamed,
         server_tls: server_tls.remove(&name).unwrap_or_default(),
+        auth_query: raw.auth_query.map(|query| {
+            let own = raw.server_database.as_deref().unwrap_or(&name);
+            AuthQuery::build(query, own)
+        }),
+        is_guest: false,
+        server_database: raw.server_database.unwrap_or_else(|| name.clone()),
         users: raw
             .users
             .0
@@ -468,7 +482,9 @@ fn build_pools(
             .collect(),
         name,
     };
-    pools.into_iter().map(build).collect()
+    let mut pools = pools.into_iter().map(build).collect();
+    auth_query::expand(&mut pools);
+    pools
 }
 
 fn build_user(raw: schema::User, pool_mode: PoolMode, key_files: &KeyFiles) -> UserConfig {
@@ -483,6 +499,8 @@ fn build_user(raw: schema::User, pool_mode: PoolMode, key_files: &KeyFiles) -> U
         token_keys: file(&raw.password, JWT_PUBLIC_KEY),
         signing_key,
         verifier: None,
+        origin: Origin::File,
+        shares: None,
         server_username: raw.server_username.unwrap_or_else(|| raw.username.clone()),
         username: raw.username,
         password: raw.password,

@@ -14,6 +14,7 @@
 //!
 //! Source: TOML 1.0 specification; YAML 1.2 core schema; PostgreSQL manual `auth-pg-hba-conf.html`.
 
+pub mod auth_query;
 pub mod checked;
 pub mod diff;
 pub mod draft;
@@ -34,6 +35,7 @@ mod yaml;
 #[cfg(test)]
 mod tests;
 
+pub use auth_query::{AuthQuery, Origin};
 pub use checked::{Config, Endpoint, General, PasswordCommand, PoolConfig, Prometheus, Talos, TlsMode, UserConfig};
 pub use diff::ConfigDiff;
 pub use error::ConfigError;

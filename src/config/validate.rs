@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::ReadFile;
+use super::auth_query::AuthQuery;
 use super::checked::TlsMode;
 use super::error::{Fault, KeyPath};
 use super::hba::{self, HbaRule, IpNet};
@@ -69,6 +70,9 @@ pub(super) fn validate(document: &Document, read: ReadFile<'_>) -> Result<Outcom
     prometheus(document)?;
     for (name, pool) in &document.pools {
         users(name, pool, read, &mut key_files)?;
+        if let Some(query) = &pool.auth_query {
+            AuthQuery::check(query, name)?;
+        }
         let tls = tls::of_pool(name, pool, &general_tls)?;
         server_tls.insert(name.clone(), tls);
     }

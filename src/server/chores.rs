@@ -50,6 +50,39 @@ pub enum Chore {
     SystemUser(u32),
 }
 
+/// A user of a database that is not in the file.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    /// The database.
+    pub database: String,
+    /// The user.
+    pub user: String,
+    /// What was found; none for a user of every database who wants this one.
+    pub stored: Option<Secret>,
+    /// There is no such user any more.
+    pub is_gone: bool,
+}
+
+impl Guest {
+    /// Somebody who was found.
+    pub fn found(database: &str, user: &str, stored: Option<Secret>) -> Self {
+        Self {
+            database: database.to_owned(),
+            user: user.to_owned(),
+            stored,
+            is_gone: false,
+        }
+    }
+
+    /// Somebody who has gone.
+    pub fn gone(database: &str, user: &str) -> Self {
+        Self {
+            is_gone: true,
+            ..Self::found(database, user, None)
+        }
+    }
+}
+
 /// What has come of it.
 #[derive(Clone, Debug)]
 pub enum Done {

@@ -10,7 +10,7 @@ use std::pin::Pin;
 
 use crate::auth::ScramKeys;
 
-use super::chores::{Chore, Done};
+use super::chores::{Chore, Done, Guest};
 
 /// The answer to an errand, later.
 pub type Answer<T> = Pin<Box<dyn Future<Output = io::Result<T>>>>;
@@ -27,6 +27,12 @@ pub trait Errands {
     /// Does something else that a shard must not do.
     fn chore(&self, chore: Chore) -> Answer<Done> {
         drop(chore);
+        Box::pin(std::future::ready(Err(io::ErrorKind::Unsupported.into())))
+    }
+
+    /// Tells all shards of a user that is not in the file. This shard knows it when the answer comes.
+    fn guest(&self, guest: Guest) -> Answer<()> {
+        drop(guest);
         Box::pin(std::future::ready(Err(io::ErrorKind::Unsupported.into())))
     }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::auth::StoredPassword;
 use crate::auth::jwt::TokenKeys;
 use crate::auth::talos::Talos;
-use crate::config::{self, Config, PoolConfig, Secret, UserConfig};
+use crate::config::{self, Config, Origin, PoolConfig, Secret, UserConfig};
 use crate::pool::{Habits, Host, Pool, PoolKey, Settings, Sizes};
 use crate::server::credentials::Source;
 use crate::server::{Login, Security, Socket};
@@ -32,6 +32,18 @@ pub struct Tenant {
     /// The user's servers on this shard.
     pub pool: Rc<Pool>,
     made_of: (PoolConfig, UserConfig),
+}
+
+impl Tenant {
+    /// What the configuration says of the user.
+    pub const fn user(&self) -> &UserConfig {
+        &self.made_of.1
+    }
+
+    /// The database whose settings it has.
+    pub fn database(&self) -> &str {
+        &self.made_of.0.name
+    }
 }
 
 /// All pools of a shard, and the general settings.
@@ -54,8 +66,13 @@ impl Directory {
             let users = tenants.entry(pool.name.clone()).or_default();
             for user in &pool.users {
                 let tenant = before
-                    .and_then(|before| before.take_over(pool, user, &config))
-                    .unwrap_or_else(|| new_tenant(&config, pool, user, host));
+                    .and_then(|before| before.take_over(pool, user, &config));
+                let shared = user.shares.as_ref().and_then(|name| users.get(name));
+                let tenant = match (shared, tenant) {
+                    (Some(shared), _) => tenant_of(pool, user, Rc::clone(&shared.pool)),
+                    (None, Some(tenant)) => tenant,
+                    (None, None) => new_tenant(&config, pool, user, host),
+                };
                 users.insert(user.username.clone(), tenant);
             }
         }
@@ -83,15 +100,16 @@ impl Directory {
         self.tenants.get(database)?.get(user)
     }
 
-    /// True if there is such a database, for whomever.
-    pub fn has_database(&self, database: &str) -> bool {
-        self.tenants.contains_key(database)
-    }
-
     /// The users of a database; none if there is no such database.
     pub fn users(&self, database: &str) -> impl Iterator<Item = &Rc<Tenant>> {
         let users = self.tenants.get(database);
         users.into_iter().flat_map(HashMap::values)
+    }
+
+    /// The user `user` of database `database`, if somebody can log in as such.
+    pub fn guest(&self, database: &str, user: &str) -> Option<Rc<Tenant>> {
+        let tenant = self.tenant(database, user)?;
+        (tenant.user().origin != Origin::Internal).then(|| Rc::clone(tenant))
     }
 
     /// All users of all databases.
@@ -101,7 +119,8 @@ impl Directory {
 
     /// All pools.
     pub fn pools(&self) -> impl Iterator<Item = &Rc<Pool>> {
-        self.tenants().map(|tenant| &tenant.pool)
+        let own = self.tenants().filter(|tenant| tenant.user().shares.is_none());
+        own.map(|tenant| &tenant.pool)
     }
 
     /// The tenant that can stay as it is, or with another size.
@@ -134,6 +153,7 @@ impl Directory {
 fn alone(pool: &PoolConfig) -> PoolConfig {
     PoolConfig {
         users: Vec::new(),
+        auth_query: None,
         ..pool.clone()
     }
 }

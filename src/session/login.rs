@@ -384,7 +384,7 @@ impl Login {
         let proofs = Proofs {
             peer: self.peer_text(),
             shard: &self.shard,
-            directory: &self.directory,
+            directory: Rc::clone(&self.directory),
             talk: &mut self.talk,
             end_point: self.end_point.as_deref(),
             client,

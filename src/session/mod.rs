@@ -27,6 +27,7 @@ mod held;
 mod kill;
 mod local;
 pub mod login;
+pub mod lookup;
 pub mod orders;
 mod parting;
 mod pipeline;

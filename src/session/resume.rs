@@ -243,6 +243,7 @@ mod tests {
     use super::super::doors::Doors;
     use super::super::orders::{self, Order, Outcome, Staff};
     use super::super::registry::{Place, Registry};
+    use super::super::lookup::Lookups;
     use super::super::proofs::cap::Cap;
     use super::super::shard::Connections;
     use super::super::survey::{Surveyors, Surveys};
@@ -369,6 +370,7 @@ mod tests {
             fleet,
             gate: Gate::default(),
             proofs: Cap::default(),
+            lookups: Lookups::default(),
             mock_secret: [0; 32],
         })
     }

@@ -16,6 +16,7 @@ use super::budget::Budget;
 use super::cancel::Cancels;
 use super::directory::Directory;
 use super::doors::Doors;
+use super::lookup::Lookups;
 use super::orders::Staff;
 use super::proofs::cap::Cap;
 use super::registry::Registry;
@@ -95,6 +96,8 @@ pub struct Shard {
     pub gate: Gate,
     /// Where proofs wait that are computed elsewhere.
     pub proofs: Cap,
+    /// What servers have answered of users.
+    pub lookups: Lookups,
     /// Makes the salts of users who do not exist.
     pub mock_secret: [u8; 32],
 }

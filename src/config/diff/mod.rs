@@ -101,6 +101,8 @@ fn is_same((old_pool, old_user): &Settings<'_>, (new_pool, new_user): &Settings<
         prepared_statements_cache_size,
         prepare_unnamed,
         server_tls,
+        auth_query: _, // Makes users of its own.
+        is_guest: _,
         users: _,
     } = old_pool;
     old_user == new_user

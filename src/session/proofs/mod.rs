@@ -20,6 +20,7 @@
 
 mod ask;
 pub mod cap;
+mod guests;
 mod system;
 mod token;
 
@@ -81,7 +82,7 @@ pub struct Proofs<'a> {
     /// The shard.
     pub shard: &'a Rc<Shard>,
     /// Who exists.
-    pub directory: &'a Directory,
+    pub directory: Rc<Directory>,
     /// The conversation with the client.
     pub talk: &'a mut Conversation,
     /// What a proof over TLS is bound to.
@@ -109,7 +110,7 @@ impl Proofs<'_> {
     ///
     /// Why it is not let in.
     pub async fn authenticate(mut self) -> Result<Proven, Refusal> {
-        let directory = self.directory;
+        let directory = Rc::clone(&self.directory);
         let general = &directory.config.general;
         let rules = general.pg_hba.as_deref().unwrap_or_default();
         if let Some(rule) = hba::named(rules, &self.client) {
@@ -126,7 +127,7 @@ impl Proofs<'_> {
         if !hba::is_permitted(md5, scram) {
             return Err(forbidden(hba::not_permitted_message(&self.client)));
         }
-        let Some(tenant) = directory.tenant(self.client.database, self.client.user) else {
+        let Some(tenant) = self.tenant().await else {
             return Err(self.imitate(md5, scram).await);
         };
         match hba::combine(md5, scram, &tenant.stored) {
@@ -139,21 +140,22 @@ impl Proofs<'_> {
             }
             LoginMethod::Ask(challenge) => match &tenant.pam_service {
                 Some(service) => self.pam(service).await?,
-                None => self.ask(challenge, tenant).await?,
+                None => self.ask(challenge, &tenant).await.inspect_err(|_| self.doubt(&tenant))?,
             },
         }
-        Ok(Proven::user(Rc::clone(tenant)))
+        self.enter(tenant).await.map(Proven::user)
     }
 
     /// The method of a rule that decides alone.
     async fn by_rule(&mut self, rule: &HbaRule) -> Result<Rc<Tenant>, Refusal> {
-        let maps = &self.directory.config.general.pg_ident;
+        let directory = Rc::clone(&self.directory);
+        let maps = &directory.config.general.pg_ident;
         if !hba::shows_certificate(rule, &self.client, maps) {
             return Err(forbidden(hba::not_permitted_message(&self.client)));
         }
-        let directory = self.directory;
-        let tenant = directory.tenant(self.client.database, self.client.user);
-        if tenant.is_none() && !directory.has_database(self.client.database) {
+        let tenant = self.tenant().await;
+        let tenant = tenant.as_ref();
+        if tenant.is_none() && directory.config.pool_of(self.client.database).is_none() {
             return Err(self.unknown());
         }
         match &rule.method {
@@ -172,7 +174,7 @@ impl Proofs<'_> {
             _ => return Err(forbidden(hba::not_permitted_message(&self.client))),
         }
         match tenant {
-            Some(tenant) => Ok(Rc::clone(tenant)),
+            Some(tenant) => self.enter(Rc::clone(tenant)).await,
             // Asked like everybody, and right by chance or by PAM: still nobody.
             None => Err(wrong_password(WRONG_PASSWORD)),
         }
@@ -200,11 +202,13 @@ impl Proofs<'_> {
         let asks = md5 == Decision::Allow || scram == Decision::Allow;
         let trusts = md5 == Decision::Trust || scram == Decision::Trust;
         let stored = |tenant: &Rc<Tenant>| matches!(tenant.stored, StoredPassword::Md5(_));
-        let mut users = self.directory.users(self.client.database).peekable();
-        if !asks || trusts || users.peek().is_none() {
+        let directory = Rc::clone(&self.directory);
+        let config = &directory.config;
+        let Some(settings) = config.pool_of(self.client.database).filter(|_| asks && !trusts) else {
             return self.unknown();
-        }
-        let is_md5 = md5 == Decision::Allow && users.all(stored);
+        };
+        let mut users = directory.users(&settings.name).peekable();
+        let is_md5 = md5 == Decision::Allow && users.peek().is_some() && users.all(stored);
         let outcome = if is_md5 {
             self.imitate_md5().await
         } else {

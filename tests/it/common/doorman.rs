@@ -44,6 +44,14 @@ impl User {
             .server("app", postgres::PASSWORD)
     }
 
+    /// Has nothing of its own for the server.
+    pub(crate) fn without_server(name: &str, pool_size: usize) -> Self {
+        let mut user = Self::new(name, pool_size);
+        user.0.remove("server_username");
+        user.0.remove("server_password");
+        user
+    }
+
     /// What the pooler compares with: a SCRAM verifier or an md5 hash.
     pub(crate) fn secret(self, secret: &str) -> Self {
         self.key("password", secret)
