@@ -27,6 +27,7 @@ mod common;
 
 mod admin;
 mod auth;
+mod auth_query;
 mod cancel;
 mod cancel_storm;
 mod chaos;

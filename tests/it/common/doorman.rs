@@ -157,6 +157,14 @@ impl Config {
         self
     }
 
+    /// Sets a key of the pool that was added last.
+    pub(crate) fn last_pool_key(mut self, name: &str, value: impl Into<Value>) -> Self {
+        let pool = self.pools.last_mut().expect("a pool was added");
+        pool.1.insert(name.to_owned(), value.into());
+        pool.1.remove("server_database");
+        self
+    }
+
     /// How many servers user `app` of pool `it` may use.
     pub(crate) fn pool_size(self, size: usize) -> Self {
         self.users(vec![User::new("app", size)])
