@@ -199,7 +199,7 @@ fn clients_servers_and_sockets_have_their_values_in_place() {
     let expected = "0x000000FF db u psql 127.0.0.1:99 false active write 1 2 3 4 1";
     assert_eq!(clients.rows()[0].join(" "), expected);
     let servers = table(Subject::Servers);
-    let expected = "0x00000001 77 db u psql idle idle 1 2 3 4 5 6 7 8 0";
+    let expected = "0x00000001 77 db u psql idle idle 1 2 3 4 5 6 7 8 0 true";
     assert_eq!(servers.rows()[0].join(" "), expected);
     assert_eq!(table(Subject::Sockets).columns().len(), 34);
 }

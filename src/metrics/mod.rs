@@ -127,15 +127,15 @@ pub struct ShardMetrics {
     /// Logins over TLS that have succeeded, those of consoles included.
     pub logins_tls: Counter,
     /// TLS handshakes with clients that have succeeded.
-    pub handshakes: Counter,
+    pub tls_handshakes: Counter,
     /// Those of them that took up an earlier session.
-    pub handshakes_resumed: Counter,
+    pub tls_handshakes_resumed: Counter,
     /// TLS handshakes with clients that have failed.
-    pub handshakes_failed: Counter,
+    pub tls_handshakes_failed: Counter,
     /// TLS handshakes with servers that have succeeded.
-    pub server_handshakes: Counter,
+    pub server_tls_handshakes: Counter,
     /// Connections to servers that have failed in the negotiation of TLS.
-    pub server_handshakes_failed: Counter,
+    pub server_tls_handshakes_failed: Counter,
     /// Connections that have ended without a login and were no cancel requests.
     pub logins_failed: Counter,
     /// CPU time of the shard's thread, in microseconds, as of its last look.

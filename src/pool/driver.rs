@@ -478,7 +478,7 @@ async fn open_one(pool: Rc<Pool>) {
         Some(Err(error)) => {
             settings.login.source.failed(&error);
             if matches!(error, ServerError::Tls(_)) {
-                pool.metrics().server_handshakes_failed.add(1);
+                pool.metrics().server_tls_handshakes_failed.add(1);
             }
             pool.open_failed(login_error(&error));
         }
@@ -488,7 +488,7 @@ async fn open_one(pool: Rc<Pool>) {
             let pid = lease.target().map_or(0, |target| target.pid);
             let mut tally = ServerTally::new();
             tally.is_tls = stream.is_tls();
-            let handshakes = &pool.metrics().server_handshakes;
+            let handshakes = &pool.metrics().server_tls_handshakes;
             handshakes.add(u64::from(tally.is_tls));
             let card = ServerCard::new(Rc::clone(&pool.metrics), pid, born, tally);
             let server = Box::new(ServerConnection {

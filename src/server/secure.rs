@@ -152,7 +152,7 @@ impl Security {
         let name = self.name(endpoint)?;
         transport::connect(stream, connector.config, name)
             .await
-            .map_err(tls_error)?;
+            .map_err(|error| tls_error(error.to_string()))?;
         let alpn = stream.tls().and_then(|tls| tls.alpn());
         // Without it something else than PostgreSQL may have understood what it was not meant to.
         if approach == Approach::Direct && alpn != Some(ALPN) {
@@ -180,15 +180,15 @@ impl Security {
     }
 }
 
-fn tls_error(reason: impl ToString) -> ServerError {
-    ServerError::Tls(reason.to_string())
+fn tls_error(reason: impl Into<String>) -> ServerError {
+    ServerError::Tls(reason.into())
 }
 
 /// The server's answer to the request for TLS.
 async fn answer(stream: &mut Stream) -> Result<bool, ServerError> {
     let chunk = stream.receive().await.map_err(ServerError::Io)?;
     match chunk.as_deref() {
-        None => Err(ServerError::Closed),
+        None | Some([]) => Err(ServerError::Closed),
         Some(b"S") => Ok(true),
         Some(b"N") => Ok(false),
         Some([b'S' | b'N', ..]) => Err(tls_error(
@@ -199,7 +199,6 @@ async fn answer(stream: &mut Stream) -> Result<bool, ServerError> {
             "the server answered the request for TLS with an error",
         )),
         Some([other, ..]) => Err(ServerError::Unexpected(*other)),
-        Some([]) => Err(ServerError::Closed),
     }
 }
 

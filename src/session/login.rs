@@ -25,11 +25,10 @@ use crate::protocol::backend::TransactionStatus;
 use crate::protocol::cancel_key::CancelKey;
 use crate::protocol::error::StartupError;
 use crate::protocol::sqlstate;
-use crate::protocol::startup::{CancelKeyBytes, StartupMessage, StartupPacket, parse_options};
+use crate::protocol::startup::{CancelKeyBytes, StartupMessage, parse_options};
 use crate::protocol::writer;
 use crate::server::parameters::{ParameterSet, is_name};
-use crate::tls::{ALPN, Acceptor};
-use crate::transport::{Encrypted, Stream};
+use crate::transport::Stream;
 
 use super::card::{Belongs, ClientCard, ClientTally};
 use super::client::Session;
@@ -42,7 +41,7 @@ use super::shard::{Connection, Shard};
 use super::startup::{Conversation, Ended};
 
 /// Why there is no session.
-enum Rejection {
+pub(super) enum Rejection {
     /// It is no client, but somebody who wants a client's statement cancelled.
     Cancel(CancelKeyBytes),
     /// Nothing is said: the client has gone.
@@ -82,14 +81,14 @@ fn startup_failure(error: &StartupError) -> Failure {
 
 /// A client that may or may not become a session.
 pub struct Login {
-    shard: Rc<Shard>,
+    pub(super) shard: Rc<Shard>,
     directory: Rc<Directory>,
-    talk: Conversation,
+    pub(super) talk: Conversation,
     connection: Result<Connection, Connection>,
     peer: Option<SocketAddr>,
     local: Option<IpAddr>,
     /// What a proof over TLS is bound to.
-    end_point: Option<Arc<[u8]>>,
+    pub(super) end_point: Option<Arc<[u8]>>,
     /// When it connected.
     born: Instant,
 }
@@ -231,81 +230,6 @@ impl Login {
         }))
     }
 
-    /// TLS or requests for it, then the startup packet.
-    async fn first_packets(&mut self) -> Result<StartupMessage, Rejection> {
-        let (mut asked_tls, mut asked_gss) = (false, false);
-        if self.talk.begins_with_tls().await?
-            && let Some(acceptor) = self.shard.host.keyring.acceptor()
-        {
-            asked_tls = true;
-            self.secure(&acceptor, true).await?;
-        }
-        loop {
-            let repeated = match self.talk.packet().await? {
-                StartupPacket::Startup(startup) => return Ok(startup),
-                StartupPacket::Cancel(key) => return Err(Rejection::Cancel(key)),
-                StartupPacket::Ssl => {
-                    let repeated = std::mem::replace(&mut asked_tls, true);
-                    if !repeated && let Some(acceptor) = self.shard.host.keyring.acceptor() {
-                        self.agree_to_tls(&acceptor).await?;
-                        continue;
-                    }
-                    repeated
-                }
-                StartupPacket::GssEnc => std::mem::replace(&mut asked_gss, true),
-            };
-            if repeated {
-                let text = "encryption was requested twice";
-                return Err(Failure::new(sqlstate::PROTOCOL_VIOLATION, text).into());
-            }
-            self.talk.stream.send(b"N".to_vec());
-        }
-    }
-
-    /// Answers a request for TLS.
-    async fn agree_to_tls(&mut self, acceptor: &Acceptor) -> Result<(), Rejection> {
-        if self.talk.has_more() {
-            // The client waits for the answer: somebody in between has put it there.
-            let text = "received unencrypted data after SSL request";
-            return Err(Failure::new(sqlstate::PROTOCOL_VIOLATION, text).into());
-        }
-        self.talk.stream.send(b"S".to_vec());
-        self.secure(acceptor, false).await
-    }
-
-    /// Goes on over TLS. A client that has not asked for it must say that it means PostgreSQL.
-    async fn secure(&mut self, acceptor: &Acceptor, is_direct: bool) -> Result<(), Rejection> {
-        let shard = Rc::clone(&self.shard);
-        let rate = self.general().tls_rate_limit_per_second;
-        let now = Instant::now();
-        let at = shard.host.keyring.limit.take(now, rate);
-        if at > now {
-            shards::sleep_until(at).await;
-        }
-        let metrics = shard.metrics();
-        let mut outcome = self
-            .talk
-            .secure(acceptor, &shard.gate)
-            .await
-            .map_err(|error| error.to_string());
-        let tls = self.talk.stream.tls();
-        if is_direct && outcome.is_ok() && tls.and_then(Encrypted::alpn) != Some(ALPN) {
-            outcome = Err("direct TLS without the ALPN postgresql".to_owned());
-        }
-        if let Err(error) = outcome {
-            metrics.handshakes_failed.add(1);
-            let peer = self.talk.addresses().ok().and_then(|(peer, _)| peer);
-            tracing::info!(client = ?peer, %error, "TLS handshake failed");
-            return Err(Rejection::Silent);
-        }
-        metrics.handshakes.add(1);
-        let resumed = tls.is_some_and(Encrypted::is_resumed);
-        metrics.handshakes_resumed.add(u64::from(resumed));
-        tracing::debug!(tls = tls.map(Encrypted::describe), resumed, "TLS handshake");
-        self.end_point.clone_from(&acceptor.end_point);
-        Ok(())
-    }
-
     /// The connection counts as no client: a full pooler can still cancel.
     async fn serve_cancel(self, key: &CancelKeyBytes) {
         drop(self.connection);
@@ -315,7 +239,7 @@ impl Login {
         self.shard.cancels.serve(canceller, key, limit).await;
     }
 
-    fn general(&self) -> &General {
+    pub(super) fn general(&self) -> &General {
         &self.directory.config.general
     }
 

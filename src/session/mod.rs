@@ -39,6 +39,7 @@ pub mod report;
 pub mod resume;
 mod rewrite;
 pub mod roster;
+mod secure;
 pub mod shard;
 mod splice;
 pub mod startup;

@@ -133,7 +133,7 @@ mod tests {
         let suites: Vec<_> = provider
             .cipher_suites
             .iter()
-            .map(|one| one.suite())
+            .map(SupportedCipherSuite::suite)
             .collect();
         let expected = [
             rustls::CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,

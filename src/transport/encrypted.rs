@@ -268,8 +268,9 @@ impl Encrypted {
         if piece.is_empty() {
             return;
         }
-        let raw = &mut self.raw;
-        if let Err(error) = pump.encrypt(piece.bytes(), |records| raw.send(records)) {
+        let (raw, held) = (&mut self.raw, &mut self.held);
+        let outcome = pump.encrypt(piece.bytes(), held, |records| raw.send(records));
+        if let Err(error) = outcome {
             self.failure = Some(error.to_string().into_boxed_str());
         }
     }
@@ -305,7 +306,8 @@ impl Drop for Encrypted {
         if self.has_aborted || self.failure.is_some() {
             return;
         }
-        if let Some(word) = self.pump.as_mut().and_then(Pump::close_notify) {
+        let (pump, held) = (self.pump.as_mut(), &mut self.held);
+        if let Some(word) = pump.and_then(|pump| pump.close_notify(held)) {
             self.raw.send(word);
         }
     }

@@ -92,23 +92,25 @@ mod tests {
 
     use super::*;
 
+    type Passed = Rc<RefCell<Vec<(u32, Instant)>>>;
+
+    /// Passes, unless it is one of those that give up.
+    async fn one(number: u32, gate: Rc<Gate>, passed: Passed) {
+        if number % 5 == 4 {
+            let _ = shards::until(shards::now(), gate.pass()).await;
+            return;
+        }
+        gate.pass().await;
+        passed.borrow_mut().push((number, shards::now()));
+    }
+
     #[test]
     fn one_passes_a_turn_and_all_pass_in_order() {
         shards::run_one(|| async {
             let gate = Rc::new(Gate::default());
             let passed = Rc::new(RefCell::new(Vec::new()));
             for number in 0..20 {
-                let (gate, passed) = (Rc::clone(&gate), Rc::clone(&passed));
-                shards::spawn(async move {
-                    if number % 5 == 4 {
-                        // One that gives up.
-                        let now = shards::now();
-                        let _ = shards::until(now, gate.pass()).await;
-                        return;
-                    }
-                    gate.pass().await;
-                    passed.borrow_mut().push((number, shards::now()));
-                });
+                shards::spawn(one(number, Rc::clone(&gate), Rc::clone(&passed)));
             }
             while passed.borrow().len() < 16 {
                 shards::sleep(Duration::from_micros(50)).await;

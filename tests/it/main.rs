@@ -64,6 +64,7 @@ mod statement_memory;
 mod statement_numbers;
 mod statistics;
 mod tls;
+mod tls_files;
 mod tls_servers;
 mod transaction_pooling;
 mod upkeep;

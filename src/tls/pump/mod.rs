@@ -51,6 +51,8 @@ pub struct Pump {
     side: Side,
     /// The peer has said that it sends nothing more.
     has_ended: bool,
+    /// There was an error: nothing goes on.
+    has_failed: bool,
 }
 
 /// What has become of received bytes.
@@ -82,6 +84,7 @@ impl Pump {
         Ok(Self {
             side: Side::Server(UnbufferedServerConnection::new(config)?),
             has_ended: false,
+            has_failed: false,
         })
     }
 
@@ -94,6 +97,7 @@ impl Pump {
         Ok(Self {
             side: Side::Client(UnbufferedClientConnection::new(config, name)?),
             has_ended: false,
+            has_failed: false,
         })
     }
 
@@ -104,22 +108,27 @@ impl Pump {
     ///
     /// What is wrong with the bytes or with the peer.
     pub fn receive(&mut self, bytes: &mut [u8], out: &mut Vec<u8>) -> Result<Progress, Error> {
+        let mut progress = Progress { used: 0, plain: 0 };
+        if self.has_failed {
+            return Err(Error::HandshakeNotComplete);
+        }
         RECORD.with_borrow_mut(|record| {
-            let outcome = self.decrypt(bytes, record, out);
+            let outcome = self.decrypt(bytes, &mut progress, record, out);
             if outcome.is_err() {
+                self.has_failed = true;
                 self.explain(out);
             }
-            outcome
+            outcome.map(|()| progress)
         })
     }
 
     fn decrypt(
         &mut self,
         bytes: &mut [u8],
+        progress: &mut Progress,
         record: &mut Vec<u8>,
         out: &mut Vec<u8>,
-    ) -> Result<Progress, Error> {
-        let mut progress = Progress { used: 0, plain: 0 };
+    ) -> Result<(), Error> {
         loop {
             record.clear();
             let (discard, step) = self.step(&mut bytes[progress.used..], record, out);
@@ -132,7 +141,7 @@ impl Pump {
             progress.plain = end;
             match step? {
                 Step::Again => {}
-                Step::Rest => return Ok(progress),
+                Step::Rest => return Ok(()),
                 Step::Ended => self.has_ended = true,
             }
         }
@@ -150,71 +159,77 @@ impl Pump {
         }
     }
 
-    /// After an error: the alert that tells the peer.
+    /// After an error: the alert that tells the peer. Received bytes are not looked at any more.
     fn explain(&mut self, out: &mut Vec<u8>) {
         let mut record = Vec::new();
         for _ in 0..ANSWERS_MAX {
-            let before = out.len();
-            let (_, step) = self.step(&mut [], &mut record, out);
-            if out.len() == before && !matches!(step, Ok(Step::Again)) {
+            if !self.wants_write() {
                 return;
             }
+            // What is to be sent comes before what has been received.
+            let _ = self.step(&mut [], &mut record, out);
         }
     }
 
-    /// Calls `write` with what can encrypt, if the handshake is over.
+    /// Calls `write` with what can encrypt, if the handshake is over. `held` is what [`Pump::receive`]
+    /// has not used: rustls remembers places in it.
     fn write(
         &mut self,
+        held: &mut Vec<u8>,
         mut write: impl FnMut(&mut dyn Encrypts) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let too_early = Err(Error::HandshakeNotComplete);
+        if self.has_failed {
+            return Err(Error::HandshakeNotComplete);
+        }
         for _ in 0..ANSWERS_MAX {
-            let state: Result<(), Error> = match &mut self.side {
-                Side::Client(client) => match client.process_tls_records(&mut []).state? {
-                    ConnectionState::WriteTraffic(mut traffic) => return write(&mut traffic),
-                    ConnectionState::PeerClosed => Ok(()),
-                    _ => too_early.clone(),
-                },
-                Side::Server(server) => match server.process_tls_records(&mut []).state? {
-                    ConnectionState::WriteTraffic(mut traffic) => return write(&mut traffic),
-                    ConnectionState::PeerClosed => Ok(()),
-                    _ => too_early.clone(),
-                },
+            let (discard, written) = match &mut self.side {
+                Side::Client(client) => write_with(client.process_tls_records(held), &mut write),
+                Side::Server(server) => write_with(server.process_tls_records(held), &mut write),
             };
-            state?;
+            held.drain(..discard);
+            if let Some(written) = written {
+                return written;
+            }
             self.has_ended = true;
         }
-        too_early
+        Err(Error::HandshakeNotComplete)
     }
 
-    /// Encrypts `plain`, calling `send` with the records of each part.
+    /// Encrypts `plain`, calling `send` with the records of each part. `held` is what [`Pump::receive`]
+    /// has not used.
     ///
     /// # Errors
     ///
     /// If the handshake is not over, or the keys are worn out.
-    pub fn encrypt(&mut self, plain: &[u8], mut send: impl FnMut(Vec<u8>)) -> Result<(), Error> {
+    pub fn encrypt(
+        &mut self,
+        plain: &[u8],
+        held: &mut Vec<u8>,
+        mut send: impl FnMut(Vec<u8>),
+    ) -> Result<(), Error> {
         for segment in plain.chunks(SEGMENT_BYTES) {
             let records = segment.len().div_ceil(RECORD_BYTES);
             let mut out = vec![0; segment.len() + records * OVERHEAD_BYTES];
             let mut len = 0;
-            self.write(|traffic| {
+            self.write(held, |traffic| {
                 len = fill(&mut out, |out| traffic.encrypt(segment, out))?;
                 Ok(())
             })?;
             out.truncate(len);
             send(out);
-            self.answer(&mut send)?;
+            self.answer(held, &mut send)?;
         }
         Ok(())
     }
 
     /// What rustls wants to send on its own account, such as new keys.
-    fn answer(&mut self, send: &mut impl FnMut(Vec<u8>)) -> Result<(), Error> {
+    fn answer(&mut self, held: &mut Vec<u8>, send: &mut impl FnMut(Vec<u8>)) -> Result<(), Error> {
         if !self.wants_write() {
             return Ok(());
         }
         let mut out = Vec::new();
-        self.receive(&mut [], &mut out)?;
+        let progress = self.receive(held, &mut out)?;
+        held.drain(..progress.used);
         if !out.is_empty() {
             send(out);
         }
@@ -229,10 +244,10 @@ impl Pump {
     }
 
     /// The record that says that nothing more is sent; none if it is too early for it.
-    pub fn close_notify(&mut self) -> Option<Vec<u8>> {
+    pub fn close_notify(&mut self, held: &mut Vec<u8>) -> Option<Vec<u8>> {
         let mut out = vec![0; 64];
         let mut len = 0;
-        self.write(|traffic| {
+        self.write(held, |traffic| {
             len = fill(&mut out, |out| traffic.close(out))?;
             Ok(())
         })
@@ -289,7 +304,7 @@ impl Pump {
         let version =
             version.and_then(|version| version.as_str().map(|text| text.replace('_', ".")));
         let suite = suite.map(|suite| suite.suite());
-        let suite = suite.as_ref().and_then(|suite| suite.as_str());
+        let suite = suite.as_ref().and_then(rustls::CipherSuite::as_str);
         format!(
             "{} {}",
             version.as_deref().unwrap_or("TLS"),
@@ -318,6 +333,22 @@ impl<Data> Encrypts for WriteTraffic<'_, Data> {
     fn close(&mut self, out: &mut [u8]) -> Result<usize, EncryptError> {
         self.queue_close_notify(out)
     }
+}
+
+/// Calls `write` if the time for it has come; none if the same is to be tried once more. Returns also how
+/// many received bytes are done with.
+fn write_with<Data>(
+    status: UnbufferedStatus<'_, '_, Data>,
+    write: &mut impl FnMut(&mut dyn Encrypts) -> Result<(), Error>,
+) -> (usize, Option<Result<(), Error>>) {
+    let UnbufferedStatus { discard, state } = status;
+    let written = match state {
+        Ok(ConnectionState::WriteTraffic(mut traffic)) => Some(write(&mut traffic)),
+        Ok(ConnectionState::PeerClosed) => None,
+        Ok(_) => Some(Err(Error::HandshakeNotComplete)),
+        Err(error) => Some(Err(error)),
+    };
+    (discard, written)
 }
 
 /// Writes into `out`, which is made longer if that is needed.

@@ -1,3 +1,8 @@
+//! Two sides of a connection without a wire between them.
+//!
+//! Owns: what arrives, however it is cut; bytes that no peer should send.
+//! Does not own: sockets (`tests/it/tls.rs`).
+
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 use rustls::pki_types::PrivateKeyDer;
@@ -46,6 +51,11 @@ impl End {
         }
     }
 
+    fn send(&mut self, text: &[u8], wire: &mut Vec<u8>) -> Result<(), Error> {
+        let send = |part: Vec<u8>| wire.extend_from_slice(&part);
+        self.pump.encrypt(text, &mut self.held, send)
+    }
+
     /// Takes bytes of the wire; returns what it has to say to them.
     fn take(&mut self, bytes: &[u8]) -> Result<Vec<u8>, (Error, Vec<u8>)> {
         self.held.extend_from_slice(bytes);
@@ -87,9 +97,7 @@ fn what_is_sent_arrives_however_the_wire_cuts_it() {
             let mut text = vec![0; rng.random_range(1..200_000)];
             rng.fill_bytes(&mut text);
             let mut wire = Vec::new();
-            from.pump
-                .encrypt(&text, |part| wire.extend_from_slice(&part))
-                .unwrap();
+            from.send(&text, &mut wire).unwrap();
             let overhead = text.len().div_ceil(RECORD_BYTES) * OVERHEAD_BYTES;
             assert!(wire.len() <= text.len() + overhead, "records are full");
             sent.extend_from_slice(&text);
@@ -102,10 +110,10 @@ fn what_is_sent_arrives_however_the_wire_cuts_it() {
             }
         }
         assert!(to.held.is_empty() && to.plain == sent);
-        let word = from.pump.close_notify().unwrap();
+        let word = from.pump.close_notify(&mut from.held).unwrap();
         to.take(&word).unwrap();
         assert!(to.pump.has_ended());
-        assert!(to.pump.encrypt(b"last words", |_| {}).is_ok());
+        assert!(to.send(b"last words", &mut Vec::new()).is_ok());
     }
 }
 
@@ -114,10 +122,7 @@ fn changed_records_and_plain_text_are_refused_and_the_peer_is_told() {
     let configs = configs(rustls::ALL_VERSIONS);
     let (mut client, mut server) = pair(&configs);
     let mut wire = Vec::new();
-    client
-        .pump
-        .encrypt(b"select 1", |part| wire.extend_from_slice(&part))
-        .unwrap();
+    client.send(b"select 1", &mut wire).unwrap();
     let last = wire.len() - 1;
     wire[last] ^= 1;
     let (error, alert) = server.take(&wire).unwrap_err();
@@ -129,8 +134,41 @@ fn changed_records_and_plain_text_are_refused_and_the_peer_is_told() {
         .take(b"\0\0\0\x08\x04\xd2\x16\x2fuser\0me\0")
         .unwrap_err();
     assert_eq!(alert.first(), Some(&21), "an alert");
-    assert!(server.pump.encrypt(b"x", |_| {}).is_err());
-    assert!(server.pump.close_notify().is_none());
+    assert!(server.send(b"x", &mut Vec::new()).is_err());
+    assert!(server.pump.close_notify(&mut server.held).is_none());
+}
+
+#[test]
+fn a_handshake_message_in_pieces_keeps_nobody_from_sending() {
+    let configs = configs(&[&version::TLS12]);
+    let (mut client, mut server) = pair(&configs);
+    // The first part of a message of 100 bytes, in a record of its own, encrypted as a client would.
+    let mut wire = Vec::new();
+    client.send(b"x", &mut wire).unwrap();
+    server.take(&wire).unwrap();
+    for part in [&wire[..3], b"\x16"] {
+        let _ = server.take(part);
+        let mut out = Vec::new();
+        let _ = server.send(b"answer", &mut out);
+    }
+
+    let mut server = End::new(Pump::accept(Arc::clone(&configs.1)).unwrap());
+    // A hello of which only the beginning has come, in two records.
+    assert!(
+        server
+            .take(b"\x16\x03\x01\0\x04\x01\0\x01\0")
+            .unwrap()
+            .is_empty()
+    );
+    assert!(
+        server
+            .take(b"\x16\x03\x01\0\x02\x03\x03")
+            .unwrap()
+            .is_empty()
+    );
+    assert!(server.send(b"too early", &mut Vec::new()).is_err());
+    assert!(server.pump.close_notify(&mut server.held).is_none());
+    assert!(server.take(b"GET / HTTP/1.1").is_err());
 }
 
 #[test]
@@ -140,6 +178,19 @@ fn random_bytes_give_an_error_or_nothing() {
     let mut rng = StdRng::seed_from_u64(seed);
     let configs = configs(rustls::ALL_VERSIONS);
     for _ in 0..500 {
+        let mut server = End::new(Pump::accept(Arc::clone(&configs.1)).unwrap());
+        let name = ServerName::try_from("db.example").unwrap();
+        let mut client = End::new(Pump::connect(Arc::clone(&configs.0), name).unwrap());
+        let mut hello = client.take(&[]).unwrap();
+        let place = rng.random_range(0..hello.len());
+        hello[place] ^= 1 << rng.random_range(0..8);
+        // Records with a part of the message each, or nonsense between them.
+        let _ = hello
+            .chunks(rng.random_range(1..300))
+            .try_for_each(|part| server.take(part).map(drop));
+        if let Ok(out) = server.take(&[]) {
+            let _ = client.take(&out);
+        }
         let mut server = End::new(Pump::accept(Arc::clone(&configs.1)).unwrap());
         let mut bytes = vec![0; rng.random_range(3..2000)];
         rng.fill_bytes(&mut bytes);
