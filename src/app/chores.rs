@@ -139,7 +139,11 @@ impl Chores {
     }
 
     async fn execute(&self, (command, environment): &Question) -> Result<Secret, String> {
-        let _turn = self.commands.acquire().await.map_err(|error| error.to_string())?;
+        let _turn = self
+            .commands
+            .acquire()
+            .await
+            .map_err(|error| error.to_string())?;
         let limit = command.timeout;
         tokio::time::timeout(limit, print_password(&command.text, environment))
             .await
@@ -210,7 +214,9 @@ fn now() -> u64 {
 
 #[cfg(not(feature = "pam"))]
 fn check_pam(service: &str, _: &str, _: &Secret, _: &str) -> Result<bool, String> {
-    Err(format!("service {service}: this program was built without PAM"))
+    Err(format!(
+        "service {service}: this program was built without PAM"
+    ))
 }
 
 #[cfg(feature = "pam")]
@@ -257,7 +263,8 @@ mod pam {
         from: &str,
     ) -> Result<bool, String> {
         // An empty password would be taken for "none is needed" by some modules.
-        if password.expose().is_empty() || [service, user, from].iter().any(|text| text.contains('\0'))
+        if password.expose().is_empty()
+            || [service, user, from].iter().any(|text| text.contains('\0'))
         {
             return Ok(false);
         }
@@ -283,7 +290,9 @@ mod pam {
         let answers = Answers(user, password).into_conversation();
         let builder = TransactionBuilder::new_with_service(service).username(user);
         let mut transaction = builder.build(answers)?;
-        transaction.items_mut().set_remote_host(Some(OsStr::new(from)))?;
+        transaction
+            .items_mut()
+            .set_remote_host(Some(OsStr::new(from)))?;
         let flags = AuthnFlags::SILENT | AuthnFlags::DISALLOW_NULL_AUTHTOK;
         transaction.authenticate(flags)?;
         transaction.account_management(flags)?;
@@ -305,7 +314,11 @@ mod tests {
         })
     }
 
-    fn run(chores: &Chores, command: &Arc<PasswordCommand>, is_stale: bool) -> Result<Secret, String> {
+    fn run(
+        chores: &Chores,
+        command: &Arc<PasswordCommand>,
+        is_stale: bool,
+    ) -> Result<Secret, String> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -331,7 +344,9 @@ mod tests {
         let chores = Chores::default();
         let command = command("echo $$", Duration::from_secs(60));
         let first = run(&chores, &command, false).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
         runtime.block_on(async {
             for place in chores.answers.lock().await.values() {
                 let mut answer = place.lock().await;
@@ -351,7 +366,10 @@ mod tests {
             ("echo x; exit 3", "has failed"),
             ("sleep 10", "has not ended"),
             ("printf '\\377'", "UTF-8"),
-            ("head -c 70000 /dev/zero | tr '\\0' x", "has printed more than"),
+            (
+                "head -c 70000 /dev/zero | tr '\\0' x",
+                "has printed more than",
+            ),
         ] {
             let error = run(&chores, &command(text, Duration::ZERO), false).unwrap_err();
             assert!(error.contains(reason), "{text}: {error}");

@@ -25,8 +25,8 @@ use crate::tls::Keyring;
 use super::advice::{self, Facts};
 use super::chores::Chores;
 use super::guests::Guests;
-use super::prover::Prover;
 use super::mailbox::{ShardMessage, Work, WorkResult};
+use super::prover::Prover;
 use super::scrape::Scrape;
 use super::{report, sockets};
 

@@ -114,7 +114,10 @@ mod tests {
     use crate::config;
 
     fn config(password: &str, more: &str) -> Config {
-        let file = std::env::temp_dir().join(format!("doorman-prover-{}-{password}.toml", std::process::id()));
+        let file = std::env::temp_dir().join(format!(
+            "doorman-prover-{}-{password}.toml",
+            std::process::id()
+        ));
         let text = format!(
             "[general]\nadmin_username = 'a'\nadmin_password = 'b'\n[pools.db]\n\
              [[pools.db.users]]\nusername = 'u'\npassword = '{password}'\npool_size = 1\n{more}"
@@ -137,10 +140,16 @@ mod tests {
         let verifier = ScramVerifier::parse(first.expose()).unwrap();
         let keys = derive_keys("pencil", verifier.salt(), verifier.iterations()).unwrap();
         assert!(verifier.is_made_from(&keys));
-        assert_eq!(prepared(&mut prover, config("pencil", "")), Some(first.clone()));
+        assert_eq!(
+            prepared(&mut prover, config("pencil", "")),
+            Some(first.clone())
+        );
         let other = prepared(&mut prover, config("pen", "")).unwrap();
         assert_ne!(other, first);
-        assert_eq!(ScramVerifier::parse(other.expose()).unwrap().salt(), verifier.salt());
+        assert_eq!(
+            ScramVerifier::parse(other.expose()).unwrap().salt(),
+            verifier.salt()
+        );
     }
 
     #[test]

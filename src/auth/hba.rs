@@ -35,8 +35,8 @@
 use std::net::IpAddr;
 
 use super::verifier::StoredPassword;
-use crate::config::ident::IdentMaps;
 use crate::config::hba::{ClientCert, HbaAddress, HbaKind, HbaMethod, HbaName, HbaRule, IpNet};
+use crate::config::ident::IdentMaps;
 
 /// The client that wants to log in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

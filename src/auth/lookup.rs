@@ -72,12 +72,7 @@ impl std::error::Error for AnswerError {}
 /// # Errors
 ///
 /// [`AnswerError`].
-pub fn judge(
-    user: &str,
-    columns: &[String],
-    rows: &[Row],
-    now: u64,
-) -> Result<Found, AnswerError> {
+pub fn judge(user: &str, columns: &[String], rows: &[Row], now: u64) -> Result<Found, AnswerError> {
     let named = |names: &[&str]| {
         let mut names = names.iter();
         names.find_map(|name| columns.iter().position(|column| column == name))
@@ -137,7 +132,11 @@ fn seconds(text: &str) -> Option<f64> {
         return None;
     }
     // Days since 1970-01-01 of the Gregorian calendar, years beginning with March.
-    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let (y, m) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
     let era = y.div_euclid(400);
     let of_era = y.rem_euclid(400);
     let of_year = (153 * m + 2) / 5 + day - 1;
@@ -182,7 +181,10 @@ mod tests {
             ("password|a|b", format!("{MD5}|1|2")),
             ("passwd|valuntil", format!("{MD5}|null")),
             ("passwd|valuntil", format!("{MD5}|infinity")),
-            ("passwd|rolvaliduntil", format!("{MD5}|2030-01-01 00:00:00+00")),
+            (
+                "passwd|rolvaliduntil",
+                format!("{MD5}|2030-01-01 00:00:00+00"),
+            ),
         ] {
             assert_eq!(read(columns, &row), found, "{columns}");
         }
@@ -195,7 +197,10 @@ mod tests {
             ("passwd", String::new()),
             ("passwd|valuntil", format!("{MD5}|2023-11-14 22:13:20+00")),
             ("passwd|valuntil", format!("{MD5}|-infinity")),
-            ("passwd|valuntil", format!("{MD5}|0001-01-01 00:00:00+00 BC")),
+            (
+                "passwd|valuntil",
+                format!("{MD5}|0001-01-01 00:00:00+00 BC"),
+            ),
         ] {
             assert_eq!(read(columns, &row), Ok(Found::Nobody), "{columns} {row}");
         }
@@ -213,8 +218,16 @@ mod tests {
             ("usename|passwd", format!("null|{MD5}"), AnswerError::Name),
             ("passwd", "hunter2".to_owned(), AnswerError::Secret),
             ("passwd", "SCRAM-SHA-256$x".to_owned(), AnswerError::Secret),
-            ("passwd", "jwt-pkey-fpath:/x".to_owned(), AnswerError::Secret),
-            ("passwd|valuntil", format!("{MD5}|tomorrow"), AnswerError::End),
+            (
+                "passwd",
+                "jwt-pkey-fpath:/x".to_owned(),
+                AnswerError::Secret,
+            ),
+            (
+                "passwd|valuntil",
+                format!("{MD5}|tomorrow"),
+                AnswerError::End,
+            ),
         ] {
             assert_eq!(read(columns, &row), Err(error), "{columns} {row}");
         }

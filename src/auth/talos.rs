@@ -137,7 +137,10 @@ impl Talos {
             stem.to_string_lossy().into_owned()
         };
         let texts = config.key_texts.iter().map(|text| text.expose());
-        Self::new(config.keys.iter().map(id).zip(texts), config.databases.clone())
+        Self::new(
+            config.keys.iter().map(id).zip(texts),
+            config.databases.clone(),
+        )
     }
 
     /// Checks a token. Audience and issuer are not asked for.
@@ -196,7 +199,10 @@ mod tests {
     fn the_highest_role_in_a_configured_resource_counts() {
         for (access, role) in [
             (r#"{"pg:db":{"roles":["read_only"]}}"#, Role::ReadOnly),
-            (r#"{"pg:db":{"roles":["read_only","owner","read_write"]}}"#, Role::Owner),
+            (
+                r#"{"pg:db":{"roles":["read_only","owner","read_write"]}}"#,
+                Role::Owner,
+            ),
             (
                 r#"{"pg:db":{"roles":["read_only"]},"x:db:x":{"roles":["read_write"]}}"#,
                 Role::ReadWrite,
@@ -219,7 +225,10 @@ mod tests {
             (r#"{"db":{"roles":["owner"]}}"#, TalosError::NoRole),
             (r#"{"pg:db":{"roles":[]}}"#, TalosError::NoRole),
             (r#"{"pg:db":{}}"#, TalosError::NoRole),
-            (r#"{"pg:db":{"roles":["owner","god"]}}"#, TalosError::UnknownRole),
+            (
+                r#"{"pg:db":{"roles":["owner","god"]}}"#,
+                TalosError::UnknownRole,
+            ),
             ("null", TokenError::Claim("resource_access").into()),
         ] {
             assert_eq!(check("key1", access), Err(error), "{access}");

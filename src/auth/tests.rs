@@ -37,7 +37,8 @@ fn verdicts_for(rules: &str, client: &HbaClient<'_>) -> [Decision; 2] {
     let (rules, notes) = parse_rules(rules).unwrap();
     // Methods that nobody can use are remarked.
     assert!(notes.iter().all(|note| note.reason.starts_with("method ")));
-    [WantedMethod::Md5, WantedMethod::ScramSha256].map(|wanted| decide(&rules, client, &maps(), wanted))
+    [WantedMethod::Md5, WantedMethod::ScramSha256]
+        .map(|wanted| decide(&rules, client, &maps(), wanted))
 }
 
 /// Both verdicts for user `u`, database `d`; an `ip` that is none is a Unix socket.
@@ -65,9 +66,18 @@ fn a_method_that_no_walk_looks_for_decides_if_its_rule_is_the_first() {
     };
     for (rules, method) in [
         ("local all all peer", Some(HbaMethod::Peer)),
-        ("local all all pam\nlocal all all trust", Some(HbaMethod::Pam)),
-        ("local x all peer\nlocal all all password", Some(HbaMethod::Password)),
-        ("local all all ldap\nlocal all all jwt", Some(HbaMethod::Jwt)),
+        (
+            "local all all pam\nlocal all all trust",
+            Some(HbaMethod::Pam),
+        ),
+        (
+            "local x all peer\nlocal all all password",
+            Some(HbaMethod::Password),
+        ),
+        (
+            "local all all ldap\nlocal all all jwt",
+            Some(HbaMethod::Jwt),
+        ),
         ("local all all md5\nlocal all all pam", None),
         ("local all all reject\nlocal all all pam", None),
         ("local all all trust\nlocal all all pam", None),
@@ -102,7 +112,11 @@ fn a_rule_with_clientcert_refuses_who_has_none() {
         ("clientcert=verify-full map=m", Some("u@example"), Allow),
         ("clientcert=verify-full map=n", Some("u@example"), Deny),
     ] {
-        assert_eq!(verdict(options, certificate), expected, "{options} {certificate:?}");
+        assert_eq!(
+            verdict(options, certificate),
+            expected,
+            "{options} {certificate:?}"
+        );
     }
 }
 

@@ -81,17 +81,31 @@ impl AuthQuery {
         if raw.user.is_empty() {
             return fault("user", "auth_query needs a user who asks");
         }
-        if raw.query.as_ref().is_some_and(|query| !query.contains("$1")) {
+        if raw
+            .query
+            .as_ref()
+            .is_some_and(|query| !query.contains("$1"))
+        {
             return fault("query", "the query does not ask for $1, the user");
         }
         if pool == ANY && raw.database.is_none() {
-            return fault("database", "a query for every database needs one to be asked in");
+            return fault(
+                "database",
+                "a query for every database needs one to be asked in",
+            );
         }
         if raw.server_user.is_none() && raw.server_password.is_some() {
-            return fault("server_password", "server_password is set but server_user is not");
+            return fault(
+                "server_password",
+                "server_password is set but server_user is not",
+            );
         }
         if raw.workers == 0 || raw.pool_size == 0 {
-            let key = if raw.workers == 0 { "workers" } else { "pool_size" };
+            let key = if raw.workers == 0 {
+                "workers"
+            } else {
+                "pool_size"
+            };
             return fault(key, "should be greater than 0");
         }
         if raw.min_pool_size > raw.pool_size {
@@ -213,7 +227,8 @@ impl Config {
         found.password = stored.clone();
         found.origin = Origin::Found;
         found.shares = query.shared();
-        pool.users.retain(|user| user.username != name || user.origin == Origin::File);
+        pool.users
+            .retain(|user| user.username != name || user.origin == Origin::File);
         if pool.users.iter().all(|user| user.username != name) {
             pool.users.push(found);
         }
@@ -226,7 +241,10 @@ impl Config {
             return false;
         };
         let found = settings.users.iter().find(|user| user.username == name);
-        let Some(found) = found.filter(|user| user.origin != Origin::Internal).cloned() else {
+        let Some(found) = found
+            .filter(|user| user.origin != Origin::Internal)
+            .cloned()
+        else {
             return false;
         };
         if self.pools.iter().all(|pool| pool.name != database) {

@@ -377,7 +377,10 @@ pub(super) fn build(path: &Path, document: Document, resolved: Resolved) -> Conf
             port,
         },
         talos: talos.map(|schema::Talos { keys, databases }| Talos {
-            key_texts: keys.iter().filter_map(|key| key_files.get(key).cloned()).collect(),
+            key_texts: keys
+                .iter()
+                .filter_map(|key| key_files.get(key).cloned())
+                .collect(),
             keys,
             databases,
         }),

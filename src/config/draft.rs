@@ -498,7 +498,9 @@ mod tests {
             let is_there = text
                 .lines()
                 .any(|line| line.trim_start_matches([' ', '#']).starts_with(&shown));
-            assert!(is_there || key.is_table(), "{}", key.name);
+            // Tables that are mostly absent have their place in the reference.
+            let is_elsewhere = key.is_table() || key.section == Section::AuthQuery;
+            assert!(is_there || is_elsewhere, "{}", key.name);
         }
     }
 }

@@ -108,7 +108,9 @@ impl IdentLine {
         let system = match system.strip_prefix('/') {
             None => SystemName::Exact(system.to_owned()),
             Some(pattern) => {
-                let regex = RegexBuilder::new(pattern).size_limit(REGEX_BYTES_MAX).build();
+                let regex = RegexBuilder::new(pattern)
+                    .size_limit(REGEX_BYTES_MAX)
+                    .build();
                 let regex = regex.map_err(|error| format!("'/{pattern}': {error}"))?;
                 SystemName::Pattern(regex)
             }
@@ -186,7 +188,11 @@ mod tests {
             (Some("r"), "bob@guest", "bob", false),
             (Some("r"), "a b", "c d", true),
         ] {
-            assert_eq!(maps.allows(map, system, user), expected, "{map:?} {system} {user}");
+            assert_eq!(
+                maps.allows(map, system, user),
+                expected,
+                "{map:?} {system} {user}"
+            );
         }
         assert!(maps.contains("r") && !maps.contains("x"));
     }

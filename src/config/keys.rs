@@ -465,7 +465,12 @@ pub(super) fn unknown_keys(document: &Table) -> Vec<String> {
         let place = format!("pools.{name}");
         check_table(Section::Pool, &place, Some(pool), &mut remarks);
         let query = pool.get("auth_query");
-        check_table(Section::AuthQuery, &format!("{place}.auth_query"), query, &mut remarks);
+        check_table(
+            Section::AuthQuery,
+            &format!("{place}.auth_query"),
+            query,
+            &mut remarks,
+        );
         let place = format!("{place}.users");
         match pool.get("users") {
             Some(Value::Array(users)) => {

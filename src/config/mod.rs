@@ -36,7 +36,9 @@ mod yaml;
 mod tests;
 
 pub use auth_query::{AuthQuery, Origin};
-pub use checked::{Config, Endpoint, General, PasswordCommand, PoolConfig, Prometheus, Talos, TlsMode, UserConfig};
+pub use checked::{
+    Config, Endpoint, General, PasswordCommand, PoolConfig, Prometheus, Talos, TlsMode, UserConfig,
+};
 pub use diff::ConfigDiff;
 pub use error::ConfigError;
 pub use schema::PoolMode;

@@ -60,7 +60,11 @@ pub(super) fn validate(document: &Document, read: ReadFile<'_>) -> Result<Outcom
     tls_rate_limit(general)?;
     let (hba, pg_hba) = access(general, read, &mut warnings)?;
     let pg_ident = pg_ident(general, read)?;
-    maps(pg_hba.as_deref().unwrap_or_default(), &pg_ident, &mut warnings);
+    maps(
+        pg_hba.as_deref().unwrap_or_default(),
+        &pg_ident,
+        &mut warnings,
+    );
     prepared_statements(general)?;
     let tls_mode = client_tls(general, read)?;
     let tls_protocol = tls::protocol(general, &mut warnings)?;
@@ -245,7 +249,12 @@ fn pg_ident(general: &General, read: ReadFile<'_>) -> Result<IdentMaps, Fault> {
 /// A rule whose map does not exist lets nobody in.
 fn maps(rules: &[HbaRule], maps: &IdentMaps, warnings: &mut Vec<String>) {
     for rule in rules {
-        if let Some(map) = rule.options.map.as_deref().filter(|map| !maps.contains(map)) {
+        if let Some(map) = rule
+            .options
+            .map
+            .as_deref()
+            .filter(|map| !maps.contains(map))
+        {
             warnings.push(format!(
                 "general.pg_hba: line {}: general.pg_ident has no map '{map}': the rule lets nobody in",
                 rule.line
@@ -339,12 +348,7 @@ fn prometheus(document: &Document) -> Result<(), Fault> {
     Ok(())
 }
 
-fn users(
-    name: &str,
-    pool: &Pool,
-    read: ReadFile<'_>,
-    files: &mut KeyFiles,
-) -> Result<(), Fault> {
+fn users(name: &str, pool: &Pool, read: ReadFile<'_>, files: &mut KeyFiles) -> Result<(), Fault> {
     let mut seen = HashSet::new();
     for (index, user) in pool.users.0.iter().enumerate() {
         let at = KeyPath::of(&["pools", name, "users"]).index(index);
@@ -373,7 +377,10 @@ fn check_user(
         .and_then(|password| password.expose().strip_prefix(JWT_PRIVATE_KEY));
     if let Some(path) = signing_key {
         key_file(Path::new(path), "PRIVATE KEY-----", read, files).map_err(|reason| {
-            Fault::new(at.key("server_password"), format!("JWT private key error: {reason}"))
+            Fault::new(
+                at.key("server_password"),
+                format!("JWT private key error: {reason}"),
+            )
         })?;
     }
     if user.server_password.is_some() && user.server_password_command.is_some() {

@@ -23,9 +23,9 @@ use crate::transport::Stream;
 
 use super::baits::Baits;
 use super::card::ServerCard;
+use super::credentials::Source;
 use super::errands::Errands;
 use super::error::ServerError;
-use super::credentials::Source;
 use super::handshake::{Action, Binding, Credentials, Greeting, Handshake};
 use super::lease::Lease;
 use super::parameters::ParameterSet;

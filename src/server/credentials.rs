@@ -72,7 +72,9 @@ impl Learned {
     /// Takes keys; true if they are news.
     pub fn learn(&self, keys: LearnedKeys) -> bool {
         let mut known = self.0.borrow_mut();
-        let is_known = known.as_ref().is_some_and(|known| known.verifier == keys.verifier);
+        let is_known = known
+            .as_ref()
+            .is_some_and(|known| known.verifier == keys.verifier);
         if !is_known {
             *known = Some(keys);
         }
@@ -143,7 +145,8 @@ impl Source {
 
     /// The server has answered a login with `error`.
     pub fn failed(&self, error: &ServerError) {
-        if let (Self::Command { is_stale, .. }, ServerError::Refused { sqlstate, .. }) = (self, error)
+        if let (Self::Command { is_stale, .. }, ServerError::Refused { sqlstate, .. }) =
+            (self, error)
             && sqlstate.starts_with("28")
         {
             is_stale.set(true);

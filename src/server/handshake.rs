@@ -215,7 +215,9 @@ impl Handshake {
             Proof::Md5(_) => "the stored md5 password is good for md5 only",
             Proof::Token(_) => "tokens are sent in clear only",
         };
-        ServerError::Authentication(format!("server wants {method} authentication, but {reason}"))
+        ServerError::Authentication(format!(
+            "server wants {method} authentication, but {reason}"
+        ))
     }
 
     /// What is sent to a server that wants a password in clear.

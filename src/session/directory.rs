@@ -65,8 +65,7 @@ impl Directory {
         for pool in &config.pools {
             let users = tenants.entry(pool.name.clone()).or_default();
             for user in &pool.users {
-                let tenant = before
-                    .and_then(|before| before.take_over(pool, user, &config));
+                let tenant = before.and_then(|before| before.take_over(pool, user, &config));
                 let shared = user.shares.as_ref().and_then(|name| users.get(name));
                 let tenant = match (shared, tenant) {
                     (Some(shared), _) => tenant_of(pool, user, Rc::clone(&shared.pool)),
@@ -119,7 +118,9 @@ impl Directory {
 
     /// All pools.
     pub fn pools(&self) -> impl Iterator<Item = &Rc<Pool>> {
-        let own = self.tenants().filter(|tenant| tenant.user().shares.is_none());
+        let own = self
+            .tenants()
+            .filter(|tenant| tenant.user().shares.is_none());
         own.map(|tenant| &tenant.pool)
     }
 

@@ -252,7 +252,11 @@ async fn borrow(pool: &Rc<Pool>) -> Result<Box<ServerConnection>, String> {
 type Answer = (Vec<String>, Vec<Row>);
 
 /// Sends the question and reads its answer.
-async fn exchange(server: &mut ServerConnection, query: &str, user: &str) -> Result<Answer, String> {
+async fn exchange(
+    server: &mut ServerConnection,
+    query: &str,
+    user: &str,
+) -> Result<Answer, String> {
     server.send_own_query(PIN);
     let mut out = Vec::new();
     writer::parse(&mut out, b"", query.as_bytes(), &[]);
@@ -274,7 +278,9 @@ async fn exchange(server: &mut ServerConnection, query: &str, user: &str) -> Res
     let mut refused = None;
     while !server.sync.is_settled() {
         let chunk = server.stream.receive().await;
-        let mut chunk = chunk.map_err(|error| error.to_string())?.ok_or("connection closed")?;
+        let mut chunk = chunk
+            .map_err(|error| error.to_string())?
+            .ok_or("connection closed")?;
         while let Some(part) = framer.next(&chunk).map_err(|error| error.to_string())? {
             if part.is_last {
                 let understood = read(part.tag, part.body.unwrap_or_default(), &mut answer);

@@ -241,10 +241,10 @@ mod tests {
     use super::super::cancel::{self, Cancels};
     use super::super::directory::Directory;
     use super::super::doors::Doors;
-    use super::super::orders::{self, Order, Outcome, Staff};
-    use super::super::registry::{Place, Registry};
     use super::super::lookup::Lookups;
+    use super::super::orders::{self, Order, Outcome, Staff};
     use super::super::proofs::cap::Cap;
+    use super::super::registry::{Place, Registry};
     use super::super::shard::Connections;
     use super::super::survey::{Surveyors, Surveys};
     use super::*;

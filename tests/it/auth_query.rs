@@ -91,12 +91,18 @@ fn any_database_is_served_like_any_other(shards: usize) {
     let mut config = Config::new(postgres)
         .shards(shards)
         .hba("host all all 127.0.0.1/32 scram-sha-256")
-        .pool("*", postgres.port(), vec![User::new("fixed", 2).secret(&postgres.verifier("app"))]);
+        .pool(
+            "*",
+            postgres.port(),
+            vec![User::new("fixed", 2).secret(&postgres.verifier("app"))],
+        );
     config = config.last_pool_key("auth_query", query(&[("database", "postgres".into())]));
     let doorman = config.start();
     let name = role("");
     let database = unique("other");
-    postgres.superuser().execute(&format!("create database {database}"));
+    postgres
+        .superuser()
+        .execute(&format!("create database {database}"));
     for _ in 0..3 {
         let mut client = login(&doorman, &name).database(&database).connect();
         assert_eq!(client.value("select current_database()"), database);
@@ -109,7 +115,10 @@ fn any_database_is_served_like_any_other(shards: usize) {
     let refusal = login(&doorman, &name).database("*").refusal();
     assert_eq!(refusal.sqlstate(), "3D000");
     // Who proves nothing makes no pools.
-    let refusal = login(&doorman, &name).database("nowhere").password("wrong").refusal();
+    let refusal = login(&doorman, &name)
+        .database("nowhere")
+        .password("wrong")
+        .refusal();
     assert_eq!(refusal.sqlstate(), "28P01");
     let refusal = login(&doorman, &name).database("nowhere").refusal();
     assert_eq!(refusal.sqlstate(), "3D000");
@@ -130,7 +139,10 @@ fn a_changed_password_is_found_after_a_wrong_one() {
     let changed = || login(&doorman, &name).password("wrong").refusal();
     assert_eq!(changed().sqlstate(), "28P01");
     eventually("the user is forgotten", || {
-        login(&doorman, &name).password("changed").attempt().is_err()
+        login(&doorman, &name)
+            .password("changed")
+            .attempt()
+            .is_err()
     });
 }
 
@@ -163,7 +175,9 @@ fn nobody_can_put_a_table_of_their_own_in_front() {
     superuser.execute(&format!("alter role {name} password 'mine'"));
     let sql = "select usename, passwd from pg_shadow where usename = $1";
     let asker = role("superuser");
-    superuser.execute(&format!("alter role {asker} set search_path = {schema}, pg_catalog"));
+    superuser.execute(&format!(
+        "alter role {asker} set search_path = {schema}, pg_catalog"
+    ));
     let keys = [
         ("query", sql.into()),
         ("user", asker.clone().into()),
@@ -229,7 +243,9 @@ fn guests_survive_a_reload() {
     let user = User::new("app", 2).secret(&Postgres::shared().verifier("app"));
     doorman.rewrite(configured.users(vec![user]));
     doorman.sighup();
-    eventually("the file is read", || doorman.log().contains("configuration reloaded"));
+    eventually("the file is read", || {
+        doorman.log().contains("configuration reloaded")
+    });
     assert_eq!(client.backend_pid(), pid);
     login(&doorman, &name).connect();
     doorman.assert_serves();

@@ -32,7 +32,10 @@ fn doorman(shards: usize, user: User) -> Doorman {
 fn keys_of_a_scram_login_open_the_server(shards: usize) {
     let verifier = Postgres::shared().verifier("app");
     let doorman = doorman(shards, User::without_server("app", 4).secret(&verifier));
-    assert_eq!(doorman.login().password("wrong").refusal().sqlstate(), "28P01");
+    assert_eq!(
+        doorman.login().password("wrong").refusal().sqlstate(),
+        "28P01"
+    );
     // More at a time than one shard has clients, so that every shard opens servers.
     let mut clients: Vec<_> = (0..8).map(|_| doorman.connect()).collect();
     for client in clients.iter_mut().take(4) {
@@ -42,7 +45,10 @@ fn keys_of_a_scram_login_open_the_server(shards: usize) {
     for client in clients.iter_mut().take(4) {
         client.execute("commit");
     }
-    assert_eq!(doorman.login().password("wrong").refusal().sqlstate(), "28P01");
+    assert_eq!(
+        doorman.login().password("wrong").refusal().sqlstate(),
+        "28P01"
+    );
 }
 
 fn a_stored_md5_password_opens_the_server(shards: usize) {
@@ -62,7 +68,10 @@ fn another_verifier_than_the_servers_is_named_in_the_log() {
     let doorman = doorman(1, User::without_server("app", 2).secret(&other));
     assert_eq!(doorman.login().refusal().sqlstate(), "3D000");
     let log = doorman.log();
-    assert!(log.contains("their SCRAM-SHA-256 verifiers must be equal"), "{log}");
+    assert!(
+        log.contains("their SCRAM-SHA-256 verifiers must be equal"),
+        "{log}"
+    );
 }
 
 fn a_command_prints_the_password(shards: usize) {
@@ -72,7 +81,9 @@ fn a_command_prints_the_password(shards: usize) {
     let user = User::without_server("app", 4)
         .key("server_password_command", command)
         .key("server_password_command_ttl", "1h");
-    let config = Config::new(Postgres::shared()).shards(shards).users(vec![user]);
+    let config = Config::new(Postgres::shared())
+        .shards(shards)
+        .users(vec![user]);
     let doorman = config.start();
     doorman.assert_serves();
 }
@@ -88,7 +99,9 @@ fn a_refused_password_is_asked_for_again() {
     let doorman = config.general("query_wait_timeout", "2s").start();
     assert_eq!(doorman.login().refusal().sqlstate(), "3D000");
     files.write("password", PASSWORD);
-    eventually("the new password is used", || doorman.login().attempt().is_ok());
+    eventually("the new password is used", || {
+        doorman.login().attempt().is_ok()
+    });
 }
 
 #[test]
@@ -105,7 +118,10 @@ fn a_command_that_fails_refuses_the_login_and_nothing_else() {
         assert_eq!(doorman.login().user("broken").refusal().sqlstate(), "3D000");
         doorman.assert_serves();
         let log = doorman.log();
-        assert!(log.contains("server_password_command: has "), "{command}: {log}");
+        assert!(
+            log.contains("server_password_command: has "),
+            "{command}: {log}"
+        );
     }
 }
 

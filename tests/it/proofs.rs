@@ -91,7 +91,10 @@ impl Signer {
     }
 
     fn token(&self, user: &str) -> String {
-        self.sign(None, &json!({ "preferred_username": user, "exp": now() + 60 }))
+        self.sign(
+            None,
+            &json!({ "preferred_username": user, "exp": now() + 60 }),
+        )
     }
 }
 
@@ -178,7 +181,10 @@ fn a_set_of_keys_changes_with_a_reload_and_audience_and_issuer_count() {
             jwk.common.key_id = Some((*id).to_owned());
             jwk
         });
-        serde_json::to_string(&JwkSet { keys: keys.collect() }).unwrap()
+        serde_json::to_string(&JwkSet {
+            keys: keys.collect(),
+        })
+        .unwrap()
     };
     let config = Config::new(Postgres::shared())
         .hba("host all all 127.0.0.1/32 jwt")
@@ -186,9 +192,7 @@ fn a_set_of_keys_changes_with_a_reload_and_audience_and_issuer_count() {
         .general("jwt_issuer", "sso");
     let user = token_user(&files, &set(&[(&old, "one")]));
     let doorman = config.users(vec![user]).start();
-    let claims = |audience: Value, issuer: &str| {
-        json!({ "preferred_username": "app", "exp": now() + 60, "aud": audience, "iss": issuer })
-    };
+    let claims = |audience: Value, issuer: &str| json!({ "preferred_username": "app", "exp": now() + 60, "aud": audience, "iss": issuer });
     let good = claims(json!(["x", "pooler"]), "sso");
     let login = |token: String| doorman.login().password(&token);
     let mut client = login(old.sign(Some("one"), &good)).connect();
@@ -228,12 +232,21 @@ fn a_role_in_a_token_of_talos_is_the_user() {
     let token = |kid: &str, roles: &[&str]| {
         let access = json!({ format!("pg:{DATABASE}"): { "roles": roles } });
         let claims = json!({ "clientId": "svc", "exp": now() + 60, "resource_access": access });
-        doorman.login().user("talos").password(&signer.sign(Some(kid), &claims))
+        doorman
+            .login()
+            .user("talos")
+            .password(&signer.sign(Some(kid), &claims))
     };
-    eventually("the keys are there", || token("key-1", &["read_only"]).attempt().is_ok());
+    eventually("the keys are there", || {
+        token("key-1", &["read_only"]).attempt().is_ok()
+    });
     let mut client = token("key-1", &["read_only", "owner"]).connect();
     assert_eq!(client.value("show application_name"), "svc");
-    let mut console = doorman.login().user("admin").password("admin").database("pgdoorman");
+    let mut console = doorman
+        .login()
+        .user("admin")
+        .password("admin")
+        .database("pgdoorman");
     console = console.parameter("application_name", "console");
     assert!(console.attempt().is_err(), "the rules know talos only");
     for (kid, roles) in [
@@ -256,7 +269,10 @@ fn a_password_in_clear_in_the_file_is_enough(shards: usize) {
         .users(vec![user])
         .start();
     doorman.assert_serves();
-    assert_eq!(doorman.login().password("wrong").refusal().sqlstate(), "28P01");
+    assert_eq!(
+        doorman.login().password("wrong").refusal().sqlstate(),
+        "28P01"
+    );
     assert!(!doorman.log().contains(&format!("\"{PASSWORD}\"")));
 }
 
@@ -289,7 +305,10 @@ fn rules_may_ask_for_the_password_in_clear(shards: usize) {
     ] {
         let refusal = doorman.login().user(user).password(password).refusal();
         assert_eq!(refusal.sqlstate(), "28P01", "{user}");
-        assert!(refusal.message().starts_with("Authentication failed."), "{user}");
+        assert!(
+            refusal.message().starts_with("Authentication failed."),
+            "{user}"
+        );
     }
 }
 
@@ -341,7 +360,12 @@ fn who_does_not_exist_looks_like_a_wrong_password() {
 }
 
 /// psql over TLS with the certificate `name`; its output or its error.
-fn psql_with(certificates: &Certificates, port: u16, user: &str, name: &str) -> Result<String, String> {
+fn psql_with(
+    certificates: &Certificates,
+    port: u16,
+    user: &str,
+    name: &str,
+) -> Result<String, String> {
     let output = Command::new(programs_directory().join("psql"))
         .args(["-X", "-At", "-c", "select current_user"])
         .arg(format!(
@@ -373,7 +397,11 @@ fn a_certificate_names_its_user_or_one_of_the_map() {
         let key = certificates.file(&format!("{name}.key"));
         Command::new("chmod").args(["600", &key]).status().unwrap();
     }
-    let users = vec![User::new("app", 2), User::new("bob", 2), User::new("strict", 2)];
+    let users = vec![
+        User::new("app", 2),
+        User::new("bob", 2),
+        User::new("strict", 2),
+    ];
     let doorman = Config::new(Postgres::shared())
         .general("tls_certificate", certificates.file("server.crt"))
         .general("tls_private_key", certificates.file("server.key"))
@@ -387,7 +415,10 @@ fn a_certificate_names_its_user_or_one_of_the_map() {
         .users(users)
         .start();
     let port = doorman.port();
-    assert_eq!(psql_with(&certificates, port, "app", "app").unwrap(), "app\n");
+    assert_eq!(
+        psql_with(&certificates, port, "app", "app").unwrap(),
+        "app\n"
+    );
     let mapped = psql_with(&certificates, port, "bob", "bob@example.com");
     assert_eq!(mapped.unwrap(), "app\n");
     let refused = "certificate authentication failed for user";
@@ -411,7 +442,10 @@ mod pam {
             let name = format!("doorman-it-{}-{}", std::process::id(), unique("pam"));
             let path = PathBuf::from("/etc/pam.d").join(&name);
             std::fs::write(&path, lines).unwrap_or_else(|error| {
-                panic!("tests of PAM need root, who may write {}: {error}", path.display())
+                panic!(
+                    "tests of PAM need root, who may write {}: {error}",
+                    path.display()
+                )
             });
             Self(path, name)
         }
@@ -433,7 +467,10 @@ mod pam {
                  [ \"$PAM_USER/$PAM_RHOST/$password\" = 'app/127.0.0.1/{PASSWORD}' ]\n"
             ),
         );
-        Command::new("chmod").args(["755", &script]).status().unwrap();
+        Command::new("chmod")
+            .args(["755", &script])
+            .status()
+            .unwrap();
         let asking = Service::new(&format!(
             "auth required pam_exec.so expose_authtok quiet /bin/sh {script}\n\
              account required pam_permit.so\n"
@@ -449,7 +486,10 @@ mod pam {
             "host all by_rule all pam pamservice={}\nhost all all all scram-sha-256",
             asking.1
         );
-        let doorman = Config::new(Postgres::shared()).hba(&rules).users(users).start();
+        let doorman = Config::new(Postgres::shared())
+            .hba(&rules)
+            .users(users)
+            .start();
         // The stored password is empty; PAM takes the place of every method.
         doorman.assert_serves();
         for (user, password) in [
@@ -480,7 +520,10 @@ mod pam {
             User::new("slow", 2).key("auth_pam_service", slow.1.as_str()),
         ];
         let rules = "host all slow all md5\nhost all all all trust";
-        let doorman = Config::new(Postgres::shared()).hba(rules).users(users).start();
+        let doorman = Config::new(Postgres::shared())
+            .hba(rules)
+            .users(users)
+            .start();
         std::thread::scope(|scope| {
             // More than are asked at a time.
             let waiting: Vec<_> = (0..20)

@@ -119,10 +119,7 @@ pub(super) fn rules(ini: &Ini, auth_type: &str, read: ReadFile<'_>, out: &mut Ou
             "hostssl all all all scram-sha-256\n"
         }
         "pam" => {
-            out.remark(
-                &origin,
-                "is written as auth_pam_service",
-            );
+            out.remark(&origin, "is written as auth_pam_service");
             "local all all scram-sha-256\nhost all all all scram-sha-256\n"
         }
         _ => {

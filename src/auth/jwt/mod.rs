@@ -13,7 +13,9 @@
 
 use std::fmt;
 
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse};
+use jsonwebtoken::jwk::{
+    AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse,
+};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -172,9 +174,10 @@ impl TokenKeys {
         }
         let pem = text.as_bytes();
         let rsa = DecodingKey::from_rsa_pem(pem).map(|key| (Algorithm::RS256, key));
-        let found = rsa.or_else(|_| DecodingKey::from_ec_pem(pem).map(|key| (Algorithm::ES256, key)));
-        let (algorithm, key) = found
-            .map_err(|_| KeyError("no public key of RSA or of the curve P-256".to_owned()))?;
+        let found =
+            rsa.or_else(|_| DecodingKey::from_ec_pem(pem).map(|key| (Algorithm::ES256, key)));
+        let (algorithm, key) =
+            found.map_err(|_| KeyError("no public key of RSA or of the curve P-256".to_owned()))?;
         Ok(Self(vec![PublicKey {
             id: None,
             algorithm,
@@ -285,14 +288,16 @@ impl PublicKey {
         validation.validate_aud = false;
         validation.required_spec_claims.clear();
         let opened = jsonwebtoken::decode::<T>(token, &self.key, &validation);
-        opened.map(|data| data.claims).map_err(|error| match error.kind() {
-            ErrorKind::InvalidAlgorithm => TokenError::Algorithm,
-            ErrorKind::Json(_) => TokenError::Claim("(of a wrong type)"),
-            ErrorKind::Base64(_) | ErrorKind::InvalidToken | ErrorKind::Utf8(_) => {
-                TokenError::Malformed
-            }
-            _ => TokenError::Signature,
-        })
+        opened
+            .map(|data| data.claims)
+            .map_err(|error| match error.kind() {
+                ErrorKind::InvalidAlgorithm => TokenError::Algorithm,
+                ErrorKind::Json(_) => TokenError::Claim("(of a wrong type)"),
+                ErrorKind::Base64(_) | ErrorKind::InvalidToken | ErrorKind::Utf8(_) => {
+                    TokenError::Malformed
+                }
+                _ => TokenError::Signature,
+            })
     }
 }
 
@@ -371,7 +376,8 @@ impl SigningKey {
     pub fn parse(text: &str) -> Result<Self, KeyError> {
         let pem = text.as_bytes();
         let rsa = EncodingKey::from_rsa_pem(pem).map(|key| (Algorithm::RS256, key));
-        let found = rsa.or_else(|_| EncodingKey::from_ec_pem(pem).map(|key| (Algorithm::ES256, key)));
+        let found =
+            rsa.or_else(|_| EncodingKey::from_ec_pem(pem).map(|key| (Algorithm::ES256, key)));
         let (algorithm, key) = found
             .map_err(|_| KeyError("no private key of RSA or of the curve P-256".to_owned()))?;
         let key = Self { algorithm, key };

@@ -102,7 +102,10 @@ fn the_key_decides_the_algorithm() {
 fn a_token_of_another_key_is_refused() {
     let other = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap();
     let key = SigningKey::parse(&other.serialize_pem()).unwrap();
-    assert_eq!(check(&key.sign("app", NOW).unwrap()), Err(TokenError::Signature));
+    assert_eq!(
+        check(&key.sign("app", NOW).unwrap()),
+        Err(TokenError::Signature)
+    );
     let mut changed = rs256(&claims("")).into_bytes();
     let at = changed.len() / 2;
     changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
@@ -119,14 +122,19 @@ fn times_and_names_are_checked() {
         (at("-1"), Err(TokenError::Expired)),
         (at("null"), Err(TokenError::Claim("exp"))),
         (claims(&format!(r#","nbf":{NOW}"#)), Ok(())),
-        (claims(&format!(r#","nbf":{}"#, NOW + 1)), Err(TokenError::NotYetValid)),
+        (
+            claims(&format!(r#","nbf":{}"#, NOW + 1)),
+            Err(TokenError::NotYetValid),
+        ),
         (
             format!(r#"{{"exp":{}}}"#, NOW + 9),
             Err(TokenError::Claim("preferred_username")),
         ),
         (
             format!(r#"{{"preferred_username":"App","exp":{}}}"#, NOW + 9),
-            Err(TokenError::User { named: "App".to_owned() }),
+            Err(TokenError::User {
+                named: "App".to_owned(),
+            }),
         ),
     ] {
         assert_eq!(check(&rs256(&claims)), expected, "{claims}");
@@ -169,7 +177,10 @@ fn a_set_of_keys_is_searched_by_id() {
         jwk
     };
     let set = JwkSet {
-        keys: vec![jwk(&rsa, Algorithm::RS256, "one"), jwk(&ec, Algorithm::ES256, "two")],
+        keys: vec![
+            jwk(&rsa, Algorithm::RS256, "one"),
+            jwk(&ec, Algorithm::ES256, "two"),
+        ],
     };
     let keys = TokenKeys::parse(&serde_json::to_string(&set).unwrap()).unwrap();
     let check = |header: &str, key, algorithm| {
@@ -198,7 +209,10 @@ fn useless_keys_are_refused() {
         assert!(SigningKey::parse(text).is_err(), "{text}");
     }
     assert!(SigningKey::parse(&RSA.1).is_err());
-    assert_eq!(format!("{:?}", SigningKey::parse(&RSA.0).unwrap()), "SigningKey(..)");
+    assert_eq!(
+        format!("{:?}", SigningKey::parse(&RSA.0).unwrap()),
+        "SigningKey(..)"
+    );
 }
 
 #[test]

@@ -74,7 +74,9 @@ fn client_cert(value: &str) -> Result<Option<ClientCert>, String> {
         "0" | "no-verify" => Ok(None),
         "1" | "verify-ca" => Ok(Some(ClientCert::Authority)),
         "verify-full" => Ok(Some(ClientCert::Name)),
-        _ => Err(format!("clientcert={value}: expected verify-ca or verify-full")),
+        _ => Err(format!(
+            "clientcert={value}: expected verify-ca or verify-full"
+        )),
     }
 }
 

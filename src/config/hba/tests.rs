@@ -227,7 +227,7 @@ fn a_line_goes_on_after_a_backslash() {
 fn names_and_rules_may_come_from_other_files() {
     let read = |path: &Path| match path.to_str() {
         Some("etc/admins") => Ok(b"bob, carol # the boss\n\"d e\"".to_vec()),
-        Some("etc/sub/more") => Ok(b"\nlocal all @names peer\ninclude_if_exists nothing".to_vec()),
+        Some("etc/sub/more") => Ok(b"\nlocal all @names gss\ninclude_if_exists nothing".to_vec()),
         Some("etc/sub/names") => Ok(b"x".to_vec()),
         Some("etc/loop") => Ok(b"include loop".to_vec()),
         Some("etc/bad") => Ok(b"\n\nhost".to_vec()),
@@ -241,7 +241,7 @@ fn names_and_rules_may_come_from_other_files() {
     assert!(
         notes[0]
             .to_string()
-            .starts_with("line 2: etc/sub/more: line 2: method 'peer'"),
+            .starts_with("line 2: etc/sub/more: line 2: method 'gss'"),
         "{notes:?}"
     );
     for (text, expected) in [

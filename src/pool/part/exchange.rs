@@ -268,7 +268,8 @@ impl<S, W> Part<S, W> {
                 number,
                 permits,
             } => ledger.moved((from, to), (number, permits), now, post),
-            Letter::Base(_) | Letter::Keys(_)
+            Letter::Base(_)
+            | Letter::Keys(_)
             | Letter::Grant(_)
             | Letter::Keep { .. }
             | Letter::MayOpen(_)

@@ -157,7 +157,10 @@ impl Proofs<'_> {
             let text = "Invalid password format. Password must be valid UTF-8 text.";
             return Err(wrong_password(text));
         };
-        let from = self.client.ip.map_or_else(|| "local".to_owned(), |ip| ip.to_string());
+        let from = self
+            .client
+            .ip
+            .map_or_else(|| "local".to_owned(), |ip| ip.to_string());
         let chore = Chore::CheckPam {
             service: service.to_owned(),
             user: self.client.user.to_owned(),

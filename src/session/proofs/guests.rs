@@ -26,7 +26,9 @@ impl Proofs<'_> {
         // A second time, if it was forgotten between two looks.
         for _ in 0..2 {
             let known = self.directory.guest(door, user);
-            let is_of_file = known.as_ref().is_some_and(|known| known.origin() == Origin::File);
+            let is_of_file = known
+                .as_ref()
+                .is_some_and(|known| known.origin() == Origin::File);
             let (Some(query), false) = (&settings.auth_query, is_of_file) else {
                 return known;
             };
@@ -112,7 +114,9 @@ impl Proofs<'_> {
     /// The proof of a user was wrong: perhaps the password has changed.
     pub(super) fn doubt(&self, tenant: &Tenant) {
         if tenant.origin() == Origin::Found {
-            self.shard.lookups.doubt(tenant.database(), self.client.user);
+            self.shard
+                .lookups
+                .doubt(tenant.database(), self.client.user);
         }
     }
 }

@@ -140,7 +140,10 @@ impl Proofs<'_> {
             }
             LoginMethod::Ask(challenge) => match &tenant.pam_service {
                 Some(service) => self.pam(service).await?,
-                None => self.ask(challenge, &tenant).await.inspect_err(|_| self.doubt(&tenant))?,
+                None => self
+                    .ask(challenge, &tenant)
+                    .await
+                    .inspect_err(|_| self.doubt(&tenant))?,
             },
         }
         self.enter(tenant).await.map(Proven::user)
@@ -204,7 +207,10 @@ impl Proofs<'_> {
         let stored = |tenant: &Rc<Tenant>| matches!(tenant.stored, StoredPassword::Md5(_));
         let directory = Rc::clone(&self.directory);
         let config = &directory.config;
-        let Some(settings) = config.pool_of(self.client.database).filter(|_| asks && !trusts) else {
+        let Some(settings) = config
+            .pool_of(self.client.database)
+            .filter(|_| asks && !trusts)
+        else {
             return self.unknown();
         };
         let mut users = directory.users(&settings.name).peekable();

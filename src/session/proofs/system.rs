@@ -46,7 +46,13 @@ impl Proofs<'_> {
         if is_allowed {
             return Ok(());
         }
-        tracing::info!(user, name, method, line = rule.line, "no such name for this user");
+        tracing::info!(
+            user,
+            name,
+            method,
+            line = rule.line,
+            "no such name for this user"
+        );
         let text = format!("{method} authentication failed for user \"{user}\"");
         Err(Failure::new(sqlstate::INVALID_AUTHORIZATION, text).into())
     }

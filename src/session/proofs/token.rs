@@ -41,17 +41,17 @@ impl Proofs<'_> {
             now: now(),
         };
         let user = self.client.user;
-        keys.check_user(token.expose(), user, &rules).map_err(|error| {
-            tracing::info!(user, client = self.peer, %error, "token refused");
-            wrong_password(error.client_message(user))
-        })
+        keys.check_user(token.expose(), user, &rules)
+            .map_err(|error| {
+                tracing::info!(user, client = self.peer, %error, "token refused");
+                wrong_password(error.client_message(user))
+            })
     }
 
     /// A token that names a role, which is the user of the pool.
     pub(super) async fn by_role(&mut self, talos: &Talos) -> Result<Proven, Refusal> {
-        let refuse = |text: String| -> Refusal {
-            Failure::new(sqlstate::INVALID_CATALOG_NAME, text).into()
-        };
+        let refuse =
+            |text: String| -> Refusal { Failure::new(sqlstate::INVALID_CATALOG_NAME, text).into() };
         let token = self.clear().await?.ok_or_else(|| {
             refuse("Invalid Talos token format. Token must be valid UTF-8 text.".to_owned())
         })?;
