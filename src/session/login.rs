@@ -28,7 +28,7 @@ use crate::protocol::sqlstate;
 use crate::protocol::startup::{CancelKeyBytes, StartupMessage, parse_options};
 use crate::protocol::writer;
 use crate::server::parameters::{ParameterSet, is_name};
-use crate::transport::Stream;
+use crate::transport::{Encrypted, Stream};
 
 use super::card::{Belongs, ClientCard, ClientTally};
 use super::client::Session;
