@@ -8,7 +8,7 @@
 //! A command is run once for all shards that want its answer, and again when that is too old or was
 //! refused, but not more often than once a second.
 //!
-//! Source: pam(3), pam_authenticate(3), pam_acct_mgmt(3), sh(1).
+//! Source: `pam`(3), `pam_authenticate`(3), `pam_acct_mgmt`(3), sh(1).
 
 use std::collections::HashMap;
 use std::process::Stdio;

@@ -249,12 +249,12 @@ impl Config {
         };
         if self.pools.iter().all(|pool| pool.name != database) {
             let mut pool = settings.clone();
-            pool.name = database.to_owned();
+            database.clone_into(&mut pool.name);
             pool.is_guest = true;
             pool.auth_query = None;
             pool.users.retain(|user| user.origin == Origin::Internal);
             if pool.server_database == ANY {
-                pool.server_database = database.to_owned();
+                database.clone_into(&mut pool.server_database);
             }
             self.pools.push(pool);
         }

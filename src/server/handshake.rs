@@ -350,3 +350,74 @@ fn note(body: &[u8]) {
         tracing::info!(%message, "notice from the server at login");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{ScramVerifier, derive_keys};
+
+    fn asked(proof: Proof, is_safe: bool, request: &[u8]) -> Result<Action, ServerError> {
+        let credentials = Credentials {
+            user: "app".to_owned(),
+            proof,
+        };
+        let handshake = Handshake::new(credentials, "nonce".to_owned(), Binding::None);
+        let outcome = handshake.clear_if(is_safe).handle(b'R', request);
+        outcome.map(|(_, action)| action)
+    }
+
+    fn keys() -> LearnedKeys {
+        let keys = derive_keys("secret", b"salt", 1).unwrap();
+        let verifier = ScramVerifier::from_keys(&keys, b"salt", 1).unwrap();
+        LearnedKeys { keys, verifier }
+    }
+
+    const CLEAR: &[u8] = &[0, 0, 0, 3];
+    const MD5: &[u8] = &[0, 0, 0, 5, 1, 2, 3, 4];
+    const SASL: &[u8] = b"\0\0\0\x0aSCRAM-SHA-256\0\0";
+
+    #[test]
+    fn a_proof_is_used_only_for_what_it_is_good_for() {
+        let password = || Proof::Password(Secret::new("secret"));
+        let md5 = || Proof::Md5(Md5Secret::from_password("secret", "app"));
+        let token = || Proof::Token(Secret::new("token"));
+        for (proof, is_safe, request, is_answered) in [
+            (password(), true, CLEAR, true),
+            (password(), false, CLEAR, false),
+            (password(), false, MD5, true),
+            (password(), false, SASL, true),
+            (token(), false, CLEAR, true),
+            (token(), true, MD5, false),
+            (token(), true, SASL, false),
+            (md5(), true, CLEAR, false),
+            (md5(), false, MD5, true),
+            (md5(), true, SASL, false),
+            (Proof::Keys(keys()), true, CLEAR, false),
+            (Proof::Keys(keys()), true, MD5, false),
+            (Proof::Keys(keys()), false, SASL, true),
+            (Proof::Pending, true, SASL, false),
+            (Proof::None, true, CLEAR, false),
+            (Proof::None, true, MD5, false),
+            (Proof::None, true, SASL, false),
+        ] {
+            let shown = format!("{proof:?} {is_safe} {request:?}");
+            let outcome = asked(proof, is_safe, request);
+            assert_eq!(outcome.is_ok(), is_answered, "{shown}: {outcome:?}");
+        }
+    }
+
+    #[test]
+    fn keys_are_not_used_for_another_salt() {
+        for (salt, is_answered) in [("c2FsdA==", true), ("b3RoZXI=", false)] {
+            let credentials = Credentials {
+                user: "app".to_owned(),
+                proof: Proof::Keys(keys()),
+            };
+            let handshake = Handshake::new(credentials, "nonce".to_owned(), Binding::None);
+            let (handshake, _) = handshake.handle(b'R', SASL).unwrap();
+            let first = format!("\0\0\0\x0br=nonce2,s={salt},i=1");
+            let outcome = handshake.handle(b'R', first.as_bytes());
+            assert_eq!(outcome.is_ok(), is_answered, "{salt}");
+        }
+    }
+}

@@ -195,7 +195,7 @@ fn answers_that_are_not_understood_let_nobody_in() {
     for sql in [
         "select 'hunter2' where $1 <> ''",
         "select passwd, usename from pg_shadow where $1 <> ''",
-        "select 'eve', passwd from pg_shadow where usename = $1",
+        "select 'eve' as usename, passwd from pg_shadow where usename = $1",
         "select usename, usesysid from pg_shadow where usename = $1",
         "select nonsense from $1",
         "select passwd from no_such_table where usename = $1",

@@ -134,7 +134,9 @@ impl Proofs<'_> {
             }
             _ => {
                 let nobody = ScramServer::mock_verifier(self.client.user, &self.shard.mock_secret);
-                self.check_password(&password, nobody).await && false
+                // For the time it takes.
+                self.check_password(&password, nobody).await;
+                false
             }
         };
         if is_right {

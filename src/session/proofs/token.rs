@@ -3,7 +3,8 @@
 //! **Owns:** asking for them, and whose they have to be.
 //! **Does not own:** signatures and claims (`auth::jwt`, `auth::talos`).
 //! **Invariant:** one token is verified in a turn of the shard, whose other clients are served between
-//! two. Measured: 20 µs for RSA of 2,048 bits, 100 µs for ECDSA; an errand would cost about as much.
+//! two. That is 22 µs for RSA of 2,048 bits and 74 µs for P-256 (`openssl speed`), about what an errand
+//! would cost.
 
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
