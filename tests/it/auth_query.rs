@@ -3,7 +3,7 @@
 //! Owns: finding them, remembering, forgetting; what must not be believed. Does not own: the proofs
 //! (`auth`, `proofs`).
 //!
-//! Source: view-pg-shadow.html, sql-alterrole.html, runtime-config-client.html (search_path).
+//! Source: view-pg-shadow.html, sql-alterrole.html, runtime-config-client.html (`search_path`).
 
 use toml::{Table, Value};
 
