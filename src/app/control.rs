@@ -277,7 +277,13 @@ impl Control {
             }
             Work::Guest(guest) => {
                 let taken = self.guests.take(guest, &self.config);
-                self.waiting.push((answer, WorkResult::Reloaded(taken)));
+                let has_changed = taken.is_ok();
+                let result = WorkResult::Reloaded(taken);
+                if has_changed {
+                    self.waiting.push((answer, result));
+                } else {
+                    answer.give(result);
+                }
             }
             Work::Set { key, value } => {
                 answer.give(WorkResult::Set(self.set(&key, &value).await));

@@ -40,6 +40,11 @@ impl Tenant {
         &self.made_of.1
     }
 
+    /// True if somebody can log in as this user.
+    pub fn is_person(&self) -> bool {
+        self.user().origin != Origin::Internal
+    }
+
     /// The database whose settings it has.
     pub fn database(&self) -> &str {
         &self.made_of.0.name
@@ -108,7 +113,7 @@ impl Directory {
     /// The user `user` of database `database`, if somebody can log in as such.
     pub fn guest(&self, database: &str, user: &str) -> Option<Rc<Tenant>> {
         let tenant = self.tenant(database, user)?;
-        (tenant.user().origin != Origin::Internal).then(|| Rc::clone(tenant))
+        tenant.is_person().then(|| Rc::clone(tenant))
     }
 
     /// All users of all databases.

@@ -166,6 +166,11 @@ fn a_token_that_proves_nothing_is_refused() {
         "JWT token username mismatch. Token contains username 'bob' but you're trying to connect \
          as 'app'."
     );
+    // Who does not exist is asked for a token like everybody here.
+    for token in [signer.token("app"), signer.token("bob"), String::new()] {
+        let refusal = doorman.login().user("bob").password(&token).refusal();
+        assert_eq!(refusal.sqlstate(), "28P01", "{refusal:?}");
+    }
     assert!(!doorman.log().contains(&good), "a token is in the log");
     let login = doorman.login().password(&good);
     assert_eq!(login.connect().value("select 1"), "1");

@@ -204,7 +204,6 @@ impl Proofs<'_> {
     async fn imitate(&mut self, md5: Decision, scram: Decision) -> Refusal {
         let asks = md5 == Decision::Allow || scram == Decision::Allow;
         let trusts = md5 == Decision::Trust || scram == Decision::Trust;
-        let stored = |tenant: &Rc<Tenant>| matches!(tenant.stored, StoredPassword::Md5(_));
         let directory = Rc::clone(&self.directory);
         let config = &directory.config;
         let Some(settings) = config
@@ -213,12 +212,23 @@ impl Proofs<'_> {
         else {
             return self.unknown();
         };
-        let mut users = directory.users(&settings.name).peekable();
-        let is_md5 = md5 == Decision::Allow && users.peek().is_some() && users.all(stored);
-        let outcome = if is_md5 {
-            self.imitate_md5().await
-        } else {
-            self.imitate_scram().await
+        // What all the others are asked; if they differ, what most poolers ask.
+        let mut others = directory
+            .users(&settings.name)
+            .filter(|one| one.is_person());
+        let first = others.next();
+        let kind = first.map(|one| one.kind());
+        let kind = kind.filter(|kind| others.all(|one| one.kind() == *kind));
+        let outcome = match (kind, first) {
+            (Some(Kind::Md5), _) if md5 == Decision::Allow => self.imitate_md5().await,
+            (Some(Kind::Pam), Some(one)) => {
+                let service = one.pam_service.as_deref().unwrap_or(PAM_SERVICE);
+                let outcome = self.pam(service).await;
+                // PAM may know more users than the pooler.
+                outcome.and(Err(wrong_password(WRONG_PASSWORD)))
+            }
+            (Some(Kind::Token), _) => self.imitate_token(first).await,
+            _ => self.imitate_scram().await,
         };
         outcome.err().unwrap_or_else(|| self.unknown())
     }
@@ -226,6 +236,26 @@ impl Proofs<'_> {
     fn unknown(&self) -> Refusal {
         let HbaClient { database, user, .. } = self.client;
         unknown_tenant(database, user).into()
+    }
+}
+
+/// What a user is asked, as far as a stranger can see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Md5,
+    Other,
+    Pam,
+    Token,
+}
+
+impl Tenant {
+    fn kind(&self) -> Kind {
+        match &self.stored {
+            _ if self.pam_service.is_some() => Kind::Pam,
+            StoredPassword::Md5(_) => Kind::Md5,
+            StoredPassword::JwtPublicKey(_) => Kind::Token,
+            _ => Kind::Other,
+        }
     }
 }
 

@@ -49,6 +49,16 @@ impl Proofs<'_> {
             })
     }
 
+    /// Asks somebody who does not exist; the token is verified as that of somebody who does.
+    pub(super) async fn imitate_token(
+        &mut self,
+        other: Option<&Rc<Tenant>>,
+    ) -> Result<(), Refusal> {
+        let token = self.token().await?;
+        self.check_token(&token, other).await?;
+        Err(wrong_password(WRONG_PASSWORD))
+    }
+
     /// A token that names a role, which is the user of the pool.
     pub(super) async fn by_role(&mut self, talos: &Talos) -> Result<Proven, Refusal> {
         let refuse =
