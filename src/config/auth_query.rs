@@ -266,3 +266,109 @@ impl Config {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::error::ConfigError;
+    use crate::config::load;
+
+    const HEAD: &str = "[general]\nadmin_username = 'a'\nadmin_password = 'b'\n";
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        let text = format!("{HEAD}{text}").into_bytes();
+        let read = |path: &Path| match path.to_str() {
+            Some("x.toml") => Ok(text.clone()),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        };
+        load::load_with(Path::new("x.toml"), &read).map(|loaded| loaded.config)
+    }
+
+    fn names(config: &Config) -> Vec<String> {
+        let of = |pool: &PoolConfig| {
+            let users: Vec<&str> = pool.users.iter().map(|user| &*user.username).collect();
+            format!(
+                "{}={}: {}",
+                pool.name,
+                pool.server_database,
+                users.join(", ")
+            )
+        };
+        config.pools.iter().map(of).collect()
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused() {
+        for (pool, keys, key) in [
+            ("db", "", "user"),
+            ("db", "user = 'u'\nquery = 'select 1'", "query"),
+            ("\"*\"", "user = 'u'", "database"),
+            ("db", "user = 'u'\nserver_password = 'x'", "server_password"),
+            ("db", "user = 'u'\nworkers = 0", "workers"),
+            ("db", "user = 'u'\npool_size = 0", "pool_size"),
+            ("db", "user = 'u'\nmin_pool_size = 41", "min_pool_size"),
+        ] {
+            let error = parse(&format!("[pools.{pool}.auth_query]\n{keys}")).unwrap_err();
+            assert!(
+                error.key.ends_with(&format!(".auth_query.{key}")),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn who_asks_and_who_is_shared_have_entries_of_their_own() {
+        let config = parse("[pools.db.auth_query]\nuser = 'u'\nserver_user = 's'").unwrap();
+        let expected = [
+            "db=db: s (auth_query)",
+            "db (auth_query)=db: u (auth_query)",
+        ];
+        assert_eq!(names(&config), expected);
+        let users = config.pools.iter().flat_map(|pool| &pool.users);
+        assert!(
+            users
+                .map(|user| user.origin)
+                .all(|origin| origin == Origin::Internal)
+        );
+        assert!(config.pool_of("db (auth_query)").is_none());
+    }
+
+    #[test]
+    fn guests_are_added_where_they_belong() {
+        let mut config = parse(
+            "[pools.\"*\"]\n[pools.\"*\".auth_query]\nuser = 'u'\ndatabase = 'd'\n\
+             [[pools.\"*\".users]]\nusername = 'fixed'\npassword = ''\npool_size = 1\n\
+             [pools.own]\n[[pools.own.users]]\nusername = 'x'\npassword = ''\npool_size = 1\n",
+        )
+        .unwrap();
+        let secret = Secret::new("md58bbf3f45673bf67d02e4214911f3417f");
+        assert!(
+            !config.admit("own", "bob", Some(&secret)),
+            "nobody asks for it"
+        );
+        assert!(!config.admit("own", "x", None), "it is in the file");
+        assert!(!config.admit("new", "bob", None), "not found");
+        assert!(config.admit(ANY, "bob", Some(&secret)));
+        assert!(config.admit("new", "bob", None));
+        assert!(config.admit("new", "fixed", None));
+        assert!(
+            config.admit(ANY, "fixed", Some(&secret)),
+            "the file comes first"
+        );
+        let expected = [
+            "*=*: fixed, bob",
+            "own=own: x",
+            "* (auth_query)=d: u (auth_query)",
+            "new=new: bob, fixed",
+        ];
+        assert_eq!(names(&config), expected);
+        assert_eq!(config.pools[0].users[0].password.expose(), "");
+        // The settings of a database that is like any other are those of all.
+        assert_eq!(config.pool_of("new").unwrap().name, ANY);
+        assert_eq!(config.pool_of("own").unwrap().name, "own");
+        assert!(config.pool_of(ANY).is_none());
+    }
+}

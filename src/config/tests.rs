@@ -407,6 +407,28 @@ fn rules_about_other_tables_have_their_messages() {
             "pools.db.users[0].password",
         ),
         (
+            format!("{USER}server_username = 's'\nserver_password = 'jwt-priv-key-fpath:none'"),
+            "JWT private key error: cannot read none",
+            "pools.db.users[0].server_password",
+        ),
+        (
+            format!(
+                "{USER}server_username = 's'\nserver_password = 'x'\nserver_password_command = 'y'"
+            ),
+            "server_password and server_password_command exclude each other",
+            "pools.db.users[0].server_password_command",
+        ),
+        (
+            format!("pg_ident = \"m /( x\"\n{USER}"),
+            "line 1: '/(': ",
+            "general.pg_ident",
+        ),
+        (
+            format!("pg_ident = {{ path = 'none' }}\n{USER}"),
+            "cannot read none: ",
+            "general.pg_ident",
+        ),
+        (
             "[talos]\nkeys = ['public.pem', 'none']\ndatabases = []\n[pools]".into(),
             &format!("{jwt}cannot read none"),
             "talos.keys[1]",

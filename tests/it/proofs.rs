@@ -364,6 +364,53 @@ fn who_does_not_exist_looks_like_a_wrong_password() {
     assert_eq!(refusal.sqlstate(), "3D000");
 }
 
+/// Logs in by psql and by psycopg2, with this password.
+fn by_programs(doorman: &Doorman, user: &str, password: &str) -> [String; 2] {
+    let python = "import psycopg2\nc = psycopg2.connect('')\nk = c.cursor()\n\
+                  k.execute('select session_user')\nprint(k.fetchone()[0])";
+    let psql = programs_directory().join("psql");
+    let psql_args = ["-X", "-At", "-c", "select session_user"];
+    let mut commands = [Command::new(psql), Command::new("python3")];
+    commands[0].args(psql_args);
+    commands[1].args(["-c", python]);
+    commands.map(|mut command| {
+        let output = command
+            .env("PGHOST", "127.0.0.1")
+            .env("PGPORT", doorman.port().to_string())
+            .env("PGUSER", user)
+            .env("PGDATABASE", DATABASE)
+            .env("PGPASSWORD", password)
+            .env("PGCONNECT_TIMEOUT", "10")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    })
+}
+
+#[test]
+fn programs_log_in_by_every_password() {
+    let files = Files::new();
+    let postgres = Postgres::shared();
+    let signer = Signer::ec();
+    let path = files.write("keys", &signer.pair.public_key_pem());
+    let users = vec![
+        User::without_server("app", 2).secret(&postgres.verifier("app")),
+        User::without_server("app_md5", 2).secret(&postgres.verifier("app_md5")),
+        User::without_server("app_clear", 2).secret(PASSWORD),
+        User::new("token", 2).secret(&format!("jwt-pkey-fpath:{path}")),
+    ];
+    let doorman = Config::new(postgres)
+        .hba("host all token all jwt\nhost all app_clear all password\nhost all all all md5")
+        .users(users)
+        .start();
+    for user in ["app", "app_md5", "app_clear"] {
+        assert_eq!(by_programs(&doorman, user, PASSWORD), [user, user]);
+    }
+    let named = by_programs(&doorman, "token", &signer.token("token"));
+    assert_eq!(named, ["app", "app"]);
+}
+
 /// psql over TLS with the certificate `name`; its output or its error.
 fn psql_with(
     certificates: &Certificates,
