@@ -370,7 +370,7 @@ fn by_programs(doorman: &Doorman, user: &str, password: &str) -> [String; 2] {
                   k.execute('select session_user')\nprint(k.fetchone()[0])";
     let psql = programs_directory().join("psql");
     let psql_args = ["-X", "-At", "-c", "select session_user"];
-    let mut commands = [Command::new(psql), Command::new("python3")];
+    let mut commands = [Command::new(psql), Command::new("/usr/bin/python3")];
     commands[0].args(psql_args);
     commands[1].args(["-c", python]);
     commands.map(|mut command| {
