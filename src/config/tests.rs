@@ -407,6 +407,31 @@ fn rules_about_other_tables_have_their_messages() {
             "pools.db.users[0].password",
         ),
         (
+            "[talos]\nkeys = ['public.pem', 'none']\ndatabases = []\n[pools]".into(),
+            &format!("{jwt}cannot read none"),
+            "talos.keys[1]",
+        ),
+        (
+            "[prometheus]\nenabled = true\nhost = 'localhost'\n[pools]".into(),
+            "prometheus.host should be an IP address: 'localhost'",
+            "prometheus.host",
+        ),
+    ] {
+        let error = error(&format!("{GENERAL}{text}"));
+        assert!(
+            error.starts_with(&format!("Configuration error: {reason}")),
+            "{error}"
+        );
+        assert!(error.ends_with(&format!(" ({key} in x.toml)")), "{error}");
+    }
+    let error = error(&format!("{GENERAL}[pools.db]\npool_mode = 'statement'"));
+    assert!(error.contains("unknown variant `statement`"), "{error}");
+}
+
+#[test]
+fn rules_about_proofs_have_their_messages() {
+    for (text, reason, key) in [
+        (
             format!("{USER}server_username = 's'\nserver_password = 'jwt-priv-key-fpath:none'"),
             "JWT private key error: cannot read none",
             "pools.db.users[0].server_password",
@@ -428,16 +453,6 @@ fn rules_about_other_tables_have_their_messages() {
             "cannot read none: ",
             "general.pg_ident",
         ),
-        (
-            "[talos]\nkeys = ['public.pem', 'none']\ndatabases = []\n[pools]".into(),
-            &format!("{jwt}cannot read none"),
-            "talos.keys[1]",
-        ),
-        (
-            "[prometheus]\nenabled = true\nhost = 'localhost'\n[pools]".into(),
-            "prometheus.host should be an IP address: 'localhost'",
-            "prometheus.host",
-        ),
     ] {
         let error = error(&format!("{GENERAL}{text}"));
         assert!(
@@ -446,8 +461,6 @@ fn rules_about_other_tables_have_their_messages() {
         );
         assert!(error.ends_with(&format!(" ({key} in x.toml)")), "{error}");
     }
-    let error = error(&format!("{GENERAL}[pools.db]\npool_mode = 'statement'"));
-    assert!(error.contains("unknown variant `statement`"), "{error}");
 }
 
 #[test]
