@@ -24,7 +24,10 @@ use crate::metrics::window::WINDOW;
 use crate::tls::Keyring;
 
 use super::advice::{self, Facts};
+use super::chores::Chores;
+use super::guests::Guests;
 use super::mailbox::{ShardMessage, Work, WorkResult};
+use super::prover::Prover;
 use super::scrape::Scrape;
 use super::{logging, report, sockets};
 
@@ -43,6 +46,11 @@ struct Control {
     started: Arc<Config>,
     fleet: Fleet,
     keyring: Keyring,
+    chores: Chores,
+    guests: Guests,
+    /// Answers that wait until the shards have been told of guests.
+    waiting: Vec<(Answerer, WorkResult)>,
+    prover: Prover,
     is_over: bool,
     done: UnboundedSender<(Seat, u32, WorkResult)>,
 }
@@ -88,7 +96,7 @@ pub fn control(
     prepared: Prepared,
     seat: ControlSeat<ShardMessage>,
     (config_file, config, log_level): (PathBuf, Arc<Config>, Level),
-    (fleet, keyring): (Fleet, Keyring),
+    (fleet, keyring, prover): (Fleet, Keyring, Prover),
     scrape: Option<Scrape>,
 ) -> io::Result<()> {
     let Prepared { runtime, signals } = prepared;
@@ -110,6 +118,10 @@ pub fn control(
             log_level,
             fleet,
             keyring,
+            chores: Chores::default(),
+            guests: Guests::default(),
+            waiting: Vec::new(),
+            prover,
             is_over: false,
             done,
         }
@@ -137,6 +149,9 @@ impl Control {
                     self.fleet.tick();
                     logging::tell_suppressed();
                     report::write(&self.fleet);
+                    if self.guests.tidy(&self.config, &self.fleet) {
+                        self.spread(Arc::clone(&self.config)).await;
+                    }
                 }
                 _ = signals.terminate.recv() => break,
                 _ = signals.interrupt.recv() => break,
@@ -181,6 +196,10 @@ impl Control {
             tracing::error!(%error, "Config reload error, the old configuration stays");
             error.to_string()
         })?;
+        self.prover.prepare(&mut loaded.config).map_err(|error| {
+            tracing::error!(%error, "Config reload error, the old configuration stays");
+            error.to_string()
+        })?;
         let material = self.keyring.read(&loaded.config).map_err(|error| {
             let text = format!("Configuration error: {error}");
             tracing::error!(error = %text, "Config reload error, the old configuration stays");
@@ -209,7 +228,7 @@ impl Control {
         Ok(())
     }
 
-    /// Gives a configuration to the shards.
+    /// Gives a configuration to the shards, with the guests.
     async fn spread(&mut self, config: Arc<Config>) {
         if config.general.log_level != self.config.general.log_level
             && let Some(level) = config.general.log_level
@@ -217,11 +236,12 @@ impl Control {
         {
             tracing::error!(%level, %error, "the level of the log cannot be changed");
         }
+        self.config = config;
+        let config = self.guests.over(&self.config);
         for shard in 0..self.seat.shard_count() {
             let message = ShardMessage::Reload(Arc::clone(&config));
             self.send(ShardId::new(shard as u16), message).await;
         }
-        self.config = config;
     }
 
     /// Changes one setting, until the next reload.
@@ -240,6 +260,13 @@ impl Control {
                     self.start(from, number, *work).await;
                 }
                 other => tracing::error!(?from, message = ?other, "a message for somebody else"),
+            }
+        }
+        if !self.waiting.is_empty() {
+            // Once for all that have come together.
+            self.spread(Arc::clone(&self.config)).await;
+            for (answer, result) in std::mem::take(&mut self.waiting) {
+                answer.give(result);
             }
         }
     }
@@ -266,6 +293,22 @@ impl Control {
                     let keys = derive_keys(password.expose(), &salt, iterations);
                     answer.give(WorkResult::Derived(keys.map_err(|error| error.to_string())));
                 });
+            }
+            Work::Chore(chore) => {
+                let chores = self.chores.clone();
+                tokio::spawn(async move {
+                    answer.give(WorkResult::Done(chores.run(chore).await));
+                });
+            }
+            Work::Guest(guest) => {
+                let taken = self.guests.take(guest, &self.config);
+                let has_changed = taken.is_ok();
+                let result = WorkResult::Reloaded(taken);
+                if has_changed {
+                    self.waiting.push((answer, result));
+                } else {
+                    answer.give(result);
+                }
             }
             Work::Set { key, value } => {
                 answer.give(WorkResult::Set(self.set(&key, &value).await));

@@ -9,18 +9,13 @@ use crate::config::Config;
 pub fn warnings(config: &Config) -> Vec<&'static str> {
     let facts = [
         (
-            config.talos.is_some(),
-            "[talos] has no effect yet: such clients cannot log in",
-        ),
-        (
-            config
-                .pools
-                .iter()
-                .flat_map(|pool| &pool.users)
-                .any(|user| {
-                    user.auth_pam_service.is_some() || user.password.expose().starts_with("jwt-")
-                }),
-            "PAM and tokens are not supported yet: such users cannot log in",
+            !cfg!(feature = "pam")
+                && config
+                    .pools
+                    .iter()
+                    .flat_map(|pool| &pool.users)
+                    .any(|user| user.auth_pam_service.is_some()),
+            "auth_pam_service: this program was built without PAM: such users cannot log in",
         ),
     ];
     facts
