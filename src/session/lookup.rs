@@ -206,7 +206,9 @@ impl Drop for Lent<'_> {
 ///
 /// Why there is no answer, or none that can be used; for the log.
 pub async fn ask(pool: &Rc<Pool>, query: &AuthQuery, user: &str) -> Result<Found, String> {
-    let deadline = shards::now() + pool.settings.query_wait_timeout.get() + pool.settings.connect_timeout.get();
+    let deadline = shards::now()
+        + pool.settings.query_wait_timeout.get()
+        + pool.settings.connect_timeout.get();
     let asking = async {
         let server = borrow(pool).await?;
         let mut lent = Lent(pool, Some(server));

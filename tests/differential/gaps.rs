@@ -74,7 +74,9 @@ pub(crate) const GAPS: &[Gap] = &[
         why: "a server that lacks a statement parses it for its description, and has taken a snapshot then, \
               which a transaction of another isolation level may not have",
         shows: |context, message| {
-            let sets_up = message.sql().is_some_and(|sql| sql.contains("isolation level"));
+            let sets_up = message
+                .sql()
+                .is_some_and(|sql| sql.contains("isolation level"));
             sets_up && has_described(context.before, context.has_described)
         },
     },

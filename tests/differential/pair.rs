@@ -198,7 +198,9 @@ impl<'a> Pair<'a> {
                 When::Always => true,
             };
             if is_said && self.progress.mode != Mode::Ended {
-                let said = self.gaps.said(step, self.progress.status, self.has_described);
+                let said = self
+                    .gaps
+                    .said(step, self.progress.status, self.has_described);
                 self.has_described = gaps::has_described(&said, self.has_described);
                 self.say(&said, &step.cuts, &step.to_string())?;
             }
