@@ -4,7 +4,7 @@
 //! password's form into a login method.
 //! **Does not own:** rules and their syntax (`config::hba`), performing the method (`scram`,
 //! `md5`).
-//! **Invariants:** a rule whose method is neither wanted nor `trust` nor `reject` is passed over; a
+//! **Invariants:** in a walk, a rule whose method is neither wanted nor `trust` nor `reject` is passed over; a
 //! client that no rule lets in cannot find out which users exist.
 //!
 //! The rules are walked twice for each login, wanting `md5` and wanting `scram-sha-256`. This
@@ -19,6 +19,10 @@
 //!          another method     ─▶ next rule
 //! ```
 //!
+//! A method that neither walk looks for (`password`, `pam`, `jwt`, `cert`, `peer`) decides if its rule is
+//! the first that matches, as in PostgreSQL ([`named`]); behind a rule with `md5` or `scram-sha-256` it
+//! is passed over.
+//!
 //! Addresses of this machine have become rules of their own when the rules were read
 //! (`config::hba::interfaces`). What is left of the two words for them is what can be said without:
 //!
@@ -30,7 +34,8 @@
 use std::net::IpAddr;
 
 use super::verifier::StoredPassword;
-use crate::config::hba::{HbaAddress, HbaKind, HbaMethod, HbaName, HbaRule, IpNet};
+use crate::config::hba::{ClientCert, HbaAddress, HbaKind, HbaMethod, HbaName, HbaRule, IpNet};
+use crate::config::ident::IdentMaps;
 
 /// The client that wants to log in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +47,9 @@ pub struct HbaClient<'a> {
     pub local_ip: Option<IpAddr>,
     /// Whether the connection is encrypted.
     pub tls: bool,
+    /// The name in the certificate that the client has shown, if an authority has been found that
+    /// signed it; empty if there is no name in it.
+    pub certificate: Option<&'a str>,
     /// The user as in the startup packet.
     pub user: &'a str,
     /// The database as in the startup packet.
@@ -70,16 +78,52 @@ pub enum Decision {
     Trust,
 }
 
-/// Walks over `rules` for one method.
-pub fn decide(rules: &[HbaRule], client: &HbaClient<'_>, wanted: WantedMethod) -> Decision {
-    for rule in rules.iter().filter(|rule| applies(rule, client)) {
-        match (&rule.method, wanted) {
-            (HbaMethod::Trust, _) => return Decision::Trust,
-            (HbaMethod::Md5, WantedMethod::Md5)
-            | (HbaMethod::ScramSha256, WantedMethod::ScramSha256) => return Decision::Allow,
-            (HbaMethod::Reject, _) => return Decision::Deny,
-            (HbaMethod::Md5 | HbaMethod::ScramSha256 | HbaMethod::Other(_), _) => {}
+/// The first rule for the client, if its method is one that a rule alone decides about.
+pub fn named<'a>(rules: &'a [HbaRule], client: &HbaClient<'_>) -> Option<&'a HbaRule> {
+    let is_known = |rule: &&HbaRule| !matches!(rule.method, HbaMethod::Other(_));
+    let mut fitting = rules.iter().filter(|rule| applies(rule, client));
+    fitting.find(is_known).filter(|rule| {
+        matches!(
+            rule.method,
+            HbaMethod::Cert
+                | HbaMethod::Jwt
+                | HbaMethod::Pam
+                | HbaMethod::Password
+                | HbaMethod::Peer
+        )
+    })
+}
+
+/// Whether the certificate of the client is what the rule wants, besides its method.
+pub fn shows_certificate(rule: &HbaRule, client: &HbaClient<'_>, maps: &IdentMaps) -> bool {
+    match (rule.options.client_cert, client.certificate) {
+        (None, _) | (Some(ClientCert::Authority), Some(_)) => true,
+        (Some(_), None) => false,
+        (Some(ClientCert::Name), Some(name)) => {
+            !name.is_empty() && maps.allows(rule.options.map.as_deref(), name, client.user)
         }
+    }
+}
+
+/// Walks over `rules` for one method.
+pub fn decide(
+    rules: &[HbaRule],
+    client: &HbaClient<'_>,
+    maps: &IdentMaps,
+    wanted: WantedMethod,
+) -> Decision {
+    for rule in rules.iter().filter(|rule| applies(rule, client)) {
+        let decision = match (&rule.method, wanted) {
+            (HbaMethod::Trust, _) => Decision::Trust,
+            (HbaMethod::Md5, WantedMethod::Md5)
+            | (HbaMethod::ScramSha256, WantedMethod::ScramSha256) => Decision::Allow,
+            (HbaMethod::Reject, _) => return Decision::Deny,
+            _ => continue,
+        };
+        if shows_certificate(rule, client, maps) {
+            return decision;
+        }
+        return Decision::Deny;
     }
     Decision::NotMatched
 }

@@ -17,12 +17,13 @@ use std::fmt;
 
 use md5::{Digest as _, Md5};
 use subtle::ConstantTimeEq as _;
+use zeroize::ZeroizeOnDrop;
 
 const PREFIX: &str = "md5";
 const DIGEST_BYTES: usize = 16;
 
 /// A stored md5 secret.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, ZeroizeOnDrop)]
 pub struct Md5Secret {
     digest: [u8; DIGEST_BYTES],
 }

@@ -7,10 +7,11 @@ use std::net::IpAddr;
 
 use super::hba::{
     Challenge, Decision, HbaClient, LoginMethod, WantedMethod, combine, console_method, decide,
-    decide_by_network, denied_message, is_permitted, not_permitted_message,
+    decide_by_network, denied_message, is_permitted, named, not_permitted_message,
 };
 use super::verifier::StoredPassword;
-use crate::config::hba::{IpNet, parse_rules};
+use crate::config::hba::{HbaMethod, IpNet, parse_rules};
+use crate::config::ident::IdentMaps;
 use Decision::{Allow, Deny, NotMatched, Trust};
 
 const SCRAM: &str = "SCRAM-SHA-256$4096:ql5yHK9m4GoQsKuKdUKR7Q==$\
@@ -22,16 +23,22 @@ const CLIENT: HbaClient<'_> = HbaClient {
     ip: None,
     local_ip: None,
     tls: false,
+    certificate: None,
     user: "u",
     database: "d",
 };
+
+fn maps() -> IdentMaps {
+    IdentMaps::parse("m /^(.*)@example$ \\1").unwrap()
+}
 
 /// Both verdicts: md5, then SCRAM.
 fn verdicts_for(rules: &str, client: &HbaClient<'_>) -> [Decision; 2] {
     let (rules, notes) = parse_rules(rules).unwrap();
     // Methods that nobody can use are remarked.
     assert!(notes.iter().all(|note| note.reason.starts_with("method ")));
-    [WantedMethod::Md5, WantedMethod::ScramSha256].map(|wanted| decide(&rules, client, wanted))
+    [WantedMethod::Md5, WantedMethod::ScramSha256]
+        .map(|wanted| decide(&rules, client, &maps(), wanted))
 }
 
 /// Both verdicts for user `u`, database `d`; an `ip` that is none is a Unix socket.
@@ -49,6 +56,68 @@ fn each_walk_passes_over_the_other_method() {
     let rules = "host all all all peer\nhost all all all md5";
     assert_eq!(verdicts(rules, "10.0.0.1", false), [Allow, NotMatched]);
     assert_eq!(verdicts("", "10.0.0.1", false), [NotMatched; 2]);
+}
+
+#[test]
+fn a_method_that_no_walk_looks_for_decides_if_its_rule_is_the_first() {
+    let decided = |rules: &str| {
+        let (rules, _) = parse_rules(rules).unwrap();
+        named(&rules, &CLIENT).map(|rule| rule.method.clone())
+    };
+    for (rules, method) in [
+        ("local all all peer", Some(HbaMethod::Peer)),
+        (
+            "local all all pam\nlocal all all trust",
+            Some(HbaMethod::Pam),
+        ),
+        (
+            "local x all peer\nlocal all all password",
+            Some(HbaMethod::Password),
+        ),
+        (
+            "local all all ldap\nlocal all all jwt",
+            Some(HbaMethod::Jwt),
+        ),
+        ("local all all md5\nlocal all all pam", None),
+        ("local all all reject\nlocal all all pam", None),
+        ("local all all trust\nlocal all all pam", None),
+        ("hostssl all all all cert", None),
+        ("", None),
+    ] {
+        assert_eq!(decided(rules), method, "{rules}");
+    }
+}
+
+#[test]
+fn a_rule_with_clientcert_refuses_who_has_none() {
+    let verdict = |options: &str, certificate| {
+        let client = HbaClient {
+            ip: "10.0.0.1".parse().ok(),
+            tls: true,
+            certificate,
+            ..CLIENT
+        };
+        let rules = format!("hostssl all all all scram-sha-256 {options}\nhost all all all trust");
+        verdicts_for(&rules, &client)[1]
+    };
+    assert_eq!(verdict("", None), Allow);
+    for (options, certificate, expected) in [
+        ("clientcert=verify-ca", None, Deny),
+        ("clientcert=verify-ca", Some("x"), Allow),
+        ("clientcert=verify-full", None, Deny),
+        ("clientcert=verify-full", Some("x"), Deny),
+        ("clientcert=verify-full", Some(""), Deny),
+        ("clientcert=verify-full", Some("u"), Allow),
+        ("clientcert=verify-full map=m", Some("u"), Deny),
+        ("clientcert=verify-full map=m", Some("u@example"), Allow),
+        ("clientcert=verify-full map=n", Some("u@example"), Deny),
+    ] {
+        assert_eq!(
+            verdict(options, certificate),
+            expected,
+            "{options} {certificate:?}"
+        );
+    }
 }
 
 #[test]

@@ -32,6 +32,8 @@ pub struct Key {
 /// A table of the configuration file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Section {
+    /// `[pools.<name>.auth_query]`.
+    AuthQuery,
     /// `[general]`.
     General,
     /// `[include]`.
@@ -50,6 +52,7 @@ impl Section {
     /// The table as the documents call it.
     pub const fn title(self) -> &'static str {
         match self {
+            Self::AuthQuery => "pools.<name>.auth_query",
             Self::General => "general",
             Self::Include => "include",
             Self::Pool => "pools.<name>",
@@ -283,6 +286,14 @@ pub static KEYS: &[Key] = keys! {
         "Networks clients may come from. Empty = everywhere. Not together with `pg_hba`.";
     pg_hba: "string or table" = "not set" or "{ path = \"/etc/pg_doorman/pg_hba.conf\" }", AtOnce,
         "Rules in the syntax of PostgreSQL's `pg_hba.conf`: the text itself, `{ content = \"…\" }` or `{ path = \"…\" }`.";
+    pg_ident: "string or table" = "not set" or "{ path = \"/etc/pg_doorman/pg_ident.conf\" }", AtOnce,
+        "Maps for the rules with `map=`, in the syntax of PostgreSQL's `pg_ident.conf`: the text itself, `{ content = \"…\" }` or `{ path = \"…\" }`.";
+    jwt_audience: "string" = "not set" or "\"pg_doorman\"", AtOnce,
+        "Tokens of clients must name this audience (`aud`).";
+    jwt_issuer: "string" = "not set" or "\"https://sso.example.com\"", AtOnce,
+        "Tokens of clients must come from this issuer (`iss`).";
+    server_cleartext_password: "bool" = "false", NewServers,
+        "Send passwords in clear to servers that ask for it, over a network without TLS. Over TLS, loopback addresses and Unix sockets that is done anyway.";
 
 [Prometheus, "Prometheus"]
     enabled: "bool" = "false", Restart,
@@ -349,14 +360,16 @@ pub static KEYS: &[Key] = keys! {
         "Overrides the general key for this pool. Only together with `server_tls_private_key`.";
     server_tls_private_key: "path" = "as general" or "\"/etc/pg_doorman/client.key\"", PoolRebuild,
         "Overrides the general key for this pool. Only together with `server_tls_certificate`.";
+    auth_query: "table" = "not set" or "{ user = \"pooler\", password = \"change-me\" }", PoolRebuild,
+        "How users are found who are not in the file: the table [below](#users-who-are-not-in-the-file).";
     users: "array of tables" = "[]", PoolRebuild,
         "The users of this pool. A table with numbers as keys is accepted as well.";
 
 [User, "Users"]
     username: "string" = "required" or "\"app_user\"", PoolRebuild,
         "Name clients log in with; unique in its pool.";
-    password: "string" = "required" or "\"md5dd9a0f26a4302744db881776a09bbfad\"", PoolRebuild,
-        "What clients must prove: a SCRAM-SHA-256 verifier or md5 hash as in `pg_authid`, `jwt-pkey-fpath:<path>` for tokens signed with that key, or empty if only `trust` rules apply.";
+    password: "string" = "required" or "\"md5dd9a0f26a4302744db881776a09bbfad\"", AtOnce,
+        "What clients must prove: a SCRAM-SHA-256 verifier or md5 hash as in `pg_authid`, `jwt-pkey-fpath:<path>` for tokens signed with that key (or one of a key set, JSON), a password in clear, or empty if only `trust` rules apply.";
     pool_size: "integer" = "required" or "40", AtOnce,
         "Most server connections of this user to this database, over all shards.";
     min_pool_size: "integer" = "0", AtOnce,
@@ -369,7 +382,13 @@ pub static KEYS: &[Key] = keys! {
         "Name on the server. Only together with `server_password`.";
     server_password: "string" = "not set" or "\"change-me\"", PoolRebuild,
         "Password on the server, or `jwt-priv-key-fpath:<path>` to sign a token with that key. Only together with `server_username`.";
-    auth_pam_service: "string" = "not set" or "\"pg_doorman\"", PoolRebuild,
+    server_password_command: "string" = "not set" or "\"/usr/local/bin/get-token\"", PoolRebuild,
+        "A command of the shell that prints the password for the server. It finds `PGHOST`, `PGPORT`, `PGUSER` and `PGDATABASE` in its environment. Instead of `server_password`.";
+    server_password_command_timeout: "duration" = "5 s" or "\"5s\"", PoolRebuild,
+        "How long `server_password_command` may run.";
+    server_password_command_ttl: "duration" = "10 min" or "\"10m\"", PoolRebuild,
+        "How long its answer is used. After a refused login it is asked again earlier.";
+    auth_pam_service: "string" = "not set" or "\"pg_doorman\"", AtOnce,
         "Authenticate this user with this PAM service; `password` is then not compared.";
     client_idle_timeout: "duration" = "as pool" or "\"1h\"", AtOnce,
         "Overrides the pool's value for this user. 0 = off.";
@@ -383,6 +402,34 @@ pub static KEYS: &[Key] = keys! {
         "Overrides the pool's value for this user.";
     max_user_client_connections: "integer" = "as general" or "500", AtOnce,
         "Overrides the general key when this user logs in to this database. 0 = no limit.";
+
+[AuthQuery, "Users who are not in the file"]
+    query: "string" = "over pg_authid" or "\"SELECT usename, passwd FROM public.get_auth($1)\"", AtOnce,
+        "Asked with the user's name as `$1`. The secret is in column `passwd` or `password`, or the only one; `valuntil` says until when it is valid. Names need a schema: only `pg_catalog` is searched.";
+    user: "string" = "required" or "\"pooler\"", PoolRebuild,
+        "Who asks; must be allowed to see the secrets.";
+    password: "string" = "\"\"", PoolRebuild,
+        "Its password.";
+    database: "string" = "as server_database" or "\"postgres\"", PoolRebuild,
+        "Where it asks. Required for the pool `*`.";
+    workers: "integer" = "2", AtOnce,
+        "Most connections that ask, over all shards.";
+    server_user: "string" = "not set" or "\"app\"", PoolRebuild,
+        "All users that are found share servers of this user. Not set: each has its own, and the pooler logs in with what the client has proved.";
+    server_password: "string" = "not set" or "\"change-me\"", PoolRebuild,
+        "Password of `server_user`.";
+    pool_size: "integer" = "40", AtOnce,
+        "Most server connections of each user that is found, or of `server_user`.";
+    min_pool_size: "integer" = "0", AtOnce,
+        "Server connections kept open; at most `pool_size`.";
+    cache_ttl: "duration" = "\"1h\"", AtOnce,
+        "How long an answer is used, and a user kept whom nobody uses.";
+    cache_failure_ttl: "duration" = "\"30s\"", AtOnce,
+        "How long it is believed that there is no such user.";
+    min_interval: "duration" = "\"1s\"", AtOnce,
+        "After a wrong password the same user is asked for again, but not more often than this.";
+    max_users: "integer" = "1000", AtOnce,
+        "Most users that are found, at the same time.";
 };
 
 /// Keys of newer files. They are accepted and do nothing here.
@@ -410,7 +457,6 @@ const NEWER_KEYS: &[(Section, &[&str])] = &[
     (
         Section::Pool,
         &[
-            "auth_query",
             "fallback_connect_timeout",
             "fallback_cooldown",
             "fallback_lifetime",
@@ -466,6 +512,13 @@ pub(super) fn unknown_keys(document: &Table) -> Vec<String> {
     {
         let place = format!("pools.{name}");
         check_table(Section::Pool, &place, Some(pool), &mut remarks);
+        let query = pool.get("auth_query");
+        check_table(
+            Section::AuthQuery,
+            &format!("{place}.auth_query"),
+            query,
+            &mut remarks,
+        );
         let place = format!("{place}.users");
         match pool.get("users") {
             Some(Value::Array(users)) => {

@@ -19,6 +19,7 @@
 
 pub mod interfaces;
 mod lines;
+mod options;
 mod overlap;
 
 use std::net::IpAddr;
@@ -27,6 +28,8 @@ use std::{fmt, io};
 
 use super::ReadFile;
 use lines::Token;
+
+pub use options::{ClientCert, HbaOptions};
 
 /// One rule, with the line it came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +46,8 @@ pub struct HbaRule {
     pub address: HbaAddress,
     /// What a matching client has to do.
     pub method: HbaMethod,
+    /// How.
+    pub options: HbaOptions,
 }
 
 /// The transport a rule is about.
@@ -89,10 +94,20 @@ pub enum HbaAddress {
 /// The last column of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HbaMethod {
+    /// The name in the client's certificate.
+    Cert,
+    /// A signed token, sent as a password.
+    Jwt,
     /// MD5 challenge.
     Md5,
     /// A method this program does not have, as written. Never lets anybody in.
     Other(String),
+    /// The password in clear, checked by PAM.
+    Pam,
+    /// The password in clear.
+    Password,
+    /// The user of the operating system at the other end of a Unix socket.
+    Peer,
     /// Refuse.
     Reject,
     /// SCRAM-SHA-256 exchange.
@@ -253,6 +268,19 @@ pub fn read_rules(text: &str, directory: &Path, read: ReadFile<'_>) -> Parsed {
     Ok((reading.rules, reading.notes))
 }
 
+/// The lines of `text` that are not empty, as fields of single words. For files of the same syntax.
+pub(super) fn split_fields(text: &str) -> Result<Vec<(usize, Vec<String>)>, HbaNote> {
+    let mut split = Vec::new();
+    for (line, content) in lines::logical(text) {
+        let fields = lines::fields(&content).map_err(|reason| HbaNote { line, reason })?;
+        let words: Vec<String> = fields.iter().map(|field| joined(field)).collect();
+        if !words.is_empty() {
+            split.push((line, words));
+        }
+    }
+    Ok(split)
+}
+
 /// Rule files are read with what they include, so deep.
 const INCLUDE_DEPTH_MAX: usize = 10;
 
@@ -400,12 +428,13 @@ impl Reading<'_> {
             let (wanted, found) = (wanted + 1, fields.len() + 1);
             return Err(format!("{wanted} fields expected, {found} found"));
         }
-        let (address, method) = if kind == HbaKind::Local {
-            (HbaAddress::None, &fields[2])
+        let (address, method, rest) = if kind == HbaKind::Local {
+            (HbaAddress::None, &fields[2], &fields[3..])
         } else {
             address(&fields[2..])?
         };
-        let method = parse_method(joined(method));
+        let method = parse_method(joined(method), kind);
+        let options = self.options(rest, kind, &method, line)?;
         if let HbaMethod::Other(name) = &method {
             let reason = format!("method '{name}' is not supported: the rule is passed over");
             self.note(line, reason);
@@ -417,6 +446,7 @@ impl Reading<'_> {
             users: Vec::new(),
             address,
             method,
+            options,
         };
         let mut columns = Vec::new();
         for (index, field) in fields.iter().take(2).enumerate() {
@@ -445,6 +475,21 @@ impl Reading<'_> {
             });
         }
         Ok(rule)
+    }
+
+    fn options(
+        &mut self,
+        fields: &[Vec<Token>],
+        kind: HbaKind,
+        method: &HbaMethod,
+        line: usize,
+    ) -> Result<HbaOptions, String> {
+        let words: Vec<String> = fields.iter().map(|field| joined(field)).collect();
+        let (options, unknown) = HbaOptions::parse(&words, kind, method)?;
+        for word in unknown {
+            self.note(line, format!("option '{word}' has no effect"));
+        }
+        Ok(options)
     }
 
     /// Replaces `@file` by the names in that file; `None` if there is none. Those may be files again,
@@ -528,14 +573,16 @@ fn file_of(token: &Token) -> Option<&str> {
     (!token.quoted && !name.is_empty()).then_some(name)
 }
 
+type AddressAndMethod<'a> = (HbaAddress, &'a Vec<Token>, &'a [Vec<Token>]);
+
 fn joined(field: &[Token]) -> String {
     let texts: Vec<&str> = field.iter().map(|token| token.text.as_str()).collect();
     texts.join(",")
 }
 
 /// Reads the address of a `host` rule; `fields` begin with it. Returns the method field too,
-/// because an address can take one field or two.
-fn address(fields: &[Vec<Token>]) -> Result<(HbaAddress, &Vec<Token>), String> {
+/// because an address can take one field or two, and what follows.
+fn address(fields: &[Vec<Token>]) -> Result<AddressAndMethod<'_>, String> {
     let [address, next, rest @ ..] = fields else {
         return Err("no method".to_owned());
     };
@@ -545,9 +592,9 @@ fn address(fields: &[Vec<Token>]) -> Result<(HbaAddress, &Vec<Token>), String> {
     let text = token.text.as_str();
     let keyword = text.to_ascii_lowercase();
     match keyword.as_str() {
-        "all" => return Ok((HbaAddress::Any, next)),
-        "samehost" => return Ok((HbaAddress::SameHost, next)),
-        "samenet" => return Ok((HbaAddress::SameNet, next)),
+        "all" => return Ok((HbaAddress::Any, next, rest)),
+        "samehost" => return Ok((HbaAddress::SameHost, next, rest)),
+        "samenet" => return Ok((HbaAddress::SameNet, next, rest)),
         _ => {}
     }
     let mask = match next.as_slice() {
@@ -558,12 +605,14 @@ fn address(fields: &[Vec<Token>]) -> Result<(HbaAddress, &Vec<Token>), String> {
         (Ok(addr), Some(mask)) => {
             let net = IpNet::with_mask(addr, mask)
                 .ok_or_else(|| format!("'{mask}' is not a mask for '{addr}'"))?;
-            let method = rest.first().ok_or("no method after address and mask")?;
-            Ok((HbaAddress::Net(net), method))
+            let (method, rest) = rest
+                .split_first()
+                .ok_or("no method after address and mask")?;
+            Ok((HbaAddress::Net(net), method, rest))
         }
         (Err(_), Some(_)) => Err("a separate mask follows something that is not an IP".to_owned()),
         (_, None) => match IpNet::parse(text) {
-            Some(net) => Ok((HbaAddress::Net(net), next)),
+            Some(net) => Ok((HbaAddress::Net(net), next, rest)),
             None => Err(format!(
                 "'{text}' is not an address: expected a CIDR such as 10.0.0.0/8, an IP, 'all', \
                  'samehost' or 'samenet' (host names are not supported)"
@@ -572,12 +621,19 @@ fn address(fields: &[Vec<Token>]) -> Result<(HbaAddress, &Vec<Token>), String> {
     }
 }
 
-fn parse_method(text: String) -> HbaMethod {
+fn parse_method(text: String, kind: HbaKind) -> HbaMethod {
     match text.to_ascii_lowercase().as_str() {
         "trust" => HbaMethod::Trust,
         "md5" => HbaMethod::Md5,
         "scram-sha-256" | "scram_sha_256" | "scramsha256" => HbaMethod::ScramSha256,
         "reject" => HbaMethod::Reject,
+        "password" => HbaMethod::Password,
+        "pam" => HbaMethod::Pam,
+        "jwt" => HbaMethod::Jwt,
+        "cert" if kind == HbaKind::HostSsl => HbaMethod::Cert,
+        // PostgreSQL reads `ident` in the same way.
+        "peer" | "ident" if kind == HbaKind::Local => HbaMethod::Peer,
+        // Also `cert` without TLS and `peer` over a network, which prove nothing.
         _ => HbaMethod::Other(text),
     }
 }

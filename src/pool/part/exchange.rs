@@ -278,6 +278,7 @@ impl<S, W> Part<S, W> {
             } => ledger.moved((from, to), (number, permits), now, post),
             Letter::AskReserve(_)
             | Letter::Base(_)
+            | Letter::Keys(_)
             | Letter::Grant(_)
             | Letter::MakeRoom
             | Letter::Room
