@@ -644,7 +644,6 @@ mod tests {
             "unknown key `prot` in general is ignored: did you mean `port`?",
             "unknown key `tls_ca_file` in general is ignored: did you mean `tls_ca_cert`?",
             "unknown key `zzz` in general is ignored",
-            "key `auth_query` in pools.db has no effect in this version",
             "unknown key `server_hots` in pools.db is ignored: did you mean `server_host`?",
             "unknown key `user_name` in pools.db.users is ignored: did you mean `username`?",
             "unknown key `passwd` in pools.old.users is ignored: did you mean `password`?",
