@@ -15,6 +15,7 @@
 //! `datatype-datetime.html` (output in style ISO).
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::config::Secret;
 
@@ -33,8 +34,13 @@ pub type Row = Vec<Option<String>>;
 pub enum Found {
     /// There is no such user, or none that may log in.
     Nobody,
-    /// The user's secret: a SCRAM verifier or an md5 hash.
-    Stored(Secret),
+    /// There is one.
+    Stored {
+        /// A SCRAM verifier or an md5 hash.
+        secret: Secret,
+        /// It is good so long, if not for ever.
+        left: Option<Duration>,
+    },
 }
 
 /// Why an answer is of no use. Blame the query.
@@ -95,11 +101,14 @@ pub fn judge(user: &str, columns: &[String], rows: &[Row], now: u64) -> Result<F
         return Err(AnswerError::Name);
     }
     let end = named(&["valuntil", "rolvaliduntil", "valid_until"]).and_then(|at| row[at].as_ref());
-    if let Some(end) = end
-        && seconds(end).ok_or(AnswerError::End)? <= now as f64
-    {
-        return Ok(Found::Nobody);
-    }
+    let left = match end.map(|end| seconds(end).ok_or(AnswerError::End)) {
+        None => None,
+        Some(end) => match end? - now as f64 {
+            left if left <= 0.0 => return Ok(Found::Nobody),
+            // Longer than can be counted is for ever.
+            left => Duration::try_from_secs_f64(left).ok(),
+        },
+    };
     let Some(text) = row[secret].as_deref().filter(|text| !text.is_empty()) else {
         return Ok(Found::Nobody);
     };
@@ -111,7 +120,10 @@ pub fn judge(user: &str, columns: &[String], rows: &[Row], now: u64) -> Result<F
     if !is_usable {
         return Err(AnswerError::Secret);
     }
-    Ok(Found::Stored(Secret::new(text)))
+    Ok(Found::Stored {
+        secret: Secret::new(text),
+        left,
+    })
 }
 
 /// Reads a time in style ISO, of UTC: `2026-11-23 18:00:00.5+00`, `infinity`.
@@ -172,7 +184,12 @@ mod tests {
 
     #[test]
     fn the_secret_is_found_in_every_usual_form() {
-        let found = Ok(Found::Stored(Secret::new(MD5)));
+        let stored = |left| {
+            Ok(Found::Stored {
+                secret: Secret::new(MD5),
+                left,
+            })
+        };
         for (columns, row) in [
             ("passwd", MD5.to_owned()),
             ("anything", MD5.to_owned()),
@@ -181,13 +198,12 @@ mod tests {
             ("password|a|b", format!("{MD5}|1|2")),
             ("passwd|valuntil", format!("{MD5}|null")),
             ("passwd|valuntil", format!("{MD5}|infinity")),
-            (
-                "passwd|rolvaliduntil",
-                format!("{MD5}|2030-01-01 00:00:00+00"),
-            ),
         ] {
-            assert_eq!(read(columns, &row), found, "{columns}");
+            assert_eq!(read(columns, &row), stored(None), "{columns}");
         }
+        let row = format!("{MD5}|2023-11-14 22:14:20.5+00");
+        let left = Some(Duration::from_millis(60_500));
+        assert_eq!(read("passwd|rolvaliduntil", &row), stored(left));
     }
 
     #[test]
@@ -253,6 +269,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
         #[test]
         fn any_answer_is_read_or_refused(columns: Vec<String>, rows: Vec<Row>, now: u64) {
             let _ = judge("bob", &columns, &rows, now);

@@ -17,8 +17,7 @@ use std::time::Instant;
 use shards::Chunk;
 
 use crate::admin;
-use crate::auth::hba::{self, HbaClient, LoginMethod};
-use crate::auth::md5::Md5Secret;
+use crate::auth::hba::HbaClient;
 use crate::config::{General, TlsMode};
 use crate::pool::CheckoutError;
 use crate::protocol::backend::TransactionStatus;
@@ -38,7 +37,7 @@ use super::directory::{Directory, Tenant};
 use super::first_server::learn_base;
 use super::headcount::Group;
 use super::kill::closed_by_operator;
-use super::proofs::{self, Proofs, Proven, Refusal, proves_md5};
+use super::proofs::{Proofs, Proven, Refusal};
 use super::report::{Failure, one_line};
 use super::shard::{Connection, Shard};
 use super::startup::{Conversation, Ended};
@@ -306,49 +305,40 @@ impl Login {
         }
     }
 
-    /// Finds out whether a client may use the console: the rules, then the one user it has.
-    async fn authenticate_admin(&mut self, startup: &StartupMessage) -> Result<(), Rejection> {
-        let client = self.hba_client(startup);
-        let general = self.general();
-        let (md5, scram) = proofs::walk(general, &client);
-        let is_admin = startup.user == general.admin_username;
-        let password = general.admin_password.expose();
-        let secret = Md5Secret::from_password(password, &general.admin_username);
-        let is_accepted = match hba::console_method(md5, scram) {
-            LoginMethod::Trust => true,
-            LoginMethod::NotPermitted => {
-                let text = hba::not_permitted_message(&client);
-                return Err(Failure::new(sqlstate::INVALID_AUTHORIZATION, text).into());
-            }
-            LoginMethod::Deny { .. } => false,
-            // Whatever the name is, the password is asked for.
-            LoginMethod::Ask(_) => proves_md5(&mut self.talk, &secret).await? && is_admin,
-        };
-        if is_accepted {
-            return Ok(());
-        }
-        let text = format!(
-            "password authentication failed for user \"{}\"",
-            startup.user
-        );
-        Err(wrong_password(&text).into())
-    }
-
-    async fn authenticate(&mut self, startup: &StartupMessage) -> Result<Proven, Rejection> {
-        let certificate = self.talk.stream.tls().and_then(Encrypted::peer_common_name);
+    /// A client, and what is needed to hear its proof; `certificate` is the name it has shown.
+    fn proofs<'a>(
+        &'a mut self,
+        startup: &'a StartupMessage,
+        certificate: Option<&'a str>,
+    ) -> Proofs<'a> {
         let client = HbaClient {
-            certificate: certificate.as_deref(),
+            certificate,
             ..self.hba_client(startup)
         };
-        let proofs = Proofs {
+        Proofs {
             peer: self.peer_text(),
             shard: &self.shard,
             directory: Rc::clone(&self.directory),
             talk: &mut self.talk,
             end_point: self.end_point.as_deref(),
             client,
-        };
-        Ok(proofs.authenticate().await?)
+        }
+    }
+
+    fn certificate(&self) -> Option<String> {
+        self.talk.stream.tls().and_then(Encrypted::peer_common_name)
+    }
+
+    async fn authenticate_admin(&mut self, startup: &StartupMessage) -> Result<(), Refusal> {
+        let certificate = self.certificate();
+        let proofs = self.proofs(startup, certificate.as_deref());
+        proofs.authenticate_admin().await
+    }
+
+    async fn authenticate(&mut self, startup: &StartupMessage) -> Result<Proven, Refusal> {
+        let certificate = self.certificate();
+        let proofs = self.proofs(startup, certificate.as_deref());
+        proofs.authenticate().await
     }
 
     /// Counts a login; returns whether it was over TLS.
@@ -431,10 +421,6 @@ impl Login {
         let place = (slot, connection, tally);
         Session::new(self.shard, pool, (client, rest), settings, place)
     }
-}
-
-fn wrong_password(text: &str) -> Failure {
-    Failure::new(sqlstate::INVALID_PASSWORD, text)
 }
 
 fn check_replication(startup: &StartupMessage) -> Result<(), Failure> {

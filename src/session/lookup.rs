@@ -17,6 +17,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::fmt;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
@@ -59,6 +60,8 @@ enum Known {
     /// There is somebody.
     Somebody {
         at: Instant,
+        /// Its secret is good so long, if not for ever.
+        left: Option<Duration>,
         /// A proof was wrong: the password may have changed.
         is_doubtful: bool,
     },
@@ -102,12 +105,17 @@ impl Lookups {
             Some(Known::Nobody(at)) if age(at) < query.cache_failure_ttl => {
                 return Poll::Ready(Verdict::Nobody);
             }
-            Some(Known::Somebody { at, is_doubtful }) => {
+            Some(Known::Somebody {
+                at,
+                left,
+                is_doubtful,
+            }) => {
                 let limit = if *is_doubtful {
                     query.min_interval
                 } else {
                     query.cache_ttl
                 };
+                let limit = left.map_or(limit, |left| left.min(limit));
                 if age(at) < limit {
                     return Poll::Ready(Verdict::Fresh);
                 }
@@ -148,16 +156,17 @@ impl Lookups {
 }
 
 impl Asking<'_> {
-    /// What has come of it. Without this, the next one asks again.
-    pub fn answered(mut self, is_somebody: bool) {
-        let at = shards::now();
-        self.outcome = Some(if is_somebody {
-            Known::Somebody {
-                at,
-                is_doubtful: false,
-            }
-        } else {
-            Known::Nobody(at)
+    /// There is nobody. Without an answer, the next one asks again.
+    pub fn found_nobody(mut self) {
+        self.outcome = Some(Known::Nobody(shards::now()));
+    }
+
+    /// There is somebody, whose secret is good for what is `left`.
+    pub fn found_somebody(mut self, left: Option<Duration>) {
+        self.outcome = Some(Known::Somebody {
+            at: shards::now(),
+            left,
+            is_doubtful: false,
         });
     }
 }
@@ -200,29 +209,47 @@ impl Drop for Lent<'_> {
     }
 }
 
+/// Why it is not known who a user is; for the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LookupError {
+    /// There is an answer, and it cannot be used.
+    Answer(String),
+    /// There is none.
+    NoAnswer(String),
+}
+
+impl fmt::Display for LookupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Answer(reason) | Self::NoAnswer(reason)) = self;
+        f.write_str(reason)
+    }
+}
+
+impl std::error::Error for LookupError {}
+
 /// Asks for the secret of `user` through `pool`.
 ///
 /// # Errors
 ///
-/// Why there is no answer, or none that can be used; for the log.
-pub async fn ask(pool: &Rc<Pool>, query: &AuthQuery, user: &str) -> Result<Found, String> {
+/// [`LookupError`].
+pub async fn ask(pool: &Rc<Pool>, query: &AuthQuery, user: &str) -> Result<Found, LookupError> {
     let deadline = shards::now()
         + pool.settings.query_wait_timeout.get()
         + pool.settings.connect_timeout.get();
     let asking = async {
         let server = borrow(pool).await?;
         let mut lent = Lent(pool, Some(server));
-        let Some(server) = &mut lent.1 else {
-            return Err("no server".to_owned());
-        };
-        let answer = exchange(server, &query.query, user).await?;
-        drop(lent);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = now.map_or(Duration::MAX, |time| time).as_secs();
-        judge(user, &answer.0, &answer.1, now).map_err(|error| error.to_string())
+        match &mut lent.1 {
+            Some(server) => exchange(server, &query.query, user).await,
+            None => Err("no server".to_owned()),
+        }
     };
     let answer = shards::until(deadline, asking).await;
-    answer.unwrap_or_else(|| Err("no answer in time".to_owned()))
+    let answer = answer.unwrap_or_else(|| Err("no answer in time".to_owned()));
+    let (columns, rows) = answer.map_err(LookupError::NoAnswer)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.map_or(Duration::MAX, |time| time).as_secs();
+    judge(user, &columns, &rows, now).map_err(|error| LookupError::Answer(error.to_string()))
 }
 
 async fn borrow(pool: &Rc<Pool>) -> Result<Box<ServerConnection>, String> {

@@ -9,7 +9,7 @@
 //!  ADDRESS = all | samehost | samenet | CIDR | IP | IP MASK
 //! ```
 //!
-//! **Owns:** this syntax; [`IpNet`].
+//! **Owns:** this syntax.
 //! **Does not own:** which rule decides about a client (`auth`).
 //! **Invariants:** a line that cannot be read is an error, because treating an unknown address as
 //! "every address" would open the door and dropping a `reject` line would, too; names are never
@@ -19,6 +19,7 @@
 
 pub mod interfaces;
 mod lines;
+mod network;
 mod options;
 mod overlap;
 
@@ -29,6 +30,7 @@ use std::{fmt, io};
 use super::ReadFile;
 use lines::Token;
 
+pub use network::IpNet;
 pub use options::{ClientCert, HbaOptions};
 
 /// One rule, with the line it came from.
@@ -100,7 +102,7 @@ pub enum HbaMethod {
     Jwt,
     /// MD5 challenge.
     Md5,
-    /// A method this program does not have, as written. Never lets anybody in.
+    /// A method this program does not have, as written. Lets nobody in.
     Other(String),
     /// The password in clear, checked by PAM.
     Pam,
@@ -114,109 +116,6 @@ pub enum HbaMethod {
     ScramSha256,
     /// No password.
     Trust,
-}
-
-/// A block of addresses, `10.0.0.0/8`. Host bits are cleared on construction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IpNet {
-    addr: IpAddr,
-    prefix: u8,
-}
-
-impl IpNet {
-    /// The network of the first `prefix` bits of `addr`; `None` if that is more bits than it has.
-    pub fn new(addr: IpAddr, prefix: u8) -> Option<Self> {
-        (prefix <= bits_of(addr)).then(|| Self {
-            addr: mask(addr, prefix),
-            prefix,
-        })
-    }
-
-    /// Reads `address/prefix`, or a single address.
-    pub fn parse(text: &str) -> Option<Self> {
-        let Some((addr, prefix)) = text.split_once('/') else {
-            let addr: IpAddr = text.parse().ok()?;
-            return Self::new(addr, bits_of(addr));
-        };
-        let digits_only = !prefix.is_empty() && prefix.bytes().all(|byte| byte.is_ascii_digit());
-        let prefix = prefix.parse().ok().filter(|_| digits_only)?;
-        Self::new(addr.parse().ok()?, prefix)
-    }
-
-    /// The network that a separate mask such as `255.0.0.0` describes. `None` if the families
-    /// differ or the mask has a one after a zero.
-    pub fn with_mask(addr: IpAddr, mask: IpAddr) -> Option<Self> {
-        let prefix = match (addr, mask) {
-            (IpAddr::V4(_), IpAddr::V4(mask)) => {
-                let bits = mask.to_bits();
-                (bits.leading_ones() + bits.trailing_zeros() >= 32).then(|| bits.leading_ones())
-            }
-            (IpAddr::V6(_), IpAddr::V6(mask)) => {
-                let bits = mask.to_bits();
-                (bits.leading_ones() + bits.trailing_zeros() >= 128).then(|| bits.leading_ones())
-            }
-            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => None,
-        }?;
-        Self::new(addr, u8::try_from(prefix).ok()?)
-    }
-
-    /// The first address of the block.
-    pub const fn addr(&self) -> IpAddr {
-        self.addr
-    }
-
-    /// How many leading bits are fixed.
-    pub const fn prefix(&self) -> u8 {
-        self.prefix
-    }
-
-    /// True if `ip` is in the block.
-    ///
-    /// A listener on `::` sees IPv4 clients as `::ffff:a.b.c.d`; they match IPv4 blocks and those
-    /// inside `::ffff:0:0/96`, but no wider block of IPv6.
-    pub fn contains(&self, ip: IpAddr) -> bool {
-        let ip = match (self.addr, ip.to_canonical()) {
-            (IpAddr::V6(net), IpAddr::V4(ip))
-                if self.prefix >= 96 && net.to_ipv4_mapped().is_some() =>
-            {
-                IpAddr::V6(ip.to_ipv6_mapped())
-            }
-            (_, ip) => ip,
-        };
-        ip.is_ipv4() == self.addr.is_ipv4() && mask(ip, self.prefix) == self.addr
-    }
-}
-
-impl fmt::Display for IpNet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.addr, self.prefix)
-    }
-}
-
-const fn bits_of(addr: IpAddr) -> u8 {
-    match addr {
-        IpAddr::V4(_) => 32,
-        IpAddr::V6(_) => 128,
-    }
-}
-
-/// Clears all but the first `prefix` bits.
-fn mask(addr: IpAddr, prefix: u8) -> IpAddr {
-    let prefix = u32::from(prefix);
-    match addr {
-        IpAddr::V4(v4) => {
-            let mask = u32::MAX
-                .checked_shl(32_u32.saturating_sub(prefix))
-                .unwrap_or(0);
-            IpAddr::V4((v4.to_bits() & mask).into())
-        }
-        IpAddr::V6(v6) => {
-            let mask = u128::MAX
-                .checked_shl(128_u32.saturating_sub(prefix))
-                .unwrap_or(0);
-            IpAddr::V6((v6.to_bits() & mask).into())
-        }
-    }
 }
 
 /// A remark about one line.
@@ -315,6 +214,7 @@ impl Reading<'_> {
             let Some((found, open)) = open.find(|(_, rule)| rule.overlaps(meant)) else {
                 continue;
             };
+            // The first rule that fits decides; whichever it is, it is not the open one.
             let before = self.rules.iter().take(found);
             let mut asking = before.filter(|rule| rule.method != HbaMethod::Trust);
             if !asking.any(|rule| rule.covers(meant)) {
@@ -436,7 +336,7 @@ impl Reading<'_> {
         let method = parse_method(joined(method), kind);
         let options = self.options(rest, kind, &method, line)?;
         if let HbaMethod::Other(name) = &method {
-            let reason = format!("method '{name}' is not supported: the rule is passed over");
+            let reason = format!("method '{name}' is not supported: the rule lets nobody in");
             self.note(line, reason);
         }
         let mut rule = HbaRule {

@@ -203,7 +203,7 @@ fn what_has_another_meaning_than_at_the_server_is_remarked() {
     assert_eq!(rules.len(), 1);
     assert_eq!(
         notes[0].to_string(),
-        "line 1: method 'gss' is not supported: the rule is passed over"
+        "line 1: method 'gss' is not supported: the rule lets nobody in"
     );
     let (rules, notes) = parse_rules("hostgssenc all all all trust").unwrap();
     assert_eq!((rules.len(), notes.len()), (0, 1));

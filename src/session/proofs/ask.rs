@@ -24,17 +24,28 @@ use crate::protocol::writer;
 use crate::server::chores::{Chore, Done};
 use crate::server::credentials::{LearnedKeys, Source};
 use crate::session::directory::Tenant;
-use crate::session::startup::{Conversation, Ended};
+use crate::session::startup::Ended;
 
-use super::{Proofs, Refusal, WRONG_PASSWORD, wrong_password};
+use super::{Proofs, Refusal, wrong_password, wrong_proof};
 
 impl Proofs<'_> {
     /// Asks for a proof by md5.
     pub(super) async fn md5(&mut self, secret: &Md5Secret) -> Result<(), Refusal> {
-        if proves_md5(self.talk, secret).await? {
+        if self.proves_md5(secret).await? {
             return Ok(());
         }
-        Err(wrong_password(WRONG_PASSWORD))
+        Err(wrong_proof())
+    }
+
+    /// Whether the client answers an md5 challenge as one who knows `secret`.
+    pub(super) async fn proves_md5(&mut self, secret: &Md5Secret) -> Result<bool, Ended> {
+        let salt: [u8; 4] = rand::rng().random();
+        let mut out = Vec::new();
+        writer::authentication_md5_password(&mut out, salt);
+        self.talk.stream.send(out);
+        let body = self.talk.proof().await?;
+        let message = PasswordMessage::decode(&body);
+        Ok(message.is_ok_and(|message| secret.verify(salt, message.password)))
     }
 
     /// Asks somebody who does not exist.
@@ -42,8 +53,8 @@ impl Proofs<'_> {
         let nobody: [u8; 16] = rand::rng().random();
         let password = STANDARD.encode(nobody);
         let secret = Md5Secret::from_password(&password, self.client.user);
-        proves_md5(self.talk, &secret).await?;
-        Err(wrong_password(WRONG_PASSWORD))
+        self.proves_md5(&secret).await?;
+        Err(wrong_proof())
     }
 
     /// Asks for a proof by SCRAM; the pool may log in to its server with what it reveals.
@@ -112,37 +123,30 @@ impl Proofs<'_> {
         Ok(text.map(Secret::new))
     }
 
-    /// Asks for a password in clear and compares it with whatever is stored.
+    /// Asks for a password in clear and compares it with what is stored. This takes the time of a SCRAM
+    /// verifier, whatever it is.
     pub(super) async fn clear_password(
         &mut self,
-        tenant: Option<&Rc<Tenant>>,
+        stored: Option<&StoredPassword>,
     ) -> Result<(), Refusal> {
         let password = self.clear().await?;
-        let password = password.ok_or_else(|| wrong_password(WRONG_PASSWORD))?;
-        let stored = tenant.map(|tenant| &tenant.stored);
+        // As in PostgreSQL, nobody has an empty one.
+        let password = password.filter(|password| !password.expose().is_empty());
+        let password = password.ok_or_else(wrong_proof)?;
+        let verifier = match stored {
+            Some(StoredPassword::Scram(verifier)) => verifier.clone(),
+            _ => ScramServer::mock_verifier(self.client.user, &self.shard.mock_secret),
+        };
+        let is_made_from = self.check_password(&password, verifier).await;
         let is_right = match stored {
-            Some(StoredPassword::Scram(verifier)) => {
-                self.check_password(&password, verifier.clone()).await
-            }
-            Some(StoredPassword::Md5(secret)) => {
-                let salt: [u8; 4] = rand::rng().random();
-                let given = Md5Secret::from_password(password.expose(), self.client.user);
-                secret.verify(salt, given.response(salt).as_bytes())
-            }
-            Some(StoredPassword::JwtPublicKey(_)) => {
-                return self.check_token(&password, tenant).await;
-            }
-            _ => {
-                let nobody = ScramServer::mock_verifier(self.client.user, &self.shard.mock_secret);
-                // For the time it takes.
-                self.check_password(&password, nobody).await;
-                false
-            }
+            Some(StoredPassword::Scram(_)) => is_made_from,
+            Some(StoredPassword::Md5(secret)) => secret.is_of(&password, self.client.user),
+            _ => false,
         };
         if is_right {
             return Ok(());
         }
-        Err(wrong_password(WRONG_PASSWORD))
+        Err(wrong_proof())
     }
 
     async fn check_password(&self, password: &Secret, verifier: ScramVerifier) -> bool {
@@ -172,7 +176,7 @@ impl Proofs<'_> {
         if self.is_allowed(chore).await {
             return Ok(());
         }
-        Err(wrong_password(WRONG_PASSWORD))
+        Err(wrong_proof())
     }
 
     async fn is_allowed(&self, chore: Chore) -> bool {
@@ -186,18 +190,4 @@ impl Proofs<'_> {
             }
         }
     }
-}
-
-/// Whether the client answers an md5 challenge as one who knows `secret`.
-///
-/// # Errors
-///
-/// The conversation has ended.
-pub async fn proves_md5(talk: &mut Conversation, secret: &Md5Secret) -> Result<bool, Ended> {
-    let salt: [u8; 4] = rand::rng().random();
-    let mut out = Vec::new();
-    writer::authentication_md5_password(&mut out, salt);
-    talk.stream.send(out);
-    let body = talk.proof().await?;
-    Ok(PasswordMessage::decode(&body).is_ok_and(|message| secret.verify(salt, message.password)))
 }

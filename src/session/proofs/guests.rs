@@ -13,7 +13,7 @@ use crate::config::auth_query::{ANY, asking_pool};
 use crate::config::{AuthQuery, Origin, Secret};
 use crate::server::chores::Guest;
 use crate::session::directory::Tenant;
-use crate::session::lookup::{Asking, Verdict, ask};
+use crate::session::lookup::{Asking, LookupError, Verdict, ask};
 
 use super::{Proofs, Refusal, unknown_tenant};
 
@@ -59,24 +59,24 @@ impl Proofs<'_> {
         let asker = self.directory.tenant(&asking_pool(door), &query.asker())?;
         let asker = Rc::clone(&asker.pool);
         match ask(&asker, query, user).await {
-            Err(reason) => {
-                tracing::warn!(pool = door, user, reason, "auth_query has failed");
-                // What was right before is better than nothing.
-                known
+            Err(error) => {
+                tracing::warn!(pool = door, user, %error, "auth_query has failed");
+                // Where there is no answer, what was right before is better than nothing.
+                known.filter(|_| matches!(error, LookupError::NoAnswer(_)))
             }
             Ok(Found::Nobody) => {
                 if known.is_some() {
                     self.tell(Guest::gone(door, user)).await;
                 }
-                asking.answered(false);
+                asking.found_nobody();
                 None
             }
-            Ok(Found::Stored(secret)) => {
+            Ok(Found::Stored { secret, left }) => {
                 let is_news = known.is_none_or(|known| *known.password() != secret);
                 if is_news && !self.tell(Guest::found(door, user, Some(secret))).await {
                     return None;
                 }
-                asking.answered(true);
+                asking.found_somebody(left);
                 self.directory.guest(door, user)
             }
         }

@@ -6,33 +6,31 @@
 //! **Invariant:** nobody is let in but by a rule and, if it asks for one, by a proof.
 //!
 //! ```text
-//!   first rule that fits: password, pam, jwt, cert, peer ──▶ that method, and no other
-//!                         anything else ──▶ two walks over the rules, then by what is stored:
-//!                                           SCRAM verifier, md5 hash, key of tokens; PAM if configured
-//!   user `talos`, and the rules allow a password ──▶ a token, which names a role
+//!   first rule that fits ──▶ verdict ──┬─▶ method ──▶ exchange with the client
+//!                      what is stored ─┘
+//!   user `talos`, and the rule allows a password or a token ──▶ a token, which names a role
 //! ```
 //!
 //! A database that does not exist is told at once (`3D000`), as always. In one that exists, an unknown
 //! user is asked like the others there, with a salt that stays the same, and is then refused like one
-//! with a wrong password. Where nothing is asked (`trust`), there is nothing to imitate: `3D000`.
+//! with a wrong password; so is one who has nothing that the rule asks for. Where nothing is asked (`trust`), there is nothing to imitate: `3D000`.
 //!
 //! Source: PostgreSQL documentation, `client-authentication.html`, `auth-methods.html`.
 
+mod admin;
 mod ask;
 pub mod cap;
 mod guests;
 mod system;
 mod token;
 
-pub use ask::proves_md5;
-
 use std::rc::Rc;
 
-use crate::auth::hba::{self, Challenge, Decision, HbaClient, LoginMethod, WantedMethod};
+use crate::auth::StoredPassword;
+use crate::auth::hba::{self, HbaClient, Holder, LoginMethod, Verdict};
 use crate::auth::talos;
-use crate::auth::{StoredPassword, VerifierError};
 use crate::config::General;
-use crate::config::hba::{HbaMethod, HbaRule};
+use crate::config::hba::HbaMethod;
 use crate::protocol::sqlstate;
 
 use super::directory::{Directory, Tenant};
@@ -42,9 +40,6 @@ use super::startup::{Conversation, Ended};
 
 /// Told for a wrong password of md5, PAM and passwords in clear.
 const WRONG_PASSWORD: &str = "Authentication failed. Please check your username and password.";
-/// Told where nothing could be proved.
-const UNSUPPORTED: &str =
-    "Authentication method not supported. Please contact your database administrator.";
 /// The PAM service of rules and users that name none, as in PostgreSQL.
 const PAM_SERVICE: &str = "postgresql";
 
@@ -89,18 +84,16 @@ pub struct Proofs<'a> {
     pub end_point: Option<&'a [u8]>,
     /// The client as rules see it.
     pub client: HbaClient<'a>,
-    /// Its address and port.
+    /// Its address and port, for the log.
     pub peer: String,
 }
 
-/// The verdicts of both walks over the rules: for md5, for SCRAM.
-pub fn walk(general: &General, client: &HbaClient<'_>) -> (Decision, Decision) {
-    let Some(rules) = &general.pg_hba else {
-        let decision = hba::decide_by_network(&general.hba, client.ip);
-        return (decision, decision);
-    };
-    let decide = |wanted| hba::decide(rules, client, &general.pg_ident, wanted);
-    (decide(WantedMethod::Md5), decide(WantedMethod::ScramSha256))
+/// What the configuration says about a client.
+fn verdict<'a>(general: &'a General, client: &HbaClient<'_>) -> Verdict<'a> {
+    match &general.pg_hba {
+        Some(rules) => Verdict::by_rules(rules, client, &general.pg_ident),
+        None => Verdict::by_networks(&general.hba, client.ip),
+    }
 }
 
 impl Proofs<'_> {
@@ -111,127 +104,111 @@ impl Proofs<'_> {
     /// Why it is not let in.
     pub async fn authenticate(mut self) -> Result<Proven, Refusal> {
         let directory = Rc::clone(&self.directory);
-        let general = &directory.config.general;
-        let rules = general.pg_hba.as_deref().unwrap_or_default();
-        if let Some(rule) = hba::named(rules, &self.client) {
-            return self.by_rule(rule).await.map(Proven::user);
-        }
-        let (md5, scram) = walk(general, &self.client);
-        let is_allowed = md5 == Decision::Allow || scram == Decision::Allow;
+        let verdict = verdict(&directory.config.general, &self.client);
         if self.client.user == talos::USER
-            && is_allowed
+            && verdict.allows_roles()
             && let Some(keys) = &directory.talos
         {
             return self.by_role(keys).await;
         }
-        if !hba::is_permitted(md5, scram) {
-            return Err(forbidden(hba::not_permitted_message(&self.client)));
+        if verdict == Verdict::Refuse {
+            return Err(self.not_permitted());
         }
-        let Some(tenant) = self.tenant().await else {
-            return Err(self.imitate(md5, scram).await);
+        if directory.config.pool_of(self.client.database).is_none() {
+            return Err(self.unknown());
+        }
+        let tenant = self.tenant().await;
+        let outcome = self.prove(verdict, tenant.as_ref()).await;
+        let Some(tenant) = tenant else {
+            // Asked like everybody, and right by chance or by PAM: still nobody.
+            return Err(outcome.err().unwrap_or_else(wrong_proof));
         };
-        refuse_pam(&tenant)?;
-        match hba::combine(md5, scram, &tenant.stored) {
-            LoginMethod::Trust => {}
-            LoginMethod::NotPermitted => {
-                return Err(forbidden(hba::not_permitted_message(&self.client)));
-            }
-            LoginMethod::Deny { .. } => {
-                return Err(forbidden(hba::denied_message(&self.client, &self.peer)));
-            }
-            LoginMethod::Ask(challenge) => match &tenant.pam_service {
-                Some(service) => self.pam(service).await?,
-                None => self
-                    .ask(challenge, &tenant)
-                    .await
-                    .inspect_err(|_| self.doubt(&tenant))?,
-            },
-        }
+        outcome.inspect_err(|_| self.doubt(&tenant))?;
         self.enter(tenant).await.map(Proven::user)
     }
 
-    /// The method of a rule that decides alone.
-    async fn by_rule(&mut self, rule: &HbaRule) -> Result<Rc<Tenant>, Refusal> {
-        let directory = Rc::clone(&self.directory);
-        let maps = &directory.config.general.pg_ident;
-        if !hba::shows_certificate(rule, &self.client, maps) {
-            return Err(forbidden(hba::not_permitted_message(&self.client)));
-        }
-        let tenant = self.tenant().await;
-        let tenant = tenant.as_ref();
-        if tenant.is_none() && directory.config.pool_of(self.client.database).is_none() {
-            return Err(self.unknown());
-        }
-        match &rule.method {
-            HbaMethod::Cert => self.certificate(rule)?,
-            HbaMethod::Peer => self.system_user(rule).await?,
-            HbaMethod::Pam => {
-                let own = tenant.and_then(|tenant| tenant.pam_service.as_deref());
-                let service = rule.options.pam_service.as_deref().or(own);
-                self.pam(service.unwrap_or(PAM_SERVICE)).await?;
-            }
-            HbaMethod::Jwt => {
-                let token = self.token().await?;
-                self.check_token(&token, tenant).await?;
-            }
-            HbaMethod::Password => self.clear_password(tenant).await?,
-            _ => return Err(forbidden(hba::not_permitted_message(&self.client))),
-        }
-        match tenant {
-            Some(tenant) => self.enter(Rc::clone(tenant)).await,
-            // Asked like everybody, and right by chance or by PAM: still nobody.
-            None => Err(wrong_password(WRONG_PASSWORD)),
-        }
-    }
-
-    async fn ask(&mut self, challenge: Challenge, tenant: &Rc<Tenant>) -> Result<(), Refusal> {
-        match (challenge, &tenant.stored) {
-            (Challenge::Md5, StoredPassword::Md5(secret)) => self.md5(secret).await,
-            (Challenge::Scram, StoredPassword::Scram(verifier)) => {
+    /// Has the client prove what the rules and the user want.
+    async fn prove(
+        &mut self,
+        verdict: Verdict<'_>,
+        tenant: Option<&Rc<Tenant>>,
+    ) -> Result<(), Refusal> {
+        let holder = tenant.map(|tenant| tenant.holder());
+        let method = hba::choose(verdict, holder, cfg!(feature = "pam"));
+        match (method, tenant.map(|tenant| (tenant, &tenant.stored))) {
+            (LoginMethod::Trust, Some(_)) => Ok(()),
+            (LoginMethod::Md5, Some((_, StoredPassword::Md5(secret)))) => self.md5(secret).await,
+            (LoginMethod::Scram, Some((tenant, StoredPassword::Scram(verifier)))) => {
                 self.scram_of(tenant, verifier).await
             }
-            (Challenge::Scram, StoredPassword::InvalidScram(_)) => {
-                Err(wrong_password(VerifierError::CLIENT_MESSAGE))
-            }
-            (Challenge::Cleartext, StoredPassword::JwtPublicKey(_)) => {
+            (LoginMethod::Compare, Some((_, stored))) => self.clear_password(Some(stored)).await,
+            (LoginMethod::Token, Some((tenant, _))) => {
                 let token = self.token().await?;
                 self.check_token(&token, Some(tenant)).await
             }
-            _ => Err(wrong_password(UNSUPPORTED)),
+            (LoginMethod::Name, Some(_)) => self.name(verdict).await,
+            (LoginMethod::Pam, _) => self.pam(&pam_service(verdict, tenant)).await,
+            (LoginMethod::Unknown, _) => Err(self.unknown()),
+            (LoginMethod::Imitate, _) => {
+                if tenant.is_some() {
+                    let user = self.client.user;
+                    tracing::info!(user, "nothing is stored that the rule could ask for");
+                }
+                self.imitate(verdict).await
+            }
+            _ => Err(self.not_permitted()),
         }
     }
 
-    /// Goes through the motions with a user who does not exist.
-    async fn imitate(&mut self, md5: Decision, scram: Decision) -> Refusal {
-        let asks = md5 == Decision::Allow || scram == Decision::Allow;
-        let trusts = md5 == Decision::Trust || scram == Decision::Trust;
-        let directory = Rc::clone(&self.directory);
-        let config = &directory.config;
-        let Some(settings) = config
-            .pool_of(self.client.database)
-            .filter(|_| asks && !trusts)
-        else {
-            return self.unknown();
+    /// The name that the client has without being asked.
+    async fn name(&self, verdict: Verdict<'_>) -> Result<(), Refusal> {
+        match verdict {
+            Verdict::Rule(rule) if rule.method == HbaMethod::Cert => self.certificate(rule),
+            Verdict::Rule(rule) if rule.method == HbaMethod::Peer => self.system_user(rule).await,
+            _ => Err(self.not_permitted()),
+        }
+    }
+
+    /// Goes through the motions with a user who does not exist, or who cannot prove anything.
+    async fn imitate(&mut self, verdict: Verdict<'_>) -> Result<(), Refusal> {
+        let outcome = match verdict {
+            Verdict::Rule(rule) => match rule.method {
+                HbaMethod::Password => self.clear_password(None).await,
+                HbaMethod::Jwt => self.imitate_token().await,
+                _ => self.name(verdict).await,
+            },
+            Verdict::Exchange { with_md5 } => self.imitate_exchange(with_md5).await,
+            Verdict::Refuse | Verdict::Trust => Err(self.not_permitted()),
         };
-        // What all the others are asked; if they differ, what most poolers ask.
-        let mut others = directory
-            .users(&settings.name)
-            .filter(|one| one.is_person());
-        let first = others.next();
-        let kind = first.map(|one| one.kind());
-        let kind = kind.filter(|kind| others.all(|one| one.kind() == *kind));
-        let outcome = match (kind, first) {
-            (Some(Kind::Md5), _) if md5 == Decision::Allow => self.imitate_md5().await,
-            (Some(Kind::Pam), Some(one)) => {
-                let service = one.pam_service.as_deref().unwrap_or(PAM_SERVICE);
-                let outcome = self.pam(service).await;
-                // PAM may know more users than the pooler.
-                outcome.and(Err(wrong_password(WRONG_PASSWORD)))
-            }
-            (Some(Kind::Token), _) => self.imitate_token(first).await,
+        outcome.and(Err(wrong_proof()))
+    }
+
+    /// Asks what all the others are asked; if they differ, what most poolers ask.
+    async fn imitate_exchange(&mut self, with_md5: bool) -> Result<(), Refusal> {
+        match self.kind_of_others() {
+            Some(Kind::Md5) if with_md5 => self.imitate_md5().await,
+            Some(Kind::Pam(service)) => self.pam(&service).await,
+            Some(Kind::Token) => self.imitate_token().await,
             _ => self.imitate_scram().await,
-        };
-        outcome.err().unwrap_or_else(|| self.unknown())
+        }
+    }
+
+    fn kind_of_others(&self) -> Option<Kind> {
+        let mut others = self.others();
+        let kind = others.next()?.kind();
+        others.all(|one| one.kind() == kind).then_some(kind)
+    }
+
+    /// The users at the settings of the database.
+    fn others(&self) -> impl Iterator<Item = &Rc<Tenant>> {
+        let door = self.directory.config.pool_of(self.client.database);
+        let users = door.map(|door| self.directory.users(&door.name));
+        users.into_iter().flatten().filter(|one| one.is_person())
+    }
+
+    fn not_permitted(&self) -> Refusal {
+        let text = hba::not_permitted_message(&self.client);
+        Failure::new(sqlstate::INVALID_AUTHORIZATION, text).into()
     }
 
     fn unknown(&self) -> Refusal {
@@ -241,23 +218,41 @@ impl Proofs<'_> {
 }
 
 /// What a user is asked, as far as a stranger can see.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Kind {
     Md5,
     Other,
-    Pam,
+    /// Of this service.
+    Pam(String),
     Token,
 }
 
 impl Tenant {
     fn kind(&self) -> Kind {
-        match &self.stored {
-            _ if self.pam_service.is_some() => Kind::Pam,
-            StoredPassword::Md5(_) => Kind::Md5,
-            StoredPassword::JwtPublicKey(_) => Kind::Token,
-            _ => Kind::Other,
+        match (&self.pam_service, &self.stored) {
+            (Some(service), _) => Kind::Pam(service.clone()),
+            (None, StoredPassword::Md5(_)) => Kind::Md5,
+            (None, StoredPassword::JwtPublicKey(_)) => Kind::Token,
+            (None, _) => Kind::Other,
         }
     }
+
+    const fn holder(&self) -> Holder<'_> {
+        Holder {
+            stored: &self.stored,
+            is_of_pam: self.pam_service.is_some(),
+        }
+    }
+}
+
+/// The service of the rule, else the user's.
+fn pam_service(verdict: Verdict<'_>, tenant: Option<&Rc<Tenant>>) -> String {
+    let of_rule = match verdict {
+        Verdict::Rule(rule) => rule.options.pam_service.as_deref(),
+        _ => None,
+    };
+    let of_user = tenant.and_then(|tenant| tenant.pam_service.as_deref());
+    of_rule.or(of_user).unwrap_or(PAM_SERVICE).to_owned()
 }
 
 impl Proven {
@@ -269,16 +264,8 @@ impl Proven {
     }
 }
 
-/// Where there is no PAM, nothing else that is stored may take its place, not even `trust`.
-fn refuse_pam(tenant: &Tenant) -> Result<(), Refusal> {
-    if cfg!(not(feature = "pam")) && tenant.pam_service.is_some() {
-        return Err(wrong_password(UNSUPPORTED));
-    }
-    Ok(())
-}
-
-fn forbidden(text: String) -> Refusal {
-    Failure::new(sqlstate::INVALID_AUTHORIZATION, text).into()
+fn wrong_proof() -> Refusal {
+    wrong_password(WRONG_PASSWORD)
 }
 
 fn wrong_password(text: impl Into<String>) -> Refusal {

@@ -16,7 +16,7 @@ use crate::protocol::sqlstate;
 use crate::session::directory::Tenant;
 use crate::session::report::Failure;
 
-use super::{Proofs, Proven, Refusal, WRONG_PASSWORD, unknown_tenant, wrong_password};
+use super::{Proofs, Proven, Refusal, unknown_tenant, wrong_password, wrong_proof};
 
 impl Proofs<'_> {
     /// Asks for a token.
@@ -34,7 +34,7 @@ impl Proofs<'_> {
     ) -> Result<(), Refusal> {
         self.shard.gate.pass().await;
         let keys = tenant.and_then(|tenant| tenant.token_keys.as_ref());
-        let keys = keys.ok_or_else(|| wrong_password(WRONG_PASSWORD))?;
+        let keys = keys.ok_or_else(wrong_proof)?;
         let general = &self.directory.config.general;
         let rules = TokenRules {
             audience: general.jwt_audience.as_deref(),
@@ -49,14 +49,12 @@ impl Proofs<'_> {
             })
     }
 
-    /// Asks somebody who does not exist; the token is verified as that of somebody who does.
-    pub(super) async fn imitate_token(
-        &mut self,
-        other: Option<&Rc<Tenant>>,
-    ) -> Result<(), Refusal> {
+    /// Asks somebody who has no key; the token is verified as that of somebody who has one.
+    pub(super) async fn imitate_token(&mut self) -> Result<(), Refusal> {
         let token = self.token().await?;
-        self.check_token(&token, other).await?;
-        Err(wrong_password(WRONG_PASSWORD))
+        let other = self.others().find(|one| one.token_keys.is_some());
+        let other = other.map(Rc::clone);
+        self.check_token(&token, other.as_ref()).await
     }
 
     /// A token that names a role, which is the user of the pool.
@@ -73,6 +71,8 @@ impl Proofs<'_> {
         })?;
         let database = self.client.database;
         let tenant = self.directory.tenant(database, bearer.role.user());
+        // The others of PAM's prove themselves to PAM.
+        let tenant = tenant.filter(|tenant| tenant.is_person() && tenant.pam_service.is_none());
         let tenant = tenant.ok_or_else(|| unknown_tenant(database, self.client.user))?;
         Ok(Proven {
             tenant: Rc::clone(tenant),
