@@ -31,6 +31,7 @@ pub mod schema;
 pub mod secret;
 mod tls;
 pub mod units;
+mod unknown;
 mod validate;
 mod yaml;
 

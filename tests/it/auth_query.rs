@@ -162,6 +162,53 @@ fn who_may_not_log_in_is_nobody() {
 }
 
 #[test]
+fn a_secret_is_not_remembered_beyond_its_end() {
+    // An answer is good for an hour.
+    let doorman = config(1, &[]).start();
+    let name = role("");
+    let mut superuser = Postgres::shared().superuser();
+    let end = superuser.value("select now() + interval '3 seconds'");
+    superuser.execute(&format!("alter role {name} valid until '{end}'"));
+    let mut client = login(&doorman, &name).connect();
+    eventually("the password has expired", || {
+        login(&doorman, &name).attempt().is_err()
+    });
+    assert_eq!(login(&doorman, &name).refusal().sqlstate(), "28P01");
+    // Who is in stays in, as in PostgreSQL.
+    assert_eq!(client.value("select 1"), "1");
+}
+
+#[test]
+fn an_answer_that_is_not_understood_any_more_keeps_out_whom_it_has_let_in() {
+    let name = role("");
+    let table = unique("secrets");
+    let mut superuser = Postgres::shared().superuser();
+    superuser.execute(&format!(
+        "create table public.{table} as select rolname as usename, rolpassword as passwd \
+         from pg_authid where rolname = '{name}'"
+    ));
+    let sql = format!("select usename, passwd from public.{table} where usename = $1");
+    let keys = [("query", sql.into()), ("cache_ttl", "1ms".into())];
+    let doorman = config(1, &keys).start();
+    login(&doorman, &name).connect();
+    // Two rows for one user.
+    superuser.execute(&format!(
+        "insert into public.{table} select * from public.{table}"
+    ));
+    eventually("the answer is not believed", || {
+        login(&doorman, &name).attempt().is_err()
+    });
+    assert_eq!(login(&doorman, &name).refusal().sqlstate(), "28P01");
+    superuser.execute(&format!(
+        "delete from public.{table} where ctid = (select min(ctid) from public.{table})"
+    ));
+    eventually("the answer is believed again", || {
+        login(&doorman, &name).attempt().is_ok()
+    });
+    superuser.execute(&format!("drop table public.{table}"));
+}
+
+#[test]
 fn nobody_can_put_a_table_of_their_own_in_front() {
     let postgres = Postgres::shared();
     let name = role("");

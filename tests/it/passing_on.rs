@@ -105,6 +105,28 @@ fn a_refused_password_is_asked_for_again() {
 }
 
 #[test]
+fn a_command_may_print_a_long_token() {
+    let files = Files::new();
+    let token = "t".repeat(60 * 1024);
+    let path = files.write("token", &format!("{token}\n"));
+    let (tokens, received) = channel();
+    let server = ScriptedServer::start(move |peer| {
+        peer.receive_startup()?;
+        peer.send(&message(b'R', &[0, 0, 0, 3]))?;
+        let sent = peer.receive()?;
+        // The test may have ended.
+        let _ = tokens.send(String::from_utf8(sent.body).unwrap());
+        peer.send(&login_reply())?;
+        peer.echo()
+    });
+    let user = User::without_server("app", 1).key("server_password_command", format!("cat {path}"));
+    let doorman = Config::to_port(server.port()).users(vec![user]).start();
+    assert_eq!(doorman.connect().value("select 1"), "select 1");
+    assert_eq!(received.recv().unwrap(), format!("{token}\0"));
+    assert!(!doorman.log().contains("tttt"), "the token is in the log");
+}
+
+#[test]
 fn a_command_that_fails_refuses_the_login_and_nothing_else() {
     for command in ["exit 1", "sleep 100", "true"] {
         let users = vec![

@@ -90,7 +90,7 @@ impl Signer {
         encode(&header, claims, &self.key()).unwrap()
     }
 
-    fn token(&self, user: &str) -> String {
+    pub(crate) fn token(&self, user: &str) -> String {
         self.sign(
             None,
             &json!({ "preferred_username": user, "exp": now() + 60 }),
@@ -485,20 +485,16 @@ fn a_certificate_names_its_user_or_one_of_the_map() {
 #[cfg(feature = "pam")]
 mod pam {
     use super::*;
+    use crate::common::is_root;
 
-    /// A service of PAM; gone when dropped. `None`, and a line that says so, for who may not make one.
+    /// A service of PAM; gone when dropped.
     struct Service(PathBuf, String);
 
     impl Service {
         fn new(lines: &str) -> Self {
             let name = format!("doorman-it-{}-{}", std::process::id(), unique("pam"));
             let path = PathBuf::from("/etc/pam.d").join(&name);
-            std::fs::write(&path, lines).unwrap_or_else(|error| {
-                panic!(
-                    "tests of PAM need root, who may write {}: {error}",
-                    path.display()
-                )
-            });
+            std::fs::write(&path, lines).unwrap();
             Self(path, name)
         }
     }
@@ -511,6 +507,9 @@ mod pam {
 
     #[test]
     fn pam_decides_about_passwords() {
+        if !is_root("PAM") {
+            return;
+        }
         let files = Files::new();
         let script = files.write(
             "check",
@@ -528,6 +527,7 @@ mod pam {
              account required pam_permit.so\n"
         ));
         let denying = Service::new("auth required pam_permit.so\naccount required pam_deny.so\n");
+        let open = Service::new("auth required pam_permit.so\naccount required pam_permit.so\n");
         let users = vec![
             User::new("app", 2).key("auth_pam_service", asking.1.as_str()),
             User::new("denied", 2).key("auth_pam_service", denying.1.as_str()),
@@ -535,8 +535,9 @@ mod pam {
             User::new("missing", 2).key("auth_pam_service", "doorman-it-no-such-service"),
         ];
         let rules = format!(
-            "host all by_rule all pam pamservice={}\nhost all all all scram-sha-256",
-            asking.1
+            "host all by_rule all pam pamservice={}\nhost all nobody all pam pamservice={}\n\
+             host all all all scram-sha-256",
+            asking.1, open.1
         );
         let doorman = Config::new(Postgres::shared())
             .hba(&rules)
@@ -550,6 +551,8 @@ mod pam {
             ("denied", PASSWORD),
             ("by_rule", PASSWORD),
             ("missing", PASSWORD),
+            // PAM would let this one in, if there was such a user.
+            ("nobody", PASSWORD),
         ] {
             let refusal = doorman.login().user(user).password(password).refusal();
             assert_eq!(refusal.sqlstate(), "28P01", "{user}");
@@ -560,6 +563,9 @@ mod pam {
 
     #[test]
     fn slow_pam_holds_up_nobody_else() {
+        if !is_root("PAM") {
+            return;
+        }
         let files = Files::new();
         let gate = files.write("gate", "closed");
         let script = format!("while grep -q closed {gate}; do sleep 0.05; done");

@@ -10,7 +10,7 @@ use serde::de::{Deserialize, Deserializer, Visitor, value};
 
 use super::*;
 use crate::config::keys::Effect;
-use crate::config::{self, Config, keys, schema};
+use crate::config::{self, Config, schema, unknown};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -53,7 +53,7 @@ fn the_document_has_the_tables_of_the_key_table() {
     // Read before the document has its type.
     tables.push("include");
     tables.sort_unstable();
-    let mut known = keys::TOP_LEVEL.to_vec();
+    let mut known = unknown::TOP_LEVEL.to_vec();
     known.sort_unstable();
     assert_eq!(tables, known);
     for section in [
