@@ -25,8 +25,10 @@ use crate::server::chores::{Chore, Done};
 
 /// Threads that compute.
 const COMPUTING_MAX: usize = 2;
-/// Threads that wait for PAM or for the directory of users.
+/// Threads that wait for PAM.
 const PAM_MAX: usize = 16;
+/// Threads that wait for the directory of users.
+const NAMES_MAX: usize = 4;
 /// Commands that run at a time.
 const COMMANDS_MAX: usize = 8;
 /// The longest password that a command may print, in bytes.
@@ -45,6 +47,7 @@ type Answer = Option<(Instant, Result<Secret, String>)>;
 pub struct Chores {
     computing: Arc<Semaphore>,
     pam: Arc<Semaphore>,
+    names: Arc<Semaphore>,
     commands: Arc<Semaphore>,
     answers: Arc<Mutex<HashMap<Question, Arc<Mutex<Answer>>>>>,
 }
@@ -54,6 +57,7 @@ impl Default for Chores {
         Self {
             computing: Arc::new(Semaphore::new(COMPUTING_MAX)),
             pam: Arc::new(Semaphore::new(PAM_MAX)),
+            names: Arc::new(Semaphore::new(NAMES_MAX)),
             commands: Arc::new(Semaphore::new(COMMANDS_MAX)),
             answers: Arc::default(),
         }
@@ -102,7 +106,7 @@ impl Chores {
             }
             Chore::SystemUser(uid) => {
                 let look = move || nix::unistd::User::from_uid(uid.into());
-                let found = blocking(&self.pam, look).await?;
+                let found = blocking(&self.names, look).await?;
                 let user = found.map_err(|error| format!("user {uid}: {error}"))?;
                 Ok(Done::Name(user.map(|user| user.name)))
             }

@@ -24,7 +24,7 @@ use crate::session::doors::Doors;
 use crate::session::lookup::Lookups;
 use crate::session::orders::carry_out;
 use crate::session::overtime;
-use crate::session::proofs::cap::Cap;
+use crate::session::proofs::cap::Caps;
 use crate::session::pursuit::Pursuits;
 use crate::session::registry::Registry;
 use crate::session::resume::Neighbours;
@@ -126,7 +126,7 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
         budget: shared.budget,
         fleet: shared.fleet,
         gate: Gate::default(),
-        proofs: Cap::default(),
+        proofs: Caps::default(),
         lookups: Lookups::default(),
         mock_secret: shared.mock_secret,
         listening: shared.listening,

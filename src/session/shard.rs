@@ -21,7 +21,7 @@ use super::doors::Doors;
 use super::headcount::{Group, Headcounts, Member};
 use super::lookup::Lookups;
 use super::orders::Staff;
-use super::proofs::cap::Cap;
+use super::proofs::cap::Caps;
 use super::pursuit::Pursuits;
 use super::registry::Registry;
 use super::resume::Neighbours;
@@ -133,7 +133,7 @@ pub struct Shard {
     /// Where handshakes wait for their turn.
     pub gate: Gate,
     /// Where proofs wait that are computed elsewhere.
-    pub proofs: Cap,
+    pub proofs: Caps,
     /// What servers have answered of users.
     pub lookups: Lookups,
     /// Makes the salts of users who do not exist.

@@ -575,9 +575,10 @@ mod pam {
         ));
         let users = vec![
             User::new("app", 2),
+            User::new("clear", 2).secret(PASSWORD),
             User::new("slow", 2).key("auth_pam_service", slow.1.as_str()),
         ];
-        let rules = "host all slow all md5\nhost all all all trust";
+        let rules = "host all slow all md5\nhost all clear all password\nhost all all all trust";
         let doorman = Config::new(Postgres::shared())
             .hba(rules)
             .users(users)
@@ -589,6 +590,7 @@ mod pam {
                 .collect();
             for _ in 0..20 {
                 doorman.assert_serves();
+                doorman.login().user("clear").connect();
             }
             files.write("gate", "open");
             for one in waiting {

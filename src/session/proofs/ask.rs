@@ -180,7 +180,12 @@ impl Proofs<'_> {
     }
 
     async fn is_allowed(&self, chore: Chore) -> bool {
-        let _place = self.shard.proofs.enter().await;
+        let caps = &self.shard.proofs;
+        let cap = match &chore {
+            Chore::CheckPam { .. } => &caps.pam,
+            _ => &caps.other,
+        };
+        let _place = cap.enter().await;
         match self.shard.host.errands.chore(chore).await {
             Ok(Done::Allowed(is_allowed)) => is_allowed,
             Ok(_) => false,

@@ -3,7 +3,7 @@
 //! **Owns:** the places, and the queue for them.
 //! **Does not own:** what is computed (`ask`).
 //!
-//! A storm of logins must not fill the queue of the control thread, where servers wait for their
+//! PAM may hang and has places of its own, so that nobody else waits for it. A storm of logins must not fill the queue of the control thread, where servers wait for their
 //! keys, too. Who waits here waits within the time limit of its login.
 //!
 //! **Invariant:** those who wait pass in the order of asking; who gives up makes room.
@@ -17,6 +17,15 @@ use std::task::{Poll, Waker};
 const PLACES: usize = 16;
 
 /// The places of one shard.
+#[derive(Debug, Default)]
+pub struct Caps {
+    /// For questions to PAM.
+    pub pam: Cap,
+    /// For what computes.
+    pub other: Cap,
+}
+
+/// Places.
 #[derive(Debug)]
 pub struct Cap(RefCell<State>);
 

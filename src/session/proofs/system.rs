@@ -27,7 +27,7 @@ impl Proofs<'_> {
         let peer = getsockopt(&self.talk.stream, sockopt::PeerCredentials).ok();
         let mut name = None;
         if let Some(peer) = peer {
-            let _place = self.shard.proofs.enter().await;
+            let _place = self.shard.proofs.other.enter().await;
             let chore = Chore::SystemUser(peer.uid());
             match self.shard.host.errands.chore(chore).await {
                 Ok(Done::Name(found)) => name = found,
