@@ -49,6 +49,8 @@ mod malformed;
 mod mesh;
 mod metrics;
 mod operate;
+#[cfg(feature = "pam")]
+mod pam;
 mod parameters;
 mod passing_on;
 mod prepared;
