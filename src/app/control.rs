@@ -25,7 +25,10 @@ use crate::metrics::window::WINDOW;
 use crate::tls::Keyring;
 
 use super::advice::{self, Facts};
+use super::chores::Chores;
+use super::guests::Guests;
 use super::mailbox::{Confirmation, ShardMessage, Work, WorkResult};
+use super::prover::Prover;
 use super::scrape::Scrape;
 use super::{logging, report, sockets};
 
@@ -48,6 +51,11 @@ struct Control {
     fleet: Fleet,
     keyring: Keyring,
     is_winding_down: bool,
+    chores: Chores,
+    guests: Guests,
+    /// Answers that wait until the shards have been told of guests.
+    waiting: Vec<(Answerer, WorkResult)>,
+    prover: Prover,
     is_over: bool,
     done: UnboundedSender<(Seat, u32, WorkResult)>,
 }
@@ -93,7 +101,7 @@ pub fn control(
     prepared: Prepared,
     seat: ControlSeat<ShardMessage>,
     (config_file, config, log_level): (PathBuf, Arc<Config>, Level),
-    (fleet, keyring): (Fleet, Keyring),
+    (fleet, keyring, prover): (Fleet, Keyring, Prover),
     scrape: Option<Scrape>,
 ) -> io::Result<()> {
     let Prepared { runtime, signals } = prepared;
@@ -116,6 +124,10 @@ pub fn control(
             fleet,
             keyring,
             is_winding_down: false,
+            chores: Chores::default(),
+            guests: Guests::default(),
+            waiting: Vec::new(),
+            prover,
             is_over: false,
             done,
         }
@@ -143,6 +155,9 @@ impl Control {
                     self.fleet.tick();
                     logging::tell_suppressed();
                     report::write(&self.fleet);
+                    if self.guests.tidy(&self.config, &self.fleet) {
+                        self.spread(Arc::clone(&self.config)).await;
+                    }
                 }
                 _ = signals.terminate.recv() => break,
                 _ = signals.interrupt.recv() => self.wind_down().await,
@@ -197,6 +212,10 @@ impl Control {
             tracing::error!(%error, "Config reload error, the old configuration stays");
             error.to_string()
         })?;
+        self.prover.prepare(&mut loaded.config).map_err(|error| {
+            tracing::error!(%error, "Config reload error, the old configuration stays");
+            error.to_string()
+        })?;
         let material = self.keyring.read(&loaded.config).map_err(|error| {
             let text = format!("Configuration error: {error}");
             tracing::error!(error = %text, "Config reload error, the old configuration stays");
@@ -225,7 +244,7 @@ impl Control {
         Ok(spread)
     }
 
-    /// Gives a configuration to the shards.
+    /// Gives a configuration to the shards, with the guests.
     async fn spread(&mut self, config: Arc<Config>) -> Spread {
         if config.general.log_level != self.config.general.log_level
             && let Some(level) = config.general.log_level
@@ -233,13 +252,14 @@ impl Control {
         {
             tracing::error!(%level, %error, "the level of the log cannot be changed");
         }
+        self.config = config;
+        let config = self.guests.over(&self.config);
         let (confirmation, confirmed) = channel(1);
         for shard in 0..self.seat.shard_count() {
             let confirmation = Confirmation(confirmation.clone());
             let message = ShardMessage::Reload(Arc::clone(&config), confirmation);
             self.send(ShardId::new(shard as u16), message).await;
         }
-        self.config = config;
         Spread(confirmed)
     }
 
@@ -259,6 +279,13 @@ impl Control {
                     self.start(from, number, *work).await;
                 }
                 other => tracing::error!(?from, message = ?other, "a message for somebody else"),
+            }
+        }
+        if !self.waiting.is_empty() {
+            // Once for all that have come together.
+            self.spread(Arc::clone(&self.config)).await;
+            for (answer, result) in std::mem::take(&mut self.waiting) {
+                answer.give(result);
             }
         }
     }
@@ -285,6 +312,22 @@ impl Control {
                     let keys = derive_keys(password.expose(), &salt, iterations);
                     answer.give(WorkResult::Derived(keys.map_err(|error| error.to_string())));
                 });
+            }
+            Work::Chore(chore) => {
+                let chores = self.chores.clone();
+                tokio::spawn(async move {
+                    answer.give(WorkResult::Done(chores.run(chore).await));
+                });
+            }
+            Work::Guest(guest) => {
+                let taken = self.guests.take(guest, &self.config);
+                let has_changed = taken.is_ok();
+                let result = WorkResult::Reloaded(taken);
+                if has_changed {
+                    self.waiting.push((answer, result));
+                } else {
+                    answer.give(result);
+                }
             }
             Work::Set { key, value } => {
                 let spread = self.set(&key, &value).await;

@@ -18,6 +18,7 @@ use shards::{Outbox, Seat};
 
 use crate::auth::ScramKeys;
 use crate::config::Secret;
+use crate::server::chores::{Chore, Done, Guest};
 use crate::server::errands::{Answer, Errands};
 
 use super::mailbox::{ShardMessage, Work, WorkResult};
@@ -177,6 +178,26 @@ impl Errands for DeskErrands {
                     Ok(keys)
                 }
                 WorkResult::Derived(Err(reason)) => Err(io::Error::other(reason)),
+                _ => Err(io::Error::other("an answer to another errand")),
+            }
+        })
+    }
+
+    fn chore(&self, chore: Chore) -> Answer<Done> {
+        let desk = Rc::clone(&self.0);
+        Box::pin(async move {
+            match desk.run(Work::Chore(chore)).await? {
+                WorkResult::Done(outcome) => outcome.map_err(io::Error::other),
+                _ => Err(io::Error::other("an answer to another errand")),
+            }
+        })
+    }
+
+    fn guest(&self, guest: Guest) -> Answer<()> {
+        let desk = Rc::clone(&self.0);
+        Box::pin(async move {
+            match desk.run(Work::Guest(guest)).await? {
+                WorkResult::Reloaded(outcome) => outcome.map_err(io::Error::other),
                 _ => Err(io::Error::other("an answer to another errand")),
             }
         })

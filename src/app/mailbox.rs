@@ -19,6 +19,7 @@ use crate::config::{Config, Secret};
 use crate::metrics::statements::StatementAccount;
 use crate::pool::PoolId;
 use crate::pool::travel::Letter;
+use crate::server::chores::{Chore, Done, Guest};
 use crate::session::cancel::Forwarded;
 use crate::session::orders::{Order, Outcome};
 use crate::session::resume::{Notice, SessionRecord};
@@ -117,6 +118,10 @@ pub enum Work {
         /// The iteration count.
         iterations: u32,
     },
+    /// Do something else.
+    Chore(Chore),
+    /// Tell all shards of a user that is not in the file.
+    Guest(Guest),
     /// Read the configuration again.
     Reload,
     /// Change a setting.
@@ -139,6 +144,8 @@ pub enum WorkResult {
     Resolved(Result<Vec<SocketAddr>, String>),
     /// Keys.
     Derived(Result<ScramKeys, String>),
+    /// Something else is done.
+    Done(Result<Done, String>),
     /// All shards have the new configuration.
     Reloaded(Result<(), String>),
     /// All shards have the setting.

@@ -7,22 +7,15 @@ use crate::config::Config;
 
 /// A sentence for each setting of `config` that does nothing yet.
 pub fn warnings(config: &Config) -> Vec<&'static str> {
-    let facts = [
-        (
-            config.talos.is_some(),
-            "[talos] has no effect yet: such clients cannot log in",
-        ),
-        (
-            config
+    let facts = [(
+        !cfg!(feature = "pam")
+            && config
                 .pools
                 .iter()
                 .flat_map(|pool| &pool.users)
-                .any(|user| {
-                    user.auth_pam_service.is_some() || user.password.expose().starts_with("jwt-")
-                }),
-            "PAM and tokens are not supported yet: such users cannot log in",
-        ),
-    ];
+                .any(|user| user.auth_pam_service.is_some()),
+        "auth_pam_service: this program was built without PAM: such users cannot log in",
+    )];
     facts
         .iter()
         .filter(|(applies, _)| *applies)

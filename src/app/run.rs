@@ -11,7 +11,6 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use crossbeam_queue::SegQueue;
-use rand::Rng;
 use shards::{Policy, Requested, ShardCount, Topology, launch, place, probe_host};
 
 use crate::admin::Listening;
@@ -29,6 +28,7 @@ use super::daemon::{self, Foreground, Side};
 use super::hand_over::OnTheirWay;
 use super::listen::{Places, Unusable};
 use super::logging::{Destination, Syslog};
+use super::prover::Prover;
 use super::scrape::{self, Scrape, Sources};
 use super::shard_main::{Shared, shard_main};
 use super::{generate, logging, migrate, say};
@@ -52,6 +52,10 @@ pub fn run(cli: &Cli) -> ExitCode {
         Ok(loaded) => loaded,
         Err(error) => return cli::refuse_config(&error),
     };
+    let mut prover = Prover::new();
+    if let Err(error) = prover.prepare(&mut loaded.config) {
+        return cli::refuse_config(&error);
+    }
     let mut foreground = None;
     if cli.daemon {
         match daemon::detach(&loaded.config.general.daemon_pid_file) {
@@ -82,7 +86,7 @@ pub fn run(cli: &Cli) -> ExitCode {
     for warning in loaded.warnings.iter().chain(&doubts) {
         tracing::warn!("configuration: {warning}");
     }
-    match serve(cli, &Arc::new(loaded.config), &mut foreground) {
+    match serve(cli, &Arc::new(loaded.config), prover, &mut foreground) {
         Ok(()) => ExitCode::SUCCESS,
         Err(refused) => refused.end(foreground),
     }
@@ -137,6 +141,7 @@ impl From<Unusable> for Refused {
 fn serve(
     cli: &Cli,
     config: &Arc<Config>,
+    prover: Prover,
     foreground: &mut Option<Foreground>,
 ) -> Result<(), Refused> {
     let general = &config.general;
@@ -167,7 +172,7 @@ fn serve(
         quotas: Quotas::default(),
         keyring: keyring(config)?,
         on_their_way: OnTheirWay::new(placement.plans.len()),
-        mock_secret: rand::rng().random(),
+        mock_secret: prover.secret(),
         listening: places.told().into(),
     };
     // Before the address for clients: who can connect there finds the rest in place.
@@ -178,7 +183,7 @@ fn serve(
     }
     let _socket_file = opened.file;
     let listening = Arc::clone(&shared.listening);
-    let numbers = (shared.fleet.clone(), shared.keyring.clone());
+    let numbers = (shared.fleet.clone(), shared.keyring.clone(), prover);
     let (fleet, seat) = launch(&placement.plans, move |context| {
         shard_main(context, shared.clone(), listeners.pop().unwrap_or_default())
     })

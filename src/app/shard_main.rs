@@ -21,8 +21,10 @@ use crate::server::{Canceller, TcpOptions};
 use crate::session::budget::Budget;
 use crate::session::cancel::{Cancels, Place};
 use crate::session::doors::Doors;
+use crate::session::lookup::Lookups;
 use crate::session::orders::carry_out;
 use crate::session::overtime;
+use crate::session::proofs::cap::Caps;
 use crate::session::pursuit::Pursuits;
 use crate::session::registry::Registry;
 use crate::session::resume::Neighbours;
@@ -124,6 +126,8 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
         budget: shared.budget,
         fleet: shared.fleet,
         gate: Gate::default(),
+        proofs: Caps::default(),
+        lookups: Lookups::default(),
         mock_secret: shared.mock_secret,
         listening: shared.listening,
     });

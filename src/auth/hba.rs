@@ -1,22 +1,19 @@
 //! Who may try to log in, and how: the decision, not the file.
 //!
-//! **Owns:** matching a client against host-based rules, and turning two verdicts and the stored
-//! password's form into a login method.
+//! **Owns:** which rule decides about a client, and which method follows from it and from what is known
+//! of the user.
 //! **Does not own:** rules and their syntax (`config::hba`), performing the method (`scram`,
-//! `md5`).
-//! **Invariants:** a rule whose method is neither wanted nor `trust` nor `reject` is passed over; a
-//! client that no rule lets in cannot find out which users exist.
-//!
-//! The rules are walked twice for each login, wanting `md5` and wanting `scram-sha-256`. This
-//! differs from PostgreSQL, where the first rule that matches the connection decides:
+//! `md5`, `session::proofs`).
+//! **Invariants:** the first rule that fits the client decides, and none behind it is looked at. A rule
+//! with a method that does not exist here lets nobody in. Who is known to PAM is let in by PAM or by
+//! `trust`. Whoever cannot prove anything, for whatever reason, is treated like somebody who does not exist.
 //!
 //! ```text
-//!   rule matches type, address, database, user?
-//!     no ─────────────────────▶ next rule          end of list ─▶ NotMatched
-//!     yes: trust              ─▶ Trust
-//!          the wanted method  ─▶ Allow
-//!          reject             ─▶ Deny
-//!          another method     ─▶ next rule
+//!   first rule that fits
+//!     none, reject, unknown method, no certificate ─▶ Refuse
+//!     trust                                        ─▶ Trust
+//!     md5, scram-sha-256                           ─▶ Exchange ─▶ by what is stored, or PAM
+//!     password, pam, jwt, cert, peer               ─▶ Rule     ─▶ that, and nothing else
 //! ```
 //!
 //! Addresses of this machine have become rules of their own when the rules were read
@@ -25,12 +22,13 @@
 //! - `samehost` matches a client whose address is the one it connected to;
 //! - `samenet` matches that, and loopback addresses.
 //!
-//! Source: PostgreSQL documentation, `auth-pg-hba-conf.html` (meaning of the fields).
+//! Source: PostgreSQL documentation, `auth-pg-hba-conf.html`, `auth-password.html`.
 
 use std::net::IpAddr;
 
 use super::verifier::StoredPassword;
-use crate::config::hba::{HbaAddress, HbaKind, HbaMethod, HbaName, HbaRule, IpNet};
+use crate::config::hba::{ClientCert, HbaAddress, HbaKind, HbaMethod, HbaName, HbaRule, IpNet};
+use crate::config::ident::IdentMaps;
 
 /// The client that wants to log in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,46 +40,84 @@ pub struct HbaClient<'a> {
     pub local_ip: Option<IpAddr>,
     /// Whether the connection is encrypted.
     pub tls: bool,
+    /// The name in the certificate that the client has shown, if an authority has been found that
+    /// signed it; empty if there is no name in it.
+    pub certificate: Option<&'a str>,
     /// The user as in the startup packet.
     pub user: &'a str,
     /// The database as in the startup packet.
     pub database: &'a str,
 }
 
-/// The method one walk over the rules looks for.
+/// What the rules say about a client, whoever the user is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WantedMethod {
-    /// `md5`
-    Md5,
-    /// `scram-sha-256`
-    ScramSha256,
-}
-
-/// The verdict of one walk over the rules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
-    /// The wanted method may be tried.
-    Allow,
-    /// A `reject` rule came first.
-    Deny,
-    /// No rule applies.
-    NotMatched,
-    /// No password is asked.
+pub enum Verdict<'a> {
+    /// A proof by what is stored for the user.
+    Exchange {
+        /// Also by md5, where that is stored.
+        with_md5: bool,
+    },
+    /// Nothing may be tried; see [`not_permitted_message`].
+    Refuse,
+    /// The method of this rule, and no other.
+    Rule(&'a HbaRule),
+    /// No proof.
     Trust,
 }
 
-/// Walks over `rules` for one method.
-pub fn decide(rules: &[HbaRule], client: &HbaClient<'_>, wanted: WantedMethod) -> Decision {
-    for rule in rules.iter().filter(|rule| applies(rule, client)) {
-        match (&rule.method, wanted) {
-            (HbaMethod::Trust, _) => return Decision::Trust,
-            (HbaMethod::Md5, WantedMethod::Md5)
-            | (HbaMethod::ScramSha256, WantedMethod::ScramSha256) => return Decision::Allow,
-            (HbaMethod::Reject, _) => return Decision::Deny,
-            (HbaMethod::Md5 | HbaMethod::ScramSha256 | HbaMethod::Other(_), _) => {}
+impl<'a> Verdict<'a> {
+    /// What the first of `rules` that fits says.
+    pub fn by_rules(rules: &'a [HbaRule], client: &HbaClient<'_>, maps: &IdentMaps) -> Self {
+        let Some(rule) = rules.iter().find(|rule| applies(rule, client)) else {
+            return Self::Refuse;
+        };
+        if !shows_certificate(rule, client, maps) {
+            return Self::Refuse;
+        }
+        match &rule.method {
+            HbaMethod::Trust => Self::Trust,
+            HbaMethod::Md5 => Self::Exchange { with_md5: true },
+            HbaMethod::ScramSha256 => Self::Exchange { with_md5: false },
+            HbaMethod::Reject | HbaMethod::Other(_) => Self::Refuse,
+            HbaMethod::Cert
+            | HbaMethod::Jwt
+            | HbaMethod::Pam
+            | HbaMethod::Password
+            | HbaMethod::Peer => Self::Rule(rule),
         }
     }
-    Decision::NotMatched
+
+    /// What a plain list of allowed networks says.
+    ///
+    /// An empty list allows everybody, and so does a Unix socket, which has no network.
+    pub fn by_networks(networks: &[IpNet], ip: Option<IpAddr>) -> Self {
+        let is_listed = ip.is_none_or(|ip| networks.iter().any(|network| network.contains(ip)));
+        if networks.is_empty() || is_listed {
+            Self::Exchange { with_md5: true }
+        } else {
+            Self::Refuse
+        }
+    }
+
+    /// True if a client may send a token that names its role.
+    pub fn allows_roles(&self) -> bool {
+        match self {
+            Self::Exchange { .. } => true,
+            Self::Rule(rule) => rule.method == HbaMethod::Jwt,
+            Self::Refuse | Self::Trust => false,
+        }
+    }
+}
+
+/// Whether the certificate of the client is what the rule wants, besides its method.
+fn shows_certificate(rule: &HbaRule, client: &HbaClient<'_>, maps: &IdentMaps) -> bool {
+    match (rule.options.client_cert, client.certificate) {
+        (None, _) | (Some(ClientCert::Authority), Some(_)) => true,
+        (Some(_), None) => false,
+        (Some(ClientCert::Name), Some(name)) => {
+            !name.is_empty() && maps.allows(rule.options.map.as_deref(), name, client.user)
+        }
+    }
 }
 
 fn applies(rule: &HbaRule, client: &HbaClient<'_>) -> bool {
@@ -129,106 +165,107 @@ fn includes(names: &[HbaName], wanted: &str, client: &HbaClient<'_>) -> bool {
     })
 }
 
-/// The verdict of a plain list of allowed networks, the same for both methods.
-///
-/// An empty list allows everybody, and so does a Unix socket, which has no network.
-pub fn decide_by_network(networks: &[IpNet], ip: Option<IpAddr>) -> Decision {
-    let is_listed = ip.is_none_or(|ip| networks.iter().any(|network| network.contains(ip)));
-    if networks.is_empty() || is_listed {
-        Decision::Allow
-    } else {
-        Decision::NotMatched
-    }
+/// What is known of a user.
+#[derive(Clone, Copy, Debug)]
+pub struct Holder<'a> {
+    /// The stored password.
+    pub stored: &'a StoredPassword,
+    /// The user is one of PAM's.
+    pub is_of_pam: bool,
 }
 
 /// How a client proves who it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Challenge {
-    /// In clear: tokens.
-    Cleartext,
+pub enum LoginMethod {
+    /// A password in clear, compared with the stored secret.
+    Compare,
+    /// Go through the motions and refuse: there is no such user, or nothing that could be proved.
+    Imitate,
     /// md5 with a salt.
     Md5,
-    /// SCRAM-SHA-256. The stored secret may turn out to be unusable.
-    Scram,
-    /// Not at all: the stored form supports no method. With a PAM service configured this does
-    /// not matter, since PAM takes the place of every challenge.
-    Unsupported,
-}
-
-/// What happens to a login.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LoginMethod {
-    /// The client is asked.
-    Ask(Challenge),
-    /// The rules refuse the method that the stored password needs; see [`denied_message`].
-    Deny {
-        /// That method.
-        challenge: Challenge,
-    },
-    /// No rule lets this client try anything; see [`not_permitted_message`]. Decided before the
-    /// user is looked up, so it says nothing about who exists.
+    /// The name in the certificate, or at the other end of the socket.
+    Name,
+    /// No rule lets this client try anything. Decided before the user is looked up, so it says nothing
+    /// about who exists.
     NotPermitted,
+    /// A password in clear, checked by PAM.
+    Pam,
+    /// SCRAM-SHA-256.
+    Scram,
+    /// A token, sent as a password.
+    Token,
     /// Nothing is asked.
     Trust,
+    /// Nothing would be asked, and there is no such user.
+    Unknown,
 }
 
-/// Whether the rules let the client try at all. To be checked before the user is looked up.
-pub const fn is_permitted(md5: Decision, scram: Decision) -> bool {
-    matches!(md5, Decision::Allow | Decision::Trust)
-        || matches!(scram, Decision::Allow | Decision::Trust)
-}
-
-/// Turns the verdicts of both walks and the form of the stored password into a login method.
+/// The method for a client about whom the rules say `verdict`; `has_pam` if there is PAM in this program.
 ///
-/// An `md5` rule also lets users with a SCRAM secret in, as in PostgreSQL. `trust` does not reach
-/// users whose stored form is a token key or unknown: they are asked in any case.
-pub fn combine(md5: Decision, scram: Decision, stored: &StoredPassword) -> LoginMethod {
-    if !is_permitted(md5, scram) {
-        return LoginMethod::NotPermitted;
-    }
-    match stored {
-        StoredPassword::Scram(_) | StoredPassword::InvalidScram(_) => {
-            let challenge = Challenge::Scram;
-            match (scram, md5) {
-                (Decision::Trust, _) | (Decision::NotMatched, Decision::Trust) => {
-                    LoginMethod::Trust
-                }
-                (Decision::Deny, _)
-                | (Decision::NotMatched, Decision::Deny | Decision::NotMatched) => {
-                    LoginMethod::Deny { challenge }
-                }
-                (Decision::Allow, _) | (Decision::NotMatched, Decision::Allow) => {
-                    LoginMethod::Ask(challenge)
-                }
-            }
-        }
-        StoredPassword::Md5(_) => match md5 {
-            Decision::Trust => LoginMethod::Trust,
-            Decision::Deny | Decision::NotMatched => LoginMethod::Deny {
-                challenge: Challenge::Md5,
-            },
-            Decision::Allow => LoginMethod::Ask(Challenge::Md5),
-        },
-        StoredPassword::Empty if md5 == Decision::Trust || scram == Decision::Trust => {
-            LoginMethod::Trust
-        }
-        StoredPassword::Empty | StoredPassword::Other(_) => {
-            LoginMethod::Ask(Challenge::Unsupported)
-        }
-        StoredPassword::JwtPublicKey(_) => LoginMethod::Ask(Challenge::Cleartext),
+/// `trust` does not reach users whose stored form is a token key or not understood: they are asked in any
+/// case.
+pub fn choose(verdict: Verdict<'_>, holder: Option<Holder<'_>>, has_pam: bool) -> LoginMethod {
+    match (verdict, holder) {
+        (Verdict::Refuse, _) => LoginMethod::NotPermitted,
+        (Verdict::Trust, None) => LoginMethod::Unknown,
+        (Verdict::Trust, Some(holder)) => trusted(holder, has_pam),
+        (Verdict::Exchange { with_md5 }, Some(holder)) => exchange(holder, with_md5),
+        (Verdict::Rule(rule), holder) => by_rule(&rule.method, holder),
+        (Verdict::Exchange { .. }, None) => LoginMethod::Imitate,
     }
 }
 
-/// Turns the verdicts of both walks into a login method for the console, whose user is not one of a
-/// pool: md5 is asked for whichever method the rules name. A `reject` in either walk wins over a
-/// password, and `trust` in either walk over both.
-pub const fn console_method(md5: Decision, scram: Decision) -> LoginMethod {
-    let challenge = Challenge::Md5;
-    match (md5, scram) {
-        _ if !is_permitted(md5, scram) => LoginMethod::NotPermitted,
-        (Decision::Trust, _) | (_, Decision::Trust) => LoginMethod::Trust,
-        (Decision::Deny, _) | (_, Decision::Deny) => LoginMethod::Deny { challenge },
-        _ => LoginMethod::Ask(challenge),
+const fn trusted(holder: Holder<'_>, has_pam: bool) -> LoginMethod {
+    match holder.stored {
+        // Where there is no PAM, nothing else takes its place.
+        _ if holder.is_of_pam && !has_pam => LoginMethod::Pam,
+        StoredPassword::JwtPublicKey(_) | StoredPassword::Other(_) => exchange(holder, false),
+        StoredPassword::Empty
+        | StoredPassword::InvalidScram(_)
+        | StoredPassword::Md5(_)
+        | StoredPassword::Scram(_) => LoginMethod::Trust,
+    }
+}
+
+const fn exchange(holder: Holder<'_>, with_md5: bool) -> LoginMethod {
+    match holder.stored {
+        _ if holder.is_of_pam => LoginMethod::Pam,
+        StoredPassword::JwtPublicKey(_) => LoginMethod::Token,
+        StoredPassword::Md5(_) if with_md5 => LoginMethod::Md5,
+        StoredPassword::Scram(_) => LoginMethod::Scram,
+        StoredPassword::Empty
+        | StoredPassword::InvalidScram(_)
+        | StoredPassword::Md5(_)
+        | StoredPassword::Other(_) => LoginMethod::Imitate,
+    }
+}
+
+fn by_rule(method: &HbaMethod, holder: Option<Holder<'_>>) -> LoginMethod {
+    // Who is known to PAM is nobody to all other methods.
+    let stored = holder.filter(|holder| !holder.is_of_pam);
+    let stored = stored.map(|holder| holder.stored);
+    match (method, stored) {
+        // Also who does not exist, since PAM may know more users than the pooler.
+        (HbaMethod::Pam, _) => LoginMethod::Pam,
+        (HbaMethod::Cert | HbaMethod::Peer, Some(_)) => LoginMethod::Name,
+        (HbaMethod::Jwt | HbaMethod::Password, Some(StoredPassword::JwtPublicKey(_))) => {
+            LoginMethod::Token
+        }
+        (HbaMethod::Password, Some(StoredPassword::Md5(_) | StoredPassword::Scram(_))) => {
+            LoginMethod::Compare
+        }
+        (HbaMethod::Cert | HbaMethod::Jwt | HbaMethod::Password | HbaMethod::Peer, _) => {
+            LoginMethod::Imitate
+        }
+        // These decide in other ways, and do not get here.
+        (
+            HbaMethod::Md5
+            | HbaMethod::Other(_)
+            | HbaMethod::Reject
+            | HbaMethod::ScramSha256
+            | HbaMethod::Trust,
+            _,
+        ) => LoginMethod::NotPermitted,
     }
 }
 
@@ -241,14 +278,5 @@ pub fn not_permitted_message(client: &HbaClient<'_>) -> String {
         "Connection from IP address {address} to {}@{} (TLS: {}) is not permitted by HBA \
          configuration. Please contact your database administrator.",
         client.user, client.database, client.tls
-    )
-}
-
-/// What a client is told for [`LoginMethod::Deny`]; SQLSTATE `28000`. `peer` is address and port.
-pub fn denied_message(client: &HbaClient<'_>, peer: &str) -> String {
-    format!(
-        "Connection with scram password from IP address {peer} to {}@{} is not permitted by HBA \
-         configuration. Please contact your database administrator.",
-        client.user, client.database
     )
 }

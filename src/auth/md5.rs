@@ -17,12 +17,15 @@ use std::fmt;
 
 use md5::{Digest as _, Md5};
 use subtle::ConstantTimeEq as _;
+use zeroize::ZeroizeOnDrop;
+
+use crate::config::Secret;
 
 const PREFIX: &str = "md5";
 const DIGEST_BYTES: usize = 16;
 
 /// A stored md5 secret.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, ZeroizeOnDrop)]
 pub struct Md5Secret {
     digest: [u8; DIGEST_BYTES],
 }
@@ -33,6 +36,12 @@ impl Md5Secret {
         Self {
             digest: digest(&[password.as_bytes(), user.as_bytes()]),
         }
+    }
+
+    /// Whether this is what is stored of `user` with this password.
+    pub fn is_of(&self, password: &Secret, user: &str) -> bool {
+        let given = Self::from_password(password.expose(), user);
+        given.digest.ct_eq(&self.digest).into()
     }
 
     /// Reads `md5` and 32 hexadecimal digits; `None` for any other text.

@@ -1,7 +1,7 @@
 //! Authentication: who a client is, and who we are to a server.
 //!
 //! **Owns:** SCRAM-SHA-256 in both roles, md5, the forms of stored passwords, the host-based
-//! decision.
+//! decision, tokens.
 //! **Does not own:** sockets, the order of protocol messages, configuration files, randomness,
 //! threads for key derivation.
 //! **Invariants:** pure: no IO, no clock, no waiting. Secrets are compared in constant time and no
@@ -12,8 +12,11 @@
 
 pub mod error;
 pub mod hba;
+pub mod jwt;
+pub mod lookup;
 pub mod md5;
 pub mod scram;
+pub mod talos;
 pub mod verifier;
 
 #[cfg(test)]

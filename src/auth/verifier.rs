@@ -9,6 +9,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use zeroize::ZeroizeOnDrop;
+
 use super::error::VerifierError;
 use super::md5::Md5Secret;
 use super::scram::{MECHANISM, ScramVerifier};
@@ -50,7 +52,7 @@ impl StoredPassword {
 }
 
 /// A password in clear; prints as dots.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, ZeroizeOnDrop)]
 pub struct PlainPassword(String);
 
 impl PlainPassword {

@@ -9,15 +9,18 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::auth_query::{self, AuthQuery, Origin};
 use super::hba::{HbaRule, IpNet};
+use super::ident::IdentMaps;
 use super::limits::{Limits, OwnLimits, time};
 use super::schema::{self, Document, PoolMode};
 use super::secret::Secret;
 use super::tls::{ServerTls, TlsProtocol};
 use super::units::{ByteSize, ConfigDuration};
-use super::validate::Resolved;
+use super::validate::{JWT_PRIVATE_KEY, JWT_PUBLIC_KEY, KeyFiles, Resolved};
 
 /// Everything a configuration says.
 #[derive(Clone, Debug, PartialEq)]
@@ -155,6 +158,14 @@ pub struct General {
     pub hba: Vec<IpNet>,
     /// Access rules; `Some` of an empty list lets nobody in.
     pub pg_hba: Option<Vec<HbaRule>>,
+    /// Maps from names of the system or of certificates to users.
+    pub pg_ident: IdentMaps,
+    /// Tokens must be meant for this audience.
+    pub jwt_audience: Option<String>,
+    /// Tokens must come from this issuer.
+    pub jwt_issuer: Option<String>,
+    /// Passwords may be sent to servers in clear, over networks without TLS.
+    pub server_cleartext_password: bool,
 }
 
 /// What is asked of clients regarding TLS.
@@ -220,6 +231,10 @@ pub struct PoolConfig {
     pub limits: OwnLimits,
     /// TLS towards its server, over TCP.
     pub server_tls: ServerTls,
+    /// How users are found that are not in the file.
+    pub auth_query: Option<AuthQuery>,
+    /// Not in the file: it was asked for, and is like any other.
+    pub is_guest: bool,
     /// In the order of the file.
     pub users: Vec<UserConfig>,
 }
@@ -284,10 +299,46 @@ pub struct UserConfig {
     pub server_username: String,
     /// Secret for the server; present exactly if `server_username` was given.
     pub server_password: Option<Secret>,
+    /// Prints the secret for the server.
+    pub server_password_command: Option<PasswordCommand>,
+    /// The content of the file with public keys that `password` names.
+    pub token_keys: Option<Arc<Secret>>,
+    /// The content of the file with a private key that `server_password` names.
+    pub signing_key: Option<Arc<Secret>>,
+    /// What recognises a `password` in clear; made when the file is loaded.
+    pub verifier: Option<Secret>,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// Has the servers of this user of its pool.
+    pub shares: Option<String>,
     /// Authenticate with this PAM service instead of `password`.
     pub auth_pam_service: Option<String>,
     /// Override those of the pool.
     pub limits: OwnLimits,
+}
+
+/// A command that prints a password.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PasswordCommand {
+    /// For `/bin/sh -c`.
+    pub text: String,
+    /// How long it may run.
+    pub timeout: Duration,
+    /// How long its answer is used.
+    pub ttl: Duration,
+}
+
+impl PasswordCommand {
+    fn new(raw: &schema::User) -> Option<Self> {
+        let time = |time: Option<ConfigDuration>, default| {
+            time.map_or(Duration::from_secs(default), ConfigDuration::duration)
+        };
+        Some(Self {
+            text: raw.server_password_command.clone()?,
+            timeout: time(raw.server_password_command_timeout, 5),
+            ttl: time(raw.server_password_command_ttl, 600),
+        })
+    }
 }
 
 /// `[prometheus]`.
@@ -306,6 +357,8 @@ pub struct Prometheus {
 pub struct Talos {
     /// Public keys, PEM. The file name without its extension is the key's id.
     pub keys: Vec<PathBuf>,
+    /// What is in these files.
+    pub key_texts: Vec<Arc<Secret>>,
     /// Resource names accepted in tokens.
     pub databases: Vec<String>,
 }
@@ -325,17 +378,25 @@ pub(super) fn build(path: &Path, document: Document, resolved: Resolved) -> Conf
         port,
     } = prometheus;
     let mut server_tls = resolved.server_tls.clone();
+    let key_files = resolved.key_files.clone();
     let general = build_general(general, resolved);
     Config {
         path: path.to_owned(),
-        pools: build_pools(pools, &general, &mut server_tls),
+        pools: build_pools(pools, &general, &mut server_tls, &key_files),
         general,
         prometheus: Prometheus {
             enabled,
             host,
             port,
         },
-        talos: talos.map(|schema::Talos { keys, databases }| Talos { keys, databases }),
+        talos: talos.map(|schema::Talos { keys, databases }| Talos {
+            key_texts: keys
+                .iter()
+                .filter_map(|key| key_files.get(key).cloned())
+                .collect(),
+            keys,
+            databases,
+        }),
     }
 }
 
@@ -415,6 +476,10 @@ fn build_general(raw: schema::General, resolved: Resolved) -> General {
         daemon_pid_file: raw.daemon_pid_file,
         hba: resolved.hba,
         pg_hba: resolved.pg_hba,
+        pg_ident: resolved.pg_ident,
+        jwt_audience: raw.jwt_audience,
+        jwt_issuer: raw.jwt_issuer,
+        server_cleartext_password: raw.server_cleartext_password,
     }
 }
 
@@ -422,11 +487,11 @@ fn build_pools(
     pools: BTreeMap<String, schema::Pool>,
     general: &General,
     server_tls: &mut BTreeMap<String, ServerTls>,
+    key_files: &KeyFiles,
 ) -> Vec<PoolConfig> {
     let build = |(name, raw): (String, schema::Pool)| PoolConfig {
         pool_mode: raw.pool_mode,
         server: Endpoint::new(&raw.server_host, raw.server_port),
-        server_database: raw.server_database.unwrap_or_else(|| name.clone()),
         application_name: raw.application_name,
         cleanup_server_connections: raw.cleanup_server_connections,
         log_client_parameter_status_changes: raw.log_client_parameter_status_changes,
@@ -449,18 +514,32 @@ fn build_pools(
             max_user_client_connections: None,
         },
         server_tls: server_tls.remove(&name).unwrap_or_default(),
+        auth_query: raw.auth_query.map(|query| {
+            let own = raw.server_database.as_deref().unwrap_or(&name);
+            AuthQuery::build(query, own)
+        }),
+        is_guest: false,
+        server_database: raw.server_database.unwrap_or_else(|| name.clone()),
         users: raw
             .users
             .0
             .into_iter()
-            .map(|user| build_user(user, raw.pool_mode))
+            .map(|user| build_user(user, raw.pool_mode, key_files))
             .collect(),
         name,
     };
-    pools.into_iter().map(build).collect()
+    let mut pools = pools.into_iter().map(build).collect();
+    auth_query::expand(&mut pools);
+    pools
 }
 
-fn build_user(raw: schema::User, pool_mode: PoolMode) -> UserConfig {
+fn build_user(raw: schema::User, pool_mode: PoolMode, key_files: &KeyFiles) -> UserConfig {
+    let file = |secret: &Secret, prefix: &str| {
+        let path = secret.expose().strip_prefix(prefix)?;
+        key_files.get(Path::new(path)).cloned()
+    };
+    let signing_key = raw.server_password.as_ref();
+    let signing_key = signing_key.and_then(|secret| file(secret, JWT_PRIVATE_KEY));
     UserConfig {
         limits: OwnLimits {
             client_idle_timeout: time(raw.client_idle_timeout),
@@ -471,6 +550,12 @@ fn build_user(raw: schema::User, pool_mode: PoolMode) -> UserConfig {
             max_user_client_connections: raw.max_user_client_connections,
             ..OwnLimits::default()
         },
+        server_password_command: PasswordCommand::new(&raw),
+        token_keys: file(&raw.password, JWT_PUBLIC_KEY),
+        signing_key,
+        verifier: None,
+        origin: Origin::File,
+        shares: None,
         server_username: raw.server_username.unwrap_or_else(|| raw.username.clone()),
         username: raw.username,
         password: raw.password,

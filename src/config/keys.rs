@@ -1,12 +1,10 @@
 //! Every key of the file in words: the source of the reference documents and of the remarks about
 //! unknown keys.
 //!
-//! **Owns:** description, documented default and time of effect of each key; the list of keys that
-//! newer files may contain.
+//! **Owns:** description, documented default and time of effect of each key.
 //! **Does not own:** what is parsed (`schema`); tests prove that both name the same keys and defaults.
+//! Keys that are not there (`unknown`).
 //! **Invariant:** one row for each key, in the order of the documents.
-
-use toml::{Table, Value};
 
 /// One key of the configuration file.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +30,8 @@ pub struct Key {
 /// A table of the configuration file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Section {
+    /// `[pools.<name>.auth_query]`.
+    AuthQuery,
     /// `[general]`.
     General,
     /// `[include]`.
@@ -50,6 +50,7 @@ impl Section {
     /// The table as the documents call it.
     pub const fn title(self) -> &'static str {
         match self {
+            Self::AuthQuery => "pools.<name>.auth_query",
             Self::General => "general",
             Self::Include => "include",
             Self::Pool => "pools.<name>",
@@ -283,6 +284,14 @@ pub static KEYS: &[Key] = keys! {
         "Networks clients may come from. Empty = everywhere. Not together with `pg_hba`.";
     pg_hba: "string or table" = "not set" or "{ path = \"/etc/pg_doorman/pg_hba.conf\" }", AtOnce,
         "Rules in the syntax of PostgreSQL's `pg_hba.conf`: the text itself, `{ content = \"…\" }` or `{ path = \"…\" }`.";
+    pg_ident: "string or table" = "not set" or "{ path = \"/etc/pg_doorman/pg_ident.conf\" }", AtOnce,
+        "Maps for the rules with `map=`, in the syntax of PostgreSQL's `pg_ident.conf`: the text itself, `{ content = \"…\" }` or `{ path = \"…\" }`.";
+    jwt_audience: "string" = "not set" or "\"pg_doorman\"", AtOnce,
+        "Tokens of clients must name this audience (`aud`).";
+    jwt_issuer: "string" = "not set" or "\"https://sso.example.com\"", AtOnce,
+        "Tokens of clients must come from this issuer (`iss`).";
+    server_cleartext_password: "bool" = "false", NewServers,
+        "Send passwords in clear to servers that ask for it, over a network without TLS. Over TLS, loopback addresses and Unix sockets that is done anyway.";
 
 [Prometheus, "Prometheus"]
     enabled: "bool" = "false", Restart,
@@ -349,14 +358,16 @@ pub static KEYS: &[Key] = keys! {
         "Overrides the general key for this pool. Only together with `server_tls_private_key`.";
     server_tls_private_key: "path" = "as general" or "\"/etc/pg_doorman/client.key\"", PoolRebuild,
         "Overrides the general key for this pool. Only together with `server_tls_certificate`.";
+    auth_query: "table" = "not set" or "{ user = \"pooler\", password = \"change-me\" }", PoolRebuild,
+        "How users are found who are not in the file: the table [below](#users-who-are-not-in-the-file).";
     users: "array of tables" = "[]", PoolRebuild,
         "The users of this pool. A table with numbers as keys is accepted as well.";
 
 [User, "Users"]
     username: "string" = "required" or "\"app_user\"", PoolRebuild,
         "Name clients log in with; unique in its pool.";
-    password: "string" = "required" or "\"md5dd9a0f26a4302744db881776a09bbfad\"", PoolRebuild,
-        "What clients must prove: a SCRAM-SHA-256 verifier or md5 hash as in `pg_authid`, `jwt-pkey-fpath:<path>` for tokens signed with that key, or empty if only `trust` rules apply.";
+    password: "string" = "required" or "\"md5dd9a0f26a4302744db881776a09bbfad\"", AtOnce,
+        "What clients must prove: a SCRAM-SHA-256 verifier or md5 hash as in `pg_authid`, `jwt-pkey-fpath:<path>` for tokens signed with that key (or one of a key set, JSON), a password in clear, or empty if only `trust` rules apply.";
     pool_size: "integer" = "required" or "40", AtOnce,
         "Most server connections of this user to this database, over all shards.";
     min_pool_size: "integer" = "0", AtOnce,
@@ -369,7 +380,13 @@ pub static KEYS: &[Key] = keys! {
         "Name on the server. Only together with `server_password`.";
     server_password: "string" = "not set" or "\"change-me\"", PoolRebuild,
         "Password on the server, or `jwt-priv-key-fpath:<path>` to sign a token with that key. Only together with `server_username`.";
-    auth_pam_service: "string" = "not set" or "\"pg_doorman\"", PoolRebuild,
+    server_password_command: "string" = "not set" or "\"/usr/local/bin/get-token\"", PoolRebuild,
+        "A command of the shell that prints the password for the server. It finds `PGHOST`, `PGPORT`, `PGUSER` and `PGDATABASE` in its environment. Instead of `server_password`.";
+    server_password_command_timeout: "duration" = "5 s" or "\"5s\"", PoolRebuild,
+        "How long `server_password_command` may run.";
+    server_password_command_ttl: "duration" = "10 min" or "\"10m\"", PoolRebuild,
+        "How long its answer is used. After a refused login it is asked again earlier.";
+    auth_pam_service: "string" = "not set" or "\"pg_doorman\"", AtOnce,
         "Authenticate this user with this PAM service; `password` is then not compared.";
     client_idle_timeout: "duration" = "as pool" or "\"1h\"", AtOnce,
         "Overrides the pool's value for this user. 0 = off.";
@@ -383,219 +400,37 @@ pub static KEYS: &[Key] = keys! {
         "Overrides the pool's value for this user.";
     max_user_client_connections: "integer" = "as general" or "500", AtOnce,
         "Overrides the general key when this user logs in to this database. 0 = no limit.";
+
+[AuthQuery, "Users who are not in the file"]
+    query: "string" = "over pg_authid" or "\"SELECT usename, passwd FROM public.get_auth($1)\"", AtOnce,
+        "Asked with the user's name as `$1`. The secret is in column `passwd` or `password`, or the only one; `valuntil` says until when it is valid. Names need a schema: only `pg_catalog` is searched.";
+    user: "string" = "required" or "\"pooler\"", PoolRebuild,
+        "Who asks; must be allowed to see the secrets.";
+    password: "string" = "\"\"", PoolRebuild,
+        "Its password.";
+    database: "string" = "as server_database" or "\"postgres\"", PoolRebuild,
+        "Where it asks. Required for the pool `*`.";
+    workers: "integer" = "2", AtOnce,
+        "Most connections that ask, over all shards.";
+    server_user: "string" = "not set" or "\"app\"", PoolRebuild,
+        "All users that are found share servers of this user. Not set: each has its own, and the pooler logs in with what the client has proved.";
+    server_password: "string" = "not set" or "\"change-me\"", PoolRebuild,
+        "Password of `server_user`.";
+    pool_size: "integer" = "40", AtOnce,
+        "Most server connections of each user that is found, or of `server_user`.";
+    min_pool_size: "integer" = "0", AtOnce,
+        "Server connections kept open; at most `pool_size`.";
+    cache_ttl: "duration" = "\"1h\"", AtOnce,
+        "How long an answer is used, and a user kept whom nobody uses.";
+    cache_failure_ttl: "duration" = "\"30s\"", AtOnce,
+        "How long it is believed that there is no such user.";
+    min_interval: "duration" = "\"1s\"", AtOnce,
+        "After a wrong password the same user is asked for again, but not more often than this.";
+    max_users: "integer" = "1000", AtOnce,
+        "Most users that are found, at the same time.";
 };
-
-/// Keys of newer files. They are accepted and do nothing here.
-const NEWER_KEYS: &[(Section, &[&str])] = &[
-    (
-        Section::General,
-        &[
-            "client_anonymous_prepared_cache_size",
-            "fallback_connect_timeout",
-            "fallback_cooldown",
-            "fallback_lifetime",
-            "patroni_api_timeout",
-            "patroni_api_urls",
-            "query_interner_anon_idle_ttl_seconds",
-            "query_interner_gc_interval_seconds",
-            "scaling_cooldown_sleep",
-            "scaling_fast_retries",
-            "scaling_max_parallel_creates",
-            "scaling_warm_pool_ratio",
-            "server_prepared_statements_cache_size",
-            "startup_parameters",
-            "tcp_socket_buffer_size",
-        ],
-    ),
-    (
-        Section::Pool,
-        &[
-            "auth_query",
-            "fallback_connect_timeout",
-            "fallback_cooldown",
-            "fallback_lifetime",
-            "min_connection_lifetime",
-            "min_guaranteed_pool_size",
-            "patroni_api_timeout",
-            "patroni_api_urls",
-            "scaling_cooldown_sleep",
-            "scaling_fast_retries",
-            "scaling_max_parallel_creates",
-            "scaling_warm_pool_ratio",
-            "server_prepared_statements_cache_size",
-            "startup_parameters",
-        ],
-    ),
-];
-
-/// Tables and keys at the top level.
-pub(super) const TOP_LEVEL: &[&str] =
-    &["general", "pools", "prometheus", "talos", "include", "path"];
 
 /// The keys of one table.
 pub fn keys_of(section: Section) -> impl Iterator<Item = &'static Key> {
     KEYS.iter().filter(move |key| key.section == section)
-}
-
-/// One remark for each key of `document` that is not used.
-pub(super) fn unknown_keys(document: &Table) -> Vec<String> {
-    let mut remarks = Vec::new();
-    for key in document
-        .keys()
-        .filter(|key| !TOP_LEVEL.contains(&key.as_str()))
-    {
-        remarks.push(match key.as_str() {
-            "web" => "table `web` has no effect in this version".to_owned(),
-            _ => remark(key, "at the top level", TOP_LEVEL.iter().copied()),
-        });
-    }
-    let tables = [
-        (Section::General, "general"),
-        (Section::Prometheus, "prometheus"),
-        (Section::Talos, "talos"),
-        (Section::Include, "include"),
-    ];
-    for (section, name) in tables {
-        check_table(section, name, document.get(name), &mut remarks);
-    }
-    for (name, pool) in document
-        .get("pools")
-        .and_then(Value::as_table)
-        .into_iter()
-        .flatten()
-    {
-        let place = format!("pools.{name}");
-        check_table(Section::Pool, &place, Some(pool), &mut remarks);
-        let place = format!("{place}.users");
-        match pool.get("users") {
-            Some(Value::Array(users)) => {
-                for user in users {
-                    check_table(Section::User, &place, Some(user), &mut remarks);
-                }
-            }
-            Some(Value::Table(users)) => {
-                for user in users.values() {
-                    check_table(Section::User, &place, Some(user), &mut remarks);
-                }
-            }
-            _ => {}
-        }
-    }
-    remarks
-}
-
-fn check_table(section: Section, place: &str, table: Option<&Value>, remarks: &mut Vec<String>) {
-    let known = |name: &str| keys_of(section).any(|key| key.name == name);
-    let newer = NEWER_KEYS
-        .iter()
-        .find(|(of, _)| *of == section)
-        .map_or(&[][..], |(_, keys)| keys);
-    let keys = table
-        .and_then(Value::as_table)
-        .into_iter()
-        .flat_map(Table::keys);
-    for name in keys.filter(|name| !known(name)) {
-        let elsewhere = KEYS.iter().find(|key| key.name == name.as_str());
-        remarks.push(if newer.contains(&name.as_str()) {
-            format!("key `{name}` in {place} has no effect in this version")
-        } else if let Some(key) = elsewhere {
-            let title = key.section.title();
-            format!("unknown key `{name}` in {place} is ignored: it belongs into {title}")
-        } else {
-            remark(
-                name,
-                &format!("in {place}"),
-                keys_of(section).map(|key| key.name),
-            )
-        });
-    }
-}
-
-fn remark(name: &str, place: &str, known: impl Iterator<Item = &'static str>) -> String {
-    let nearest = known.map(|known| (distance(name, known), known)).min();
-    match nearest {
-        // Two fifths: close enough for typing errors and near synonyms, far from coincidence.
-        Some((distance, known)) if distance * 5 <= name.len() * 2 => {
-            format!("unknown key `{name}` {place} is ignored: did you mean `{known}`?")
-        }
-        _ => format!("unknown key `{name}` {place} is ignored"),
-    }
-}
-
-/// Insertions, deletions and replacements of bytes, and exchanges of two neighbours, between two names
-/// (optimal string alignment).
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b) = (a.as_bytes(), b.as_bytes());
-    let mut before: Vec<usize> = Vec::new();
-    let mut above: Vec<usize> = (0..=b.len()).collect();
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let replaced = above[j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut least = replaced.min(above[j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                least = least.min(before[j - 2] + 1);
-            }
-            row.push(least);
-        }
-        before = above;
-        above = row;
-    }
-    above.last().copied().unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn distance_counts_edits() {
-        for (a, b, expected) in [
-            ("", "", 0),
-            ("", "abc", 3),
-            ("abc", "", 3),
-            ("abc", "abc", 0),
-            ("abc", "abd", 1),
-            ("kitten", "sitting", 3),
-            ("pool_siez", "pool_size", 1),
-            ("prot", "port", 1),
-        ] {
-            assert_eq!(distance(a, b), expected, "{a} {b}");
-            assert_eq!(distance(b, a), expected, "{b} {a}");
-        }
-    }
-
-    #[test]
-    fn unknown_keys_are_reported_with_the_nearest_known_one() {
-        let document = toml::toml! {
-            genral = 1
-            [general]
-            prot = 1
-            pool_mode = "session"
-            tls_ca_file = "x"
-            zzz = 1
-            unix_socket_mode = "0600"
-            [web]
-            enabled = true
-            [pools.db]
-            auth_query = 1
-            server_hots = "x"
-            users = [{ user_name = "x", username = "y" }]
-            [pools.old.users."0"]
-            passwd = "x"
-        };
-        let expected = [
-            "unknown key `genral` at the top level is ignored: did you mean `general`?",
-            "table `web` has no effect in this version",
-            "unknown key `pool_mode` in general is ignored: it belongs into pools.<name>",
-            "unknown key `prot` in general is ignored: did you mean `port`?",
-            "unknown key `tls_ca_file` in general is ignored: did you mean `tls_ca_cert`?",
-            "unknown key `zzz` in general is ignored",
-            "key `auth_query` in pools.db has no effect in this version",
-            "unknown key `server_hots` in pools.db is ignored: did you mean `server_host`?",
-            "unknown key `user_name` in pools.db.users is ignored: did you mean `username`?",
-            "unknown key `passwd` in pools.old.users is ignored: did you mean `password`?",
-        ];
-        assert_eq!(unknown_keys(&document), expected);
-    }
 }

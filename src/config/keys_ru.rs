@@ -4,7 +4,7 @@
 //! **Does not own:** which keys there are (`keys`); a test proves that each has a translation.
 
 use super::keys::Section;
-use super::keys::Section::{General, Include, Pool, Prometheus, Talos, User};
+use super::keys::Section::{AuthQuery, General, Include, Pool, Prometheus, Talos, User};
 
 /// What a key does, in Russian; an empty text for a key that does not exist.
 pub(super) fn meaning(section: Section, name: &str) -> &'static str {
@@ -400,6 +400,26 @@ const MEANINGS: &[(Section, &str, &str)] = &[
         "Правила в синтаксисе `pg_hba.conf` PostgreSQL: сам текст, `{ content = \"…\" }` или `{ path = \"…\" }`.",
     ),
     (
+        General,
+        "pg_ident",
+        "Соответствия имён для правил с `map=` в синтаксисе `pg_ident.conf` PostgreSQL: сам текст, `{ content = \"…\" }` или `{ path = \"…\" }`.",
+    ),
+    (
+        General,
+        "jwt_audience",
+        "Токены клиентов должны быть выпущены для этого получателя (`aud`).",
+    ),
+    (
+        General,
+        "jwt_issuer",
+        "Токены клиентов должны быть выпущены этим издателем (`iss`).",
+    ),
+    (
+        General,
+        "server_cleartext_password",
+        "Отправлять серверам, которые этого требуют, пароль открытым текстом по сети без TLS. По TLS, на локальные адреса и в Unix-сокеты он отправляется и так.",
+    ),
+    (
         Prometheus,
         "enabled",
         "Отдавать метрики по HTTP на `/metrics`.",
@@ -573,6 +593,83 @@ const MEANINGS: &[(Section, &str, &str)] = &[
         User,
         "server_password",
         "Пароль на сервере или `jwt-priv-key-fpath:<путь>`, чтобы подписать токен этим ключом. Только вместе с `server_username`.",
+    ),
+    (
+        User,
+        "server_password_command",
+        "Команда оболочки, которая печатает пароль для сервера. В её окружении есть `PGHOST`, `PGPORT`, `PGUSER` и `PGDATABASE`. Вместо `server_password`.",
+    ),
+    (
+        User,
+        "server_password_command_timeout",
+        "Сколько может работать `server_password_command`.",
+    ),
+    (
+        User,
+        "server_password_command_ttl",
+        "Сколько используется её ответ. После отказа сервера она выполняется снова раньше.",
+    ),
+    (
+        Pool,
+        "auth_query",
+        "Как находить пользователей, которых нет в файле: таблица с ключами ниже.",
+    ),
+    (
+        AuthQuery,
+        "query",
+        "Запрос, в котором `$1` — имя пользователя. Секрет в столбце `passwd` или `password` или в единственном; `valuntil` говорит, до какого времени он действует. Именам нужна схема: поиск идёт только в `pg_catalog`.",
+    ),
+    (
+        AuthQuery,
+        "user",
+        "Кто спрашивает; должен иметь право видеть секреты.",
+    ),
+    (AuthQuery, "password", "Его пароль."),
+    (
+        AuthQuery,
+        "database",
+        "В какой базе спрашивать. Обязателен для пула `*`.",
+    ),
+    (
+        AuthQuery,
+        "workers",
+        "Наибольшее число соединений, которые спрашивают, на всех шардах.",
+    ),
+    (
+        AuthQuery,
+        "server_user",
+        "Все найденные пользователи делят соединения этого пользователя. Не задан: у каждого свои, и пулер входит с тем, что доказал клиент.",
+    ),
+    (AuthQuery, "server_password", "Пароль `server_user`."),
+    (
+        AuthQuery,
+        "pool_size",
+        "Наибольшее число соединений с сервером у каждого найденного пользователя или у `server_user`.",
+    ),
+    (
+        AuthQuery,
+        "min_pool_size",
+        "Сколько соединений держать открытыми; не больше `pool_size`.",
+    ),
+    (
+        AuthQuery,
+        "cache_ttl",
+        "Сколько используется ответ и хранится пользователь, которым никто не пользуется.",
+    ),
+    (
+        AuthQuery,
+        "cache_failure_ttl",
+        "Сколько верить тому, что такого пользователя нет.",
+    ),
+    (
+        AuthQuery,
+        "min_interval",
+        "После неверного пароля о пользователе спрашивают снова, но не чаще.",
+    ),
+    (
+        AuthQuery,
+        "max_users",
+        "Наибольшее число найденных пользователей одновременно.",
     ),
     (
         User,

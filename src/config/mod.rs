@@ -14,11 +14,13 @@
 //!
 //! Source: TOML 1.0 specification; YAML 1.2 core schema; PostgreSQL manual `auth-pg-hba-conf.html`.
 
+pub mod auth_query;
 pub mod checked;
 pub mod diff;
 pub mod draft;
 pub mod error;
 pub mod hba;
+pub mod ident;
 pub mod keys;
 mod keys_ru;
 pub mod limits;
@@ -29,13 +31,17 @@ pub mod schema;
 pub mod secret;
 mod tls;
 pub mod units;
+mod unknown;
 mod validate;
 mod yaml;
 
 #[cfg(test)]
 mod tests;
 
-pub use checked::{Config, Endpoint, General, PoolConfig, Prometheus, Talos, TlsMode, UserConfig};
+pub use auth_query::{AuthQuery, Origin};
+pub use checked::{
+    Config, Endpoint, General, PasswordCommand, PoolConfig, Prometheus, Talos, TlsMode, UserConfig,
+};
 pub use diff::ConfigDiff;
 pub use error::ConfigError;
 pub use limits::Limits;

@@ -110,6 +110,10 @@ pub(crate) struct General {
     pub(crate) daemon_pid_file: PathBuf,
     pub(crate) hba: Vec<String>,
     pub(crate) pg_hba: Option<PgHba>,
+    pub(crate) pg_ident: Option<PgHba>,
+    pub(crate) jwt_audience: Option<String>,
+    pub(crate) jwt_issuer: Option<String>,
+    pub(crate) server_cleartext_password: bool,
 }
 
 impl Default for General {
@@ -190,6 +194,10 @@ impl Default for General {
             daemon_pid_file: PathBuf::from("/tmp/pg_doorman.pid"),
             hba: Vec::new(),
             pg_hba: None,
+            pg_ident: None,
+            jwt_audience: None,
+            jwt_issuer: None,
+            server_cleartext_password: false,
         }
     }
 }
@@ -239,6 +247,7 @@ pub(crate) struct Pool {
     pub(crate) server_tls_ca_cert: Option<PathBuf>,
     pub(crate) server_tls_certificate: Option<PathBuf>,
     pub(crate) server_tls_private_key: Option<PathBuf>,
+    pub(crate) auth_query: Option<AuthQuery>,
     pub(crate) users: Users,
 }
 
@@ -270,7 +279,47 @@ impl Default for Pool {
             server_tls_ca_cert: None,
             server_tls_certificate: None,
             server_tls_private_key: None,
+            auth_query: None,
             users: Users::default(),
+        }
+    }
+}
+
+/// `[pools.<name>.auth_query]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub(crate) struct AuthQuery {
+    pub(crate) query: Option<String>,
+    pub(crate) user: String,
+    pub(crate) password: Secret,
+    pub(crate) database: Option<String>,
+    pub(crate) workers: u32,
+    pub(crate) server_user: Option<String>,
+    pub(crate) server_password: Option<Secret>,
+    pub(crate) pool_size: u32,
+    pub(crate) min_pool_size: u32,
+    pub(crate) cache_ttl: ConfigDuration,
+    pub(crate) cache_failure_ttl: ConfigDuration,
+    pub(crate) min_interval: ConfigDuration,
+    pub(crate) max_users: usize,
+}
+
+impl Default for AuthQuery {
+    fn default() -> Self {
+        Self {
+            query: None,
+            user: String::new(),
+            password: Secret::new(""),
+            database: None,
+            workers: 2,
+            server_user: None,
+            server_password: None,
+            pool_size: 40,
+            min_pool_size: 0,
+            cache_ttl: ConfigDuration::from_secs(3600),
+            cache_failure_ttl: ConfigDuration::from_secs(30),
+            min_interval: ConfigDuration::from_secs(1),
+            max_users: 1000,
         }
     }
 }
@@ -286,6 +335,9 @@ pub(crate) struct User {
     pub(crate) server_lifetime: Option<ConfigDuration>,
     pub(crate) server_username: Option<String>,
     pub(crate) server_password: Option<Secret>,
+    pub(crate) server_password_command: Option<String>,
+    pub(crate) server_password_command_timeout: Option<ConfigDuration>,
+    pub(crate) server_password_command_ttl: Option<ConfigDuration>,
     pub(crate) auth_pam_service: Option<String>,
     pub(crate) client_idle_timeout: Option<ConfigDuration>,
     pub(crate) idle_transaction_timeout: Option<ConfigDuration>,

@@ -1,12 +1,13 @@
 //! A string that must not appear in logs.
 //!
-//! **Owns:** hiding the text from `Debug`.
-//! **Does not own:** comparing secrets in constant time (`auth`), wiping memory.
+//! **Owns:** hiding the text from `Debug`, wiping its memory at the end.
+//! **Does not own:** comparing secrets in constant time (`auth`).
 //! **Invariant:** the only way to the text is [`Secret::expose`], which is easy to search for.
 
 use std::fmt;
 
 use serde::Deserialize;
+use zeroize::Zeroize as _;
 
 /// A password or a verifier. `Debug` prints `***`; there is no `Display`.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
@@ -22,6 +23,12 @@ impl Secret {
     /// The text itself. Callers take care that it does not reach a log.
     pub fn expose(&self) -> &str {
         &self.0
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.0.zeroize();
     }
 }
 

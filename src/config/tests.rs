@@ -448,6 +448,41 @@ fn rules_about_other_tables_have_their_messages() {
 }
 
 #[test]
+fn rules_about_proofs_have_their_messages() {
+    for (text, reason, key) in [
+        (
+            format!("{USER}server_username = 's'\nserver_password = 'jwt-priv-key-fpath:none'"),
+            "JWT private key error: cannot read none",
+            "pools.db.users[0].server_password",
+        ),
+        (
+            format!(
+                "{USER}server_username = 's'\nserver_password = 'x'\nserver_password_command = 'y'"
+            ),
+            "server_password and server_password_command exclude each other",
+            "pools.db.users[0].server_password_command",
+        ),
+        (
+            format!("pg_ident = \"m /( x\"\n{USER}"),
+            "line 1: '/(': ",
+            "general.pg_ident",
+        ),
+        (
+            format!("pg_ident = {{ path = 'none' }}\n{USER}"),
+            "cannot read none: ",
+            "general.pg_ident",
+        ),
+    ] {
+        let error = error(&format!("{GENERAL}{text}"));
+        assert!(
+            error.starts_with(&format!("Configuration error: {reason}")),
+            "{error}"
+        );
+        assert!(error.ends_with(&format!(" ({key} in x.toml)")), "{error}");
+    }
+}
+
+#[test]
 fn allowed_combinations_load() {
     let tls = "tls_certificate = 'cert.pem'\ntls_private_key = 'key.pem'\n";
     for lines in [

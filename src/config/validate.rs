@@ -7,11 +7,14 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::auth_query::AuthQuery;
 use super::checked::TlsMode;
 use super::error::{Fault, KeyPath};
 use super::hba::{self, HbaRule, IpNet};
+use super::ident::IdentMaps;
 use super::listening::hosts;
 use super::schema::{Document, General, PgHba, Pool, User};
 use super::secret::Secret;
@@ -19,7 +22,9 @@ use super::tls::{self, ServerTls, TlsProtocol};
 use super::{ReadFile, WORKER_THREADS_MAX};
 
 /// A user whose password begins with this is checked with the public key in the named file.
-const JWT_PUBLIC_KEY: &str = "jwt-pkey-fpath:";
+pub(super) const JWT_PUBLIC_KEY: &str = "jwt-pkey-fpath:";
+/// A server password that begins with this is a token, signed with the private key in the named file.
+pub(super) const JWT_PRIVATE_KEY: &str = "jwt-priv-key-fpath:";
 
 /// What the rules produced besides a verdict.
 pub(super) struct Outcome {
@@ -34,6 +39,9 @@ pub(super) struct Resolved {
     pub(super) admin_password: Secret,
     pub(super) hba: Vec<IpNet>,
     pub(super) pg_hba: Option<Vec<HbaRule>>,
+    pub(super) pg_ident: IdentMaps,
+    /// What is in the files with keys of tokens.
+    pub(super) key_files: KeyFiles,
     pub(super) tls_mode: TlsMode,
     pub(super) log_level: Option<tracing::Level>,
     pub(super) tls_protocol: TlsProtocol,
@@ -41,14 +49,24 @@ pub(super) struct Resolved {
     pub(super) server_tls: BTreeMap<String, ServerTls>,
 }
 
+/// What is in the files that a document names.
+pub(super) type KeyFiles = BTreeMap<PathBuf, Arc<Secret>>;
+
 /// Checks the whole document.
 pub(super) fn validate(document: &Document, read: ReadFile<'_>) -> Result<Outcome, Fault> {
     let general = &document.general;
     let mut warnings = Vec::new();
     let (admin_username, admin_password) = admin(general)?;
-    talos(document, read)?;
+    let mut key_files = KeyFiles::new();
+    talos(document, read, &mut key_files)?;
     tls_rate_limit(general)?;
     let (hba, pg_hba) = access(general, read, &mut warnings)?;
+    let pg_ident = pg_ident(general, read)?;
+    maps(
+        pg_hba.as_deref().unwrap_or_default(),
+        &pg_ident,
+        &mut warnings,
+    );
     prepared_statements(general)?;
     let log_level = log_level(general)?;
     listening(general)?;
@@ -59,7 +77,10 @@ pub(super) fn validate(document: &Document, read: ReadFile<'_>) -> Result<Outcom
     workers(general, &mut warnings)?;
     prometheus(document)?;
     for (name, pool) in &document.pools {
-        users(name, pool, read)?;
+        users(name, pool, read, &mut key_files)?;
+        if let Some(query) = &pool.auth_query {
+            AuthQuery::check(query, name)?;
+        }
         let tls = tls::of_pool(name, pool, &general_tls)?;
         server_tls.insert(name.clone(), tls);
     }
@@ -68,6 +89,8 @@ pub(super) fn validate(document: &Document, read: ReadFile<'_>) -> Result<Outcom
         admin_password,
         hba,
         pg_hba,
+        pg_ident,
+        key_files,
         tls_mode,
         log_level,
         tls_protocol,
@@ -98,27 +121,48 @@ fn admin(general: &General) -> Result<(String, Secret), Fault> {
     Ok((username, password))
 }
 
-fn talos(document: &Document, read: ReadFile<'_>) -> Result<(), Fault> {
+fn talos(document: &Document, read: ReadFile<'_>, files: &mut KeyFiles) -> Result<(), Fault> {
     let keys = document
         .talos
         .iter()
         .flat_map(|talos| &talos.keys)
         .enumerate();
     for (index, key) in keys {
-        public_key(key, read)
+        public_key(key, read, files)
             .map_err(|reason| Fault::new(KeyPath::of(&["talos", "keys"]).index(index), reason))?;
     }
     Ok(())
 }
 
-fn public_key(path: &Path, read: ReadFile<'_>) -> Result<(), String> {
-    pem(path, "PUBLIC KEY-----", read).map_err(|reason| format!("JWT public key error: {reason}"))
+fn public_key(path: &Path, read: ReadFile<'_>, files: &mut KeyFiles) -> Result<(), String> {
+    key_file(path, "PUBLIC KEY-----", read, files)
+        .map_err(|reason| format!("JWT public key error: {reason}"))
+}
+
+/// Reads a file with a key, or with a set of keys, which is JSON.
+fn key_file(
+    path: &Path,
+    title: &str,
+    read: ReadFile<'_>,
+    files: &mut KeyFiles,
+) -> Result<(), String> {
+    let bytes = read(path).map_err(|cause| format!("cannot read {}: {cause}", path.display()))?;
+    let text = String::from_utf8_lossy(&bytes);
+    if !text.trim_start().starts_with('{') {
+        check_pem(path, title, &text)?;
+    }
+    files.insert(path.to_owned(), Arc::new(Secret::new(text)));
+    Ok(())
 }
 
 /// Says why `path` is not a PEM file with a section whose title ends in `title`.
 fn pem(path: &Path, title: &str, read: ReadFile<'_>) -> Result<(), String> {
     let bytes = read(path).map_err(|cause| format!("cannot read {}: {cause}", path.display()))?;
-    let found = String::from_utf8_lossy(&bytes)
+    check_pem(path, title, &String::from_utf8_lossy(&bytes))
+}
+
+fn check_pem(path: &Path, title: &str, text: &str) -> Result<(), String> {
+    let found = text
         .lines()
         .any(|line| line.starts_with("-----BEGIN ") && line.trim_end().ends_with(title));
     if !found {
@@ -193,6 +237,39 @@ fn pg_hba(
             "{place}: cannot read the addresses of this machine for samehost and samenet: {cause}"
         ))
     })
+}
+
+fn pg_ident(general: &General, read: ReadFile<'_>) -> Result<IdentMaps, Fault> {
+    let fault = |reason: String| Fault::new(general_key("pg_ident"), reason);
+    let text = match &general.pg_ident {
+        None => return Ok(IdentMaps::default()),
+        Some(PgHba::Content(text)) => text.clone(),
+        Some(PgHba::Path(path)) => {
+            let failed = |cause: &dyn std::fmt::Display| {
+                fault(format!("cannot read {}: {cause}", path.display()))
+            };
+            let bytes = read(path).map_err(|cause| failed(&cause))?;
+            String::from_utf8(bytes).map_err(|_| failed(&"not valid UTF-8"))?
+        }
+    };
+    IdentMaps::parse(&text).map_err(|note| fault(note.to_string()))
+}
+
+/// A rule whose map does not exist lets nobody in.
+fn maps(rules: &[HbaRule], maps: &IdentMaps, warnings: &mut Vec<String>) {
+    for rule in rules {
+        if let Some(map) = rule
+            .options
+            .map
+            .as_deref()
+            .filter(|map| !maps.contains(map))
+        {
+            warnings.push(format!(
+                "general.pg_hba: line {}: general.pg_ident has no map '{map}': the rule lets nobody in",
+                rule.line
+            ));
+        }
+    }
 }
 
 fn prepared_statements(general: &General) -> Result<(), Fault> {
@@ -301,7 +378,7 @@ fn prometheus(document: &Document) -> Result<(), Fault> {
     Ok(())
 }
 
-fn users(name: &str, pool: &Pool, read: ReadFile<'_>) -> Result<(), Fault> {
+fn users(name: &str, pool: &Pool, read: ReadFile<'_>, files: &mut KeyFiles) -> Result<(), Fault> {
     let mut seen = HashSet::new();
     for (index, user) in pool.users.0.iter().enumerate() {
         let at = KeyPath::of(&["pools", name, "users"]).index(index);
@@ -309,17 +386,40 @@ fn users(name: &str, pool: &Pool, read: ReadFile<'_>) -> Result<(), Fault> {
             let reason = format!("duplicate username '{}' in pool users", user.username);
             return Err(Fault::new(at.key("username"), reason));
         }
-        check_user(user, &at, read)?;
+        check_user(user, &at, read, files)?;
     }
     Ok(())
 }
 
-fn check_user(user: &User, at: &KeyPath, read: ReadFile<'_>) -> Result<(), Fault> {
+fn check_user(
+    user: &User,
+    at: &KeyPath,
+    read: ReadFile<'_>,
+    files: &mut KeyFiles,
+) -> Result<(), Fault> {
     if let Some(path) = user.password.expose().strip_prefix(JWT_PUBLIC_KEY) {
-        public_key(Path::new(path), read)
+        public_key(Path::new(path), read, files)
             .map_err(|reason| Fault::new(at.key("password"), reason))?;
     }
-    if user.server_username.is_some() != user.server_password.is_some() {
+    let signing_key = user
+        .server_password
+        .as_ref()
+        .and_then(|password| password.expose().strip_prefix(JWT_PRIVATE_KEY));
+    if let Some(path) = signing_key {
+        key_file(Path::new(path), "PRIVATE KEY-----", read, files).map_err(|reason| {
+            Fault::new(
+                at.key("server_password"),
+                format!("JWT private key error: {reason}"),
+            )
+        })?;
+    }
+    if user.server_password.is_some() && user.server_password_command.is_some() {
+        let reason = "server_password and server_password_command exclude each other";
+        return Err(Fault::new(at.key("server_password_command"), reason));
+    }
+    let is_with_password = user.server_password.is_some();
+    let needs_none = user.server_password_command.is_some();
+    if user.server_username.is_some() != is_with_password && !needs_none {
         let reason = "both the server_password and server_username must be specified at the same \
                       time";
         let key = if user.server_username.is_some() {

@@ -22,6 +22,7 @@ use crate::metrics::{Enrolled, ShardMetrics};
 use crate::protocol::backend::TransactionStatus;
 use crate::server::baits::Baits;
 use crate::server::connection::{self, Login, ServerConnection, Socket};
+use crate::server::credentials::{Learned, Source};
 use crate::server::parameters::ParameterSet;
 use crate::server::quota::{Quota, Right};
 use crate::server::reset::Leftovers;
@@ -98,6 +99,8 @@ pub struct Pool {
     pub(super) part: RefCell<Part<Box<ServerConnection>, Waker>>,
     /// What its servers report at login.
     pub base: Base,
+    /// What proofs of its clients have revealed.
+    pub learned: Rc<Learned>,
     /// Its numbers.
     pub metrics: Rc<Enrolled>,
     pub(super) noted: Cell<Noted>,
@@ -144,6 +147,10 @@ impl Pool {
         };
         let part = Part::new(place, sizes, settings.habits, reloads);
         let database = permits::hash(&settings.login.database, "");
+        let learned = match &settings.login.source {
+            Source::Learned(learned) => Rc::clone(learned),
+            _ => Rc::default(),
+        };
         let metrics = host.enrol(&key);
         let quota = host.quotas.of(&key.database);
         metrics.size.set(sizes.size as u64);
@@ -155,6 +162,7 @@ impl Pool {
             host,
             part: RefCell::new(part),
             base: Base::default(),
+            learned,
             metrics,
             noted: Cell::default(),
             quota,
@@ -528,6 +536,7 @@ async fn open_one(pool: Rc<Pool>, right: Right) {
         }
         Some(Err(error)) => {
             drop(right);
+            settings.login.source.failed(&error);
             if matches!(error, ServerError::Tls(_)) {
                 pool.metrics().server_tls_handshakes_failed.add(1);
             }

@@ -16,6 +16,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::server::credentials::LearnedKeys;
 use crate::server::parameters::ParameterSet;
 
 /// A wait this much shorter than another still counts as equal: less than moving a server costs.
@@ -135,6 +136,8 @@ pub enum Letter<S> {
     AskReserve(usize),
     /// What servers of the pool report at login.
     Base(Box<ParameterSet>),
+    /// What a client's proof has revealed.
+    Keys(Box<LearnedKeys>),
     /// To home: nothing can be given now; the recall is kept in mind.
     Busy {
         /// Who wants it.
@@ -230,6 +233,7 @@ impl<S> Letter<S> {
                 };
                 return (Letter::Grant(without), grant.server);
             }
+            Self::Keys(keys) => Letter::Keys(keys),
             Self::Keep { count, sizing } => Letter::Keep { count, sizing },
             Self::MayOpen(count) => Letter::MayOpen(count),
             Self::Moved {

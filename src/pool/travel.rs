@@ -16,6 +16,7 @@ use shards::spawn;
 
 use crate::protocol::backend::TransactionStatus;
 use crate::server::baits::Baits;
+use crate::server::credentials::LearnedKeys;
 use crate::server::detach::Travelling;
 use crate::server::lease::CancelTarget;
 use crate::server::parameters::ParameterSet;
@@ -98,11 +99,15 @@ impl Pool {
             self.base.learn(&self.intern(*base));
             return;
         }
-        match letter {
+        let letter = match letter {
             Letter::MakeRoom => return self.asked_for_room(),
             Letter::Room => return self.has_room(),
-            _ => {}
-        }
+            Letter::Keys(keys) => {
+                self.learned.learn(*keys);
+                return;
+            }
+            letter => letter,
+        };
         let (letter, travelling) = letter.take_server();
         let server = travelling.and_then(|travelling| self.unpack(*travelling));
         let expires = server.as_ref().and_then(|server| server.expires);
@@ -119,6 +124,17 @@ impl Pool {
         }
         for shard in (0..self.host.count).filter(|shard| *shard != self.host.here) {
             let letter = Letter::Base(Box::new((**base).clone()));
+            self.host.mail.send(shard, self.id, letter);
+        }
+    }
+
+    /// A client has shown that it has these keys. If that is news, the other shards are told.
+    pub fn learn_keys(&self, keys: &LearnedKeys) {
+        if !self.learned.learn(keys.clone()) || self.is_retired() {
+            return;
+        }
+        for shard in (0..self.host.count).filter(|shard| *shard != self.host.here) {
+            let letter = Letter::Keys(Box::new(keys.clone()));
             self.host.mail.send(shard, self.id, letter);
         }
     }

@@ -23,6 +23,7 @@ use crate::transport::Stream;
 
 use super::baits::Baits;
 use super::card::ServerCard;
+use super::credentials::Source;
 use super::errands::Errands;
 use super::error::ServerError;
 use super::handshake::{Action, Binding, Credentials, Greeting, Handshake};
@@ -53,13 +54,17 @@ pub struct Socket {
     pub unix_buffer_bytes: usize,
     /// TLS.
     pub security: Security,
+    /// A password may be sent in clear over a network without TLS.
+    pub clear_anywhere: bool,
 }
 
 /// How to log in.
 #[derive(Clone, Debug)]
 pub struct Login {
-    /// User and password.
-    pub credentials: Credentials,
+    /// User on the server.
+    pub user: String,
+    /// How this is proved.
+    pub source: Source,
     /// Database on the server.
     pub database: String,
     /// The session's `application_name`.
@@ -205,6 +210,9 @@ pub async fn open(
     nonce: String,
     errands: &dyn Errands,
 ) -> Result<(Stream, Framer, Greeting), ServerError> {
+    let place = (login.database.as_str(), &socket.endpoint);
+    let credentials = login.source.prepare(&login.user, place, errands).await?;
+    let login = (login, &credentials);
     let first = socket.security.first(&socket.endpoint);
     let error = match log_in(socket, login, nonce.clone(), errands, first).await {
         Ok(opened) => return Ok(opened),
@@ -223,7 +231,7 @@ type Opened = (Stream, Framer, Greeting);
 
 async fn log_in(
     socket: &Socket,
-    login: &Login,
+    (login, credentials): (&Login, &Credentials),
     nonce: String,
     errands: &dyn Errands,
     approach: Approach,
@@ -237,7 +245,7 @@ async fn log_in(
     security.begin(&mut stream, endpoint, approach).await?;
     let mut out = Vec::new();
     let parameters = [
-        ("user", login.credentials.user.as_str()),
+        ("user", credentials.user.as_str()),
         ("database", login.database.as_str()),
         ("application_name", login.application_name.as_str()),
     ];
@@ -247,7 +255,9 @@ async fn log_in(
         framer: Framer::new(&LOGIN_INTEREST, LOGIN_BODY_MAX),
         chunk: None,
     };
-    let mut handshake = Handshake::new(login.credentials.clone(), nonce, Binding::of(&stream));
+    let is_safe = socket.clear_anywhere || is_private(&stream);
+    let binding = Binding::of(&stream);
+    let mut handshake = Handshake::new(credentials.clone(), nonce, binding).clear_if(is_safe);
     loop {
         let (tag, body) = reader.next(&mut stream).await?;
         let (next, action) = handshake.handle(tag, &body)?;
@@ -256,11 +266,7 @@ async fn log_in(
             Action::Read => {}
             Action::Send(bytes) => stream.send(bytes),
             Action::Derive { salt, iterations } => {
-                let password = login
-                    .credentials
-                    .password
-                    .as_ref()
-                    .map_or("", Secret::expose);
+                let password = credentials.password().map_or("", Secret::expose);
                 let keys = errands.derive_keys(password, &salt, iterations).await;
                 let (next, message) = handshake.provide(keys.map_err(ServerError::Io)?)?;
                 handshake = next;
@@ -278,6 +284,13 @@ async fn log_in(
         Framer::new(&INTEREST, BODY_BYTES_MAX),
         handshake.greeting,
     ))
+}
+
+/// True if nobody on a network can read along.
+fn is_private(stream: &Stream) -> bool {
+    let peer = socket2::SockRef::from(stream).peer_addr().ok();
+    let ip = peer.and_then(|peer| peer.as_socket()).map(|peer| peer.ip());
+    stream.is_tls() || ip.is_none_or(|ip| ip.to_canonical().is_loopback())
 }
 
 impl Socket {

@@ -10,6 +10,8 @@ use std::pin::Pin;
 
 use crate::auth::ScramKeys;
 
+use super::chores::{Chore, Done, Guest};
+
 /// The answer to an errand, later.
 pub type Answer<T> = Pin<Box<dyn Future<Output = io::Result<T>>>>;
 
@@ -21,6 +23,18 @@ pub trait Errands {
     /// Derives SCRAM keys from a password: some milliseconds of computing, so done once for each
     /// password, salt and iteration count.
     fn derive_keys(&self, password: &str, salt: &[u8], iterations: u32) -> Answer<ScramKeys>;
+
+    /// Does something else that a shard must not do.
+    fn chore(&self, chore: Chore) -> Answer<Done> {
+        drop(chore);
+        Box::pin(std::future::ready(Err(io::ErrorKind::Unsupported.into())))
+    }
+
+    /// Tells all shards of a user that is not in the file. This shard knows it when the answer comes.
+    fn guest(&self, guest: Guest) -> Answer<()> {
+        drop(guest);
+        Box::pin(std::future::ready(Err(io::ErrorKind::Unsupported.into())))
+    }
 
     /// Reads the configuration again and gives it to all shards.
     fn reload(&self) -> Answer<()>;

@@ -22,6 +22,7 @@ use crate::protocol::backend::{Authentication, BackendKeyData, ErrorFields, Para
 use crate::protocol::writer;
 use crate::transport::{Encrypted, Stream};
 
+use super::credentials::LearnedKeys;
 use super::error::ServerError;
 use super::parameters::ParameterSet;
 
@@ -33,8 +34,41 @@ const SCRAM_PLUS: &str = "SCRAM-SHA-256-PLUS";
 pub struct Credentials {
     /// User name on the server.
     pub user: String,
-    /// Password in clear, if there is one.
-    pub password: Option<Secret>,
+    /// How we prove it.
+    pub proof: Proof,
+}
+
+/// How we prove who we are.
+#[derive(Clone, Debug)]
+pub enum Proof {
+    /// With the keys of SCRAM alone.
+    Keys(LearnedKeys),
+    /// With the stored form of md5 alone.
+    Md5(Md5Secret),
+    /// Not at all.
+    None,
+    /// With a password.
+    Password(Secret),
+    /// With the keys of a client, and none has logged in yet.
+    Pending,
+    /// With a token, which is good in clear only.
+    Token(Secret),
+}
+
+impl Credentials {
+    /// With a password, if there is one.
+    pub fn with_password(user: String, password: Option<Secret>) -> Self {
+        let proof = password.map_or(Proof::None, Proof::Password);
+        Self { user, proof }
+    }
+
+    /// The password to derive keys from.
+    pub fn password(&self) -> Option<&Secret> {
+        match &self.proof {
+            Proof::Password(password) => Some(password),
+            _ => None,
+        }
+    }
 }
 
 /// What a login is bound to, so that nobody can pass it on to another server.
@@ -97,6 +131,7 @@ pub struct Handshake {
     credentials: Credentials,
     nonce: String,
     binding: Binding,
+    allows_clear: bool,
     state: State,
     /// What the server has told so far.
     pub greeting: Greeting,
@@ -109,9 +144,17 @@ impl Handshake {
             credentials,
             nonce,
             binding,
+            allows_clear: true,
             state: State::Asked,
             greeting: Greeting::default(),
         }
+    }
+
+    /// Sends a password in clear only if the way to the server `is_safe`.
+    #[must_use]
+    pub fn clear_if(mut self, is_safe: bool) -> Self {
+        self.allows_clear = is_safe;
+        self
     }
 
     /// Takes one message.
@@ -161,18 +204,60 @@ impl Handshake {
         Ok((self, out))
     }
 
-    fn password(&self, method: &str) -> Result<&str, ServerError> {
-        let password = self.credentials.password.as_ref().map(Secret::expose).ok_or_else(|| {
-            ServerError::Authentication(format!(
-                "server wants {method} authentication, but auth for this server is not configured \
-                 (set server_username and server_password)"
-            ))
-        })?;
-        if password.starts_with("jwt-priv-key-fpath:") {
-            let reason = "signing tokens for the server is not supported yet".to_owned();
-            return Err(ServerError::Authentication(reason));
+    /// There is no proof of the kind that the server wants.
+    fn unable(&self, method: &str) -> ServerError {
+        let reason = match self.credentials.proof {
+            Proof::None | Proof::Password(_) => {
+                "auth for this server is not configured (set server_username and server_password)"
+            }
+            Proof::Pending => "no client has logged in yet whose proof could be passed on",
+            Proof::Keys(_) => "the keys of clients are good for SCRAM-SHA-256 only",
+            Proof::Md5(_) => "the stored md5 password is good for md5 only",
+            Proof::Token(_) => "tokens are sent in clear only",
+        };
+        ServerError::Authentication(format!(
+            "server wants {method} authentication, but {reason}"
+        ))
+    }
+
+    /// What is sent to a server that wants a password in clear.
+    fn clear_password(&self) -> Result<&Secret, ServerError> {
+        match &self.credentials.proof {
+            // A token is of no use for long, and there was no TLS when they were introduced.
+            Proof::Token(token) => Ok(token),
+            Proof::Password(password) if self.allows_clear => Ok(password),
+            Proof::Password(_) => Err(ServerError::Authentication(
+                "server wants the password in clear over a network without TLS (set \
+                 server_tls_mode, or server_cleartext_password to send it anyway)"
+                    .to_owned(),
+            )),
+            _ => Err(self.unable("clear text")),
         }
-        Ok(password)
+    }
+
+    fn begins_scram(&self) -> Result<(), ServerError> {
+        match self.credentials.proof {
+            Proof::Keys(_) | Proof::Password(_) => Ok(()),
+            _ => Err(self.unable("sasl")),
+        }
+    }
+
+    /// The server has told salt and iteration count.
+    fn continue_scram(mut self, needs: NeedKeys) -> Result<(Self, Action), ServerError> {
+        let Proof::Keys(known) = &self.credentials.proof else {
+            let (salt, iterations) = (needs.salt.clone(), needs.iterations);
+            self.state = State::NeedsKeys(needs);
+            return Ok((self, Action::Derive { salt, iterations }));
+        };
+        if known.verifier.salt() != needs.salt || known.verifier.iterations() != needs.iterations {
+            let reason = "the server stores another secret than the pooler does for this user: \
+                          their SCRAM-SHA-256 verifiers must be equal, salt included";
+            return Err(ServerError::Authentication(reason.to_owned()));
+        }
+        let keys = known.keys.clone();
+        self.state = State::NeedsKeys(needs);
+        let (next, message) = self.provide(keys)?;
+        Ok((next, Action::Send(message)))
     }
 
     fn authentication(mut self, body: &[u8]) -> Result<(Self, Action), ServerError> {
@@ -185,9 +270,8 @@ impl Handshake {
             }
             (State::ScramFirst(scram), Authentication::SaslContinue(message)) => {
                 let needs = scram.handle_server_first(message)?;
-                let (salt, iterations) = (needs.salt.clone(), needs.iterations);
-                self.state = State::NeedsKeys(needs);
-                return Ok((self, Action::Derive { salt, iterations }));
+                self.state = State::Asked;
+                return self.continue_scram(needs);
             }
             (State::ScramFinal(scram), Authentication::SaslFinal(message)) => {
                 scram.handle_server_final(message)?;
@@ -202,12 +286,17 @@ impl Handshake {
         let mut out = Vec::new();
         match request {
             Authentication::CleartextPassword => {
-                let password = self.password("clear text")?;
-                writer::password_message(&mut out, password.as_bytes());
+                let password = self.clear_password()?;
+                writer::password_message(&mut out, password.expose().as_bytes());
             }
             Authentication::Md5Password { salt } => {
-                let password = self.password("md5")?;
-                let secret = Md5Secret::from_password(password, &self.credentials.user);
+                let secret = match &self.credentials.proof {
+                    Proof::Md5(secret) => secret.clone(),
+                    Proof::Password(password) => {
+                        Md5Secret::from_password(password.expose(), &self.credentials.user)
+                    }
+                    _ => return Err(self.unable("md5")),
+                };
                 writer::password_message(&mut out, secret.response(*salt).as_bytes());
             }
             Authentication::Sasl(offered) => {
@@ -223,7 +312,7 @@ impl Handshake {
                     let reason = "server offers no SASL mechanism that is supported".to_owned();
                     return Err(ServerError::Authentication(reason));
                 }
-                self.password("sasl")?;
+                self.begins_scram()?;
                 let (scram, message) = ScramClient::new("", &self.nonce, &gs2)?;
                 writer::sasl_initial_response(&mut out, mechanism, Some(&message));
                 self.state = State::ScramFirst(scram);
@@ -259,5 +348,76 @@ fn note(body: &[u8]) {
     if let Ok(fields) = ErrorFields::decode(body) {
         let message = String::from_utf8_lossy(fields.message().unwrap_or_default());
         tracing::info!(%message, "notice from the server at login");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{ScramVerifier, derive_keys};
+
+    fn asked(proof: Proof, is_safe: bool, request: &[u8]) -> Result<Action, ServerError> {
+        let credentials = Credentials {
+            user: "app".to_owned(),
+            proof,
+        };
+        let handshake = Handshake::new(credentials, "nonce".to_owned(), Binding::None);
+        let outcome = handshake.clear_if(is_safe).handle(b'R', request);
+        outcome.map(|(_, action)| action)
+    }
+
+    fn keys() -> LearnedKeys {
+        let keys = derive_keys("secret", b"salt", 1).unwrap();
+        let verifier = ScramVerifier::from_keys(&keys, b"salt", 1).unwrap();
+        LearnedKeys { keys, verifier }
+    }
+
+    const CLEAR: &[u8] = &[0, 0, 0, 3];
+    const MD5: &[u8] = &[0, 0, 0, 5, 1, 2, 3, 4];
+    const SASL: &[u8] = b"\0\0\0\x0aSCRAM-SHA-256\0\0";
+
+    #[test]
+    fn a_proof_is_used_only_for_what_it_is_good_for() {
+        let password = || Proof::Password(Secret::new("secret"));
+        let md5 = || Proof::Md5(Md5Secret::from_password("secret", "app"));
+        let token = || Proof::Token(Secret::new("token"));
+        for (proof, is_safe, request, is_answered) in [
+            (password(), true, CLEAR, true),
+            (password(), false, CLEAR, false),
+            (password(), false, MD5, true),
+            (password(), false, SASL, true),
+            (token(), false, CLEAR, true),
+            (token(), true, MD5, false),
+            (token(), true, SASL, false),
+            (md5(), true, CLEAR, false),
+            (md5(), false, MD5, true),
+            (md5(), true, SASL, false),
+            (Proof::Keys(keys()), true, CLEAR, false),
+            (Proof::Keys(keys()), true, MD5, false),
+            (Proof::Keys(keys()), false, SASL, true),
+            (Proof::Pending, true, SASL, false),
+            (Proof::None, true, CLEAR, false),
+            (Proof::None, true, MD5, false),
+            (Proof::None, true, SASL, false),
+        ] {
+            let shown = format!("{proof:?} {is_safe} {request:?}");
+            let outcome = asked(proof, is_safe, request);
+            assert_eq!(outcome.is_ok(), is_answered, "{shown}: {outcome:?}");
+        }
+    }
+
+    #[test]
+    fn keys_are_not_used_for_another_salt() {
+        for (salt, is_answered) in [("c2FsdA==", true), ("b3RoZXI=", false)] {
+            let credentials = Credentials {
+                user: "app".to_owned(),
+                proof: Proof::Keys(keys()),
+            };
+            let handshake = Handshake::new(credentials, "nonce".to_owned(), Binding::None);
+            let (handshake, _) = handshake.handle(b'R', SASL).unwrap();
+            let first = format!("\0\0\0\x0br=nonce2,s={salt},i=1");
+            let outcome = handshake.handle(b'R', first.as_bytes());
+            assert_eq!(outcome.is_ok(), is_answered, "{salt}");
+        }
     }
 }

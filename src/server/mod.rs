@@ -7,7 +7,9 @@
 pub mod baits;
 pub mod cancel;
 pub mod card;
+pub mod chores;
 pub mod connection;
+pub mod credentials;
 pub mod detach;
 pub mod errands;
 pub mod error;

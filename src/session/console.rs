@@ -33,18 +33,15 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use rand::Rng;
 use shards::{Chunk, sleep};
 
 use crate::admin::command::parse;
 use crate::admin::{Command, Refusal, When};
 use crate::protocol::backend::TransactionStatus;
-use crate::protocol::cancel_key::{CancelKey, CancelSecret, SLOT_MAX};
 use crate::protocol::framer::{FrameError, Framer, Interest};
 use crate::protocol::frontend::{self, Bind, Close, Describe, Execute, Query};
 use crate::protocol::sqlstate;
 use crate::protocol::writer;
-use crate::server::parameters::ParameterSet;
 use crate::transport::Stream;
 
 use super::binding::{check_binding, invalid, not_spoken};
@@ -75,17 +72,6 @@ static INTEREST: Interest = Interest::of(b"QPBDEC");
 const BIND_COMPLETE: &[u8] = b"2\0\0\0\x04";
 const NO_DATA: &[u8] = b"n\0\0\0\x04";
 const NO_PARAMETERS: &[u8] = b"t\0\0\0\x06\0\0";
-
-/// What a console tells of itself at login. Values that the client asks for win, except for those of
-/// the version and the encoding of the texts.
-const PARAMETERS: [(&str, &str); 6] = [
-    ("client_encoding", "UTF8"),
-    ("DateStyle", "ISO, MDY"),
-    ("TimeZone", "Etc/UTC"),
-    ("server_encoding", "UTF-8"),
-    ("standard_conforming_strings", "on"),
-    ("application_name", "pg_doorman"),
-];
 
 /// A message, as far as it is to be served.
 enum Request {
@@ -138,53 +124,6 @@ pub struct Console {
     card: Seated,
     _counted: Counted,
     _connection: Connection,
-}
-
-/// A key that cancels nothing: clients expect to get one. It names the last slot, and whatever session
-/// should ever have that has another secret.
-pub fn dead_key(shard: &Shard, is_long: bool) -> CancelKey {
-    let mut random = rand::rng();
-    let secret = if is_long {
-        CancelSecret::Long(random.random())
-    } else {
-        CancelSecret::Short(random.random())
-    };
-    CancelKey {
-        generation: shard.generation,
-        shard: shard.index as u16,
-        slot: SLOT_MAX,
-        secret,
-    }
-}
-
-/// The messages that end a login to the console.
-pub fn greeting(asked: &ParameterSet, key: &CancelKey) -> Vec<u8> {
-    let mut out = Vec::with_capacity(512);
-    writer::authentication_ok(&mut out);
-    for (name, own) in PARAMETERS {
-        let value = asked.get(name).filter(|_| name != "server_encoding");
-        writer::parameter_status(&mut out, name.as_bytes(), value.unwrap_or(own).as_bytes());
-    }
-    writer::parameter_status(&mut out, b"server_version", server_version().as_bytes());
-    if let Some(pid) = key.pid() {
-        writer::backend_key_data(&mut out, pid, key.secret.as_bytes());
-    }
-    writer::ready_for_query(&mut out, TransactionStatus::Idle);
-    out
-}
-
-/// The version without what stands behind the numbers: drivers want to compare it.
-fn server_version() -> &'static str {
-    let version = env!("CARGO_PKG_VERSION");
-    version
-        .split_once('-')
-        .map_or(version, |(numbers, _)| numbers)
-}
-
-/// Names a console to the console: above all process ids that clients are told.
-pub fn console_id(shard: &Shard) -> u32 {
-    let number = shard.roster.next_number() & 0xF_FFFF;
-    1 << 31 | (shard.index as u32 & 0x7FF) << 20 | number
 }
 
 impl Console {
@@ -597,11 +536,5 @@ mod tests {
     fn everything_but_sync_is_skipped_after_an_error() {
         assert_eq!(requests(b"QPBDECSHdcfX!", false), "qxxxxxs----..");
         assert_eq!(requests(b"QPBDECFSHdcfX!", true), "-------s----..");
-    }
-
-    #[test]
-    fn versions_are_numbers() {
-        let is_number = |part: &str| part.parse::<u32>().is_ok();
-        assert!(server_version().split('.').all(is_number));
     }
 }

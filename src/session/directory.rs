@@ -14,10 +14,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::auth::StoredPassword;
+use crate::auth::jwt::TokenKeys;
+use crate::auth::talos::Talos;
 use crate::config::limits::OwnLimits;
-use crate::config::{Config, Limits, PoolConfig, UserConfig};
+use crate::config::{self, Config, Limits, Origin, PoolConfig, Secret, UserConfig};
 use crate::pool::{Habits, Host, Pool, PoolKey, Settings, Sizes};
-use crate::server::handshake::Credentials;
+use crate::server::credentials::Source;
 use crate::server::{Login, Security, Socket, TcpOptions};
 
 use super::local;
@@ -27,6 +29,10 @@ use super::slow;
 pub struct Tenant {
     /// What the user must prove.
     pub stored: StoredPassword,
+    /// What tokens of the user are checked with.
+    pub token_keys: Option<Rc<TokenKeys>>,
+    /// The PAM service that the user's password is for.
+    pub pam_service: Option<String>,
     /// The user's servers on this shard.
     pub pool: Rc<Pool>,
     /// What its clients and servers are limited to.
@@ -35,9 +41,19 @@ pub struct Tenant {
 }
 
 impl Tenant {
-    /// True if PAM is to decide about the user, whatever else is stored.
-    pub const fn is_for_pam(&self) -> bool {
-        self.made_of.1.auth_pam_service.is_some()
+    /// What the configuration says of the user.
+    pub const fn user(&self) -> &UserConfig {
+        &self.made_of.1
+    }
+
+    /// True if somebody can log in as this user.
+    pub fn is_person(&self) -> bool {
+        self.user().origin != Origin::Internal
+    }
+
+    /// The database whose settings it has.
+    pub fn database(&self) -> &str {
+        &self.made_of.0.name
     }
 }
 
@@ -49,6 +65,8 @@ pub struct Directory {
     pub check_query: Box<[u8]>,
     /// Queries that take at least so many microseconds are logged.
     pub slow_us: u64,
+    /// What tokens that name a role are checked with.
+    pub talos: Option<Talos>,
     tenants: HashMap<String, HashMap<String, Rc<Tenant>>>,
 }
 
@@ -68,19 +86,25 @@ impl Directory {
         for pool in &config.pools {
             let users = tenants.entry(pool.name.clone()).or_default();
             for user in &pool.users {
-                let tenant = before
-                    .and_then(|before| before.take_over(pool, user, &config, host))
-                    .unwrap_or_else(|| {
-                        let tenant = new_tenant(&config, pool, user, host);
-                        before.inspect(|before| before.leave_base_to(&tenant));
-                        tenant
-                    });
+                let shared = user.shares.as_ref().and_then(|name| users.get(name));
+                let tenant = match shared {
+                    // Its servers, and what they are limited to, are those of another user.
+                    Some(shared) => tenant_of(&config, pool, user, Rc::clone(&shared.pool)),
+                    None => before
+                        .and_then(|before| before.take_over(pool, user, &config, host))
+                        .unwrap_or_else(|| {
+                            let tenant = new_tenant(&config, pool, user, host);
+                            before.inspect(|before| before.leave_base_to(&tenant));
+                            tenant
+                        }),
+                };
                 users.insert(user.username.clone(), tenant);
             }
         }
         let directory = Self {
             check_query: local::check_query(&config.general),
             slow_us: slow_us(&config),
+            talos: config.talos.as_ref().and_then(talos),
             config,
             tenants,
         };
@@ -101,6 +125,18 @@ impl Directory {
         self.tenants.get(database)?.get(user)
     }
 
+    /// The users of a database; none if there is no such database.
+    pub fn users(&self, database: &str) -> impl Iterator<Item = &Rc<Tenant>> {
+        let users = self.tenants.get(database);
+        users.into_iter().flat_map(HashMap::values)
+    }
+
+    /// The user `user` of database `database`, if somebody can log in as such.
+    pub fn guest(&self, database: &str, user: &str) -> Option<Rc<Tenant>> {
+        let tenant = self.tenant(database, user)?;
+        tenant.is_person().then(|| Rc::clone(tenant))
+    }
+
     /// All users of all databases.
     pub fn tenants(&self) -> impl Iterator<Item = &Rc<Tenant>> {
         self.tenants.values().flat_map(HashMap::values)
@@ -108,7 +144,10 @@ impl Directory {
 
     /// All pools.
     pub fn pools(&self) -> impl Iterator<Item = &Rc<Pool>> {
-        self.tenants().map(|tenant| &tenant.pool)
+        let own = self
+            .tenants()
+            .filter(|tenant| tenant.user().shares.is_none());
+        own.map(|tenant| &tenant.pool)
     }
 
     /// True if there is such a database.
@@ -125,7 +164,7 @@ impl Directory {
         };
         let login = |tenant: &Tenant| {
             let login = &tenant.pool.settings.login;
-            (login.database.clone(), login.credentials.user.clone())
+            (login.database.clone(), login.user.clone())
         };
         if login(before) == login(tenant) {
             tenant.pool.base.inherit(&before.pool.base);
@@ -148,21 +187,17 @@ impl Directory {
         }
         tenant.pool.adopt(&settings(config, pool, user, host));
         let sizes = sizes(config, user);
-        let is_resized = sizes != self::sizes(&self.config, old_user);
         let limits = config.limits_of(pool, user);
-        if !is_resized && limits == tenant.limits {
-            return Some(Rc::clone(tenant));
-        }
-        if is_resized {
+        if sizes != self::sizes(&self.config, old_user) {
             tenant.pool.resize(sizes);
         }
-        tenant.pool.limit(&limits);
-        Some(Rc::new(Tenant {
-            stored: tenant.stored.clone(),
-            pool: Rc::clone(&tenant.pool),
-            limits,
-            made_of: (alone(pool), user.clone()),
-        }))
+        if limits != tenant.limits {
+            tenant.pool.limit(&limits);
+        }
+        if old_user == user && limits == tenant.limits {
+            return Some(Rc::clone(tenant));
+        }
+        Some(tenant_of(config, pool, user, Rc::clone(&tenant.pool)))
     }
 }
 
@@ -171,6 +206,7 @@ impl Directory {
 fn alone(pool: &PoolConfig) -> PoolConfig {
     PoolConfig {
         users: Vec::new(),
+        auth_query: None,
         limits: OwnLimits::default(),
         prepared_statements_cache_size: pool.prepared_statements_cache_size.min(1),
         ..pool.clone()
@@ -183,6 +219,15 @@ fn unsized_user(user: &UserConfig) -> UserConfig {
         pool_size: 0,
         min_pool_size: 0,
         limits: OwnLimits::default(),
+        auth_pam_service: None,
+        token_keys: None,
+        verifier: None,
+        // What clients prove is also what the pooler proves, if it has nothing else.
+        password: if passes_on(user) {
+            user.password.clone()
+        } else {
+            Secret::new("")
+        },
         ..user.clone()
     }
 }
@@ -206,15 +251,9 @@ fn new_tenant(
         user: user.username.as_str().into(),
     };
     let settings = settings(config, pool, user, host);
-    let limits = config.limits_of(pool, user);
-    let pool_of_user = Pool::new(key, settings, sizes(config, user), Rc::clone(host));
-    pool_of_user.limit(&limits);
-    Rc::new(Tenant {
-        stored: StoredPassword::parse(user.password.expose()),
-        pool: pool_of_user,
-        limits,
-        made_of: (alone(pool), user.clone()),
-    })
+    let made = Pool::new(key, settings, sizes(config, user), Rc::clone(host));
+    made.limit(&config.limits_of(pool, user));
+    tenant_of(config, pool, user, made)
 }
 
 fn settings(config: &Config, pool: &PoolConfig, user: &UserConfig, host: &Host) -> Settings {
@@ -228,10 +267,8 @@ fn settings(config: &Config, pool: &PoolConfig, user: &UserConfig, host: &Host) 
         mode: user.pool_mode,
         socket: Rc::new(socket(config, pool, host)).into(),
         login: Login {
-            credentials: Credentials {
-                user: user.server_username.clone(),
-                password: user.server_password.clone(),
-            },
+            user: user.server_username.clone(),
+            source: source(user),
             database: pool.server_database.clone(),
             application_name: pool.application_name.clone(),
         },
@@ -254,6 +291,54 @@ fn settings(config: &Config, pool: &PoolConfig, user: &UserConfig, host: &Host) 
     }
 }
 
+fn tenant_of(config: &Config, pool: &PoolConfig, user: &UserConfig, made: Rc<Pool>) -> Rc<Tenant> {
+    // Whoever made the configuration has tried whether the keys can be used.
+    let keys = user.token_keys.as_ref();
+    let keys = keys.and_then(|keys| TokenKeys::parse(keys.expose()).ok());
+    Rc::new(Tenant {
+        stored: stored(user),
+        token_keys: keys.map(Rc::new),
+        pam_service: user.auth_pam_service.clone(),
+        pool: made,
+        limits: config.limits_of(pool, user),
+        made_of: (alone(pool), user.clone()),
+    })
+}
+
+fn stored(user: &UserConfig) -> StoredPassword {
+    StoredPassword::parse(user.verifier.as_ref().unwrap_or(&user.password).expose())
+}
+
+fn talos(config: &config::Talos) -> Option<Talos> {
+    Talos::configured(config).ok()
+}
+
+/// True if the pooler has nothing to log in with but what the user proves.
+const fn passes_on(user: &UserConfig) -> bool {
+    user.server_password.is_none() && user.server_password_command.is_none()
+}
+
+/// How the pooler proves itself to the server.
+fn source(user: &UserConfig) -> Source {
+    if let Some(command) = &user.server_password_command {
+        return Source::command(command.clone());
+    }
+    if let Some(key) = &user.signing_key {
+        return Source::Signed(Arc::clone(key));
+    }
+    if let Some(password) = &user.server_password {
+        return Source::Password(password.clone());
+    }
+    if user.verifier.is_some() {
+        return Source::Password(user.password.clone());
+    }
+    match stored(user) {
+        StoredPassword::Scram(_) => Source::Learned(Rc::default()),
+        StoredPassword::Md5(secret) => Source::Md5(secret),
+        _ => Source::None,
+    }
+}
+
 fn socket(config: &Config, pool: &PoolConfig, host: &Host) -> Socket {
     let general = &config.general;
     Socket {
@@ -261,5 +346,6 @@ fn socket(config: &Config, pool: &PoolConfig, host: &Host) -> Socket {
         tcp: TcpOptions::of(general),
         unix_buffer_bytes: usize::try_from(general.unix_socket_buffer_size).unwrap_or(usize::MAX),
         security: Security::new(&pool.server_tls, host.keyring.clone(), &pool.name),
+        clear_anywhere: general.server_cleartext_password,
     }
 }

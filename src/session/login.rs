@@ -1,7 +1,7 @@
 //! From the first byte of a client to `ReadyForQuery`.
 //!
 //! **Owns:** the order of checks, what is asked, what is answered.
-//! **Does not own:** the machines of proof (`auth`), reading packets (`startup`).
+//! **Does not own:** what is to be proved (`proofs`), reading packets (`startup`).
 //!
 //! The order: limit of connections, version, host-based rules, the pool, the proof. Rules come
 //! before the pool, so that a client who may not try anything does not learn who exists. A client
@@ -14,42 +14,34 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use rand::Rng;
 use shards::Chunk;
 
 use crate::admin;
-use crate::auth::StoredPassword;
-use crate::auth::hba::{self, Challenge, Decision, HbaClient, LoginMethod, WantedMethod};
-use crate::auth::md5::Md5Secret;
-use crate::auth::scram::{ScramServer, ScramVerifier};
+use crate::auth::hba::HbaClient;
 use crate::config::{General, TlsMode};
 use crate::pool::CheckoutError;
 use crate::protocol::backend::TransactionStatus;
 use crate::protocol::cancel_key::CancelKey;
 use crate::protocol::error::StartupError;
-use crate::protocol::frontend::{PasswordMessage, SaslInitialResponse, SaslResponse};
 use crate::protocol::sqlstate;
 use crate::protocol::startup::{CancelKeyBytes, StartupMessage, parse_options};
 use crate::protocol::writer;
 use crate::server::parameters::{ParameterSet, is_name};
-use crate::transport::Stream;
+use crate::transport::{Encrypted, Stream};
 
 use super::cancel::close_in_order;
 use super::card::{Belongs, ClientCard, ClientTally};
 use super::client::Session;
-use super::console::{self, Console};
+use super::console::Console;
 use super::directory::{Directory, Tenant};
 use super::first_server::learn_base;
+use super::greeting;
 use super::headcount::Group;
 use super::kill::closed_by_operator;
+use super::proofs::{Proofs, Proven, Refusal};
 use super::report::{Failure, one_line};
 use super::shard::{Connection, Shard};
 use super::startup::{Conversation, Ended};
-
-const NOT_SUPPORTED: &str =
-    "Authentication method not supported. Please contact your database administrator.";
 
 /// Why there is no session.
 pub(super) enum Rejection {
@@ -64,6 +56,15 @@ pub(super) enum Rejection {
 impl From<Failure> for Rejection {
     fn from(failure: Failure) -> Self {
         Self::Told(failure)
+    }
+}
+
+impl From<Refusal> for Rejection {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Ended(ended) => ended.into(),
+            Refusal::Told(failure) => Self::Told(failure),
+        }
     }
 }
 
@@ -205,7 +206,7 @@ impl Login {
         (self.peer, self.local) = self.talk.addresses().map_err(|_| Rejection::Silent)?;
         self.check_tls()?;
         check_replication(&startup)?;
-        let asked = asked_parameters(&startup)?;
+        let mut asked = asked_parameters(&startup)?;
         if startup.needs_negotiation() {
             let mut out = Vec::new();
             let unknown = &startup.unsupported_protocol_options;
@@ -223,8 +224,14 @@ impl Login {
                 names,
             });
         }
-        let mut tenant = self.authenticate(&startup).await?;
+        let Proven {
+            mut tenant,
+            application_name,
+        } = self.authenticate(&startup).await?;
         self.join(&tenant)?;
+        if let Some(name) = application_name {
+            asked.set("application_name", &name);
+        }
         let learned = learn_base(&self.shard, &mut tenant).await;
         let base = learned.map_err(|error| no_first_server(&tenant, &startup, &error))?;
         Ok(Accepted::Client(AcceptedClient {
@@ -246,14 +253,14 @@ impl Login {
     /// Counts the client as one of its database and its user.
     fn join(&mut self, tenant: &Tenant) -> Result<(), Failure> {
         let (Ok(connection) | Err(connection)) = &mut self.connection;
-        let key = &tenant.pool.key;
-        let Err(group) = connection.join(&key.database, &key.user, &tenant.limits) else {
+        let (database, user) = (tenant.database(), tenant.user().username.as_str());
+        let Err(group) = connection.join(database, user, &tenant.limits) else {
             return Ok(());
         };
         self.shard.metrics().clients_over_limit.add(1);
         let text = match group {
-            Group::Database => format!("too many connections for database \"{}\"", key.database),
-            Group::User => format!("too many connections for user \"{}\"", key.user),
+            Group::Database => format!("too many connections for database \"{database}\""),
+            Group::User => format!("too many connections for user \"{user}\""),
         };
         Err(Failure::new(sqlstate::TOO_MANY_CONNECTIONS, text))
     }
@@ -287,151 +294,52 @@ impl Login {
             .map_or_else(|| "local".to_owned(), |peer| peer.to_string())
     }
 
-    /// The verdict of the rules for the two methods that rules can name.
-    fn decide(&self, client: &HbaClient<'_>) -> (Decision, Decision) {
-        let general = self.general();
-        if let Some(rules) = &general.pg_hba {
-            (
-                hba::decide(rules, client, WantedMethod::Md5),
-                hba::decide(rules, client, WantedMethod::ScramSha256),
-            )
-        } else {
-            let decision = hba::decide_by_network(&general.hba, client.ip);
-            (decision, decision)
-        }
-    }
-
     /// The client as the rules see it.
     fn hba_client<'a>(&self, startup: &'a StartupMessage) -> HbaClient<'a> {
         HbaClient {
             ip: self.peer.map(|peer| peer.ip()),
             local_ip: self.local,
+            certificate: None,
             tls: self.talk.stream.is_tls(),
             user: &startup.user,
             database: &startup.database,
         }
     }
 
-    /// Finds out whether a client may use the console: the rules, then the one user it has.
-    async fn authenticate_admin(&mut self, startup: &StartupMessage) -> Result<(), Rejection> {
-        let client = self.hba_client(startup);
-        let (md5, scram) = self.decide(&client);
-        let general = self.general();
-        let is_admin = startup.user == general.admin_username;
-        let password = general.admin_password.expose();
-        let secret = Md5Secret::from_password(password, &general.admin_username);
-        let is_accepted = match hba::console_method(md5, scram) {
-            LoginMethod::Trust => true,
-            LoginMethod::NotPermitted => {
-                let text = hba::not_permitted_message(&client);
-                return Err(Failure::new(sqlstate::INVALID_AUTHORIZATION, text).into());
-            }
-            LoginMethod::Deny { .. } => false,
-            // Whatever the name is, the password is asked for.
-            LoginMethod::Ask(_) => self.proves_md5(&secret).await? && is_admin,
+    /// A client, and what is needed to hear its proof; `certificate` is the name it has shown.
+    fn proofs<'a>(
+        &'a mut self,
+        startup: &'a StartupMessage,
+        certificate: Option<&'a str>,
+    ) -> Proofs<'a> {
+        let client = HbaClient {
+            certificate,
+            ..self.hba_client(startup)
         };
-        if is_accepted {
-            return Ok(());
-        }
-        let text = format!(
-            "password authentication failed for user \"{}\"",
-            startup.user
-        );
-        Err(wrong_password(&text).into())
-    }
-
-    async fn authenticate(&mut self, startup: &StartupMessage) -> Result<Rc<Tenant>, Rejection> {
-        let client = self.hba_client(startup);
-        let (md5, scram) = self.decide(&client);
-        let forbidden = |text| Failure::new(sqlstate::INVALID_AUTHORIZATION, text);
-        if !hba::is_permitted(md5, scram) {
-            return Err(forbidden(hba::not_permitted_message(&client)).into());
-        }
-        let directory = Rc::clone(&self.directory);
-        let Some(tenant) = directory.tenant(&startup.database, &startup.user) else {
-            return Err(unknown_tenant(startup).into());
-        };
-        refuse_pam(tenant)?;
-        match hba::combine(md5, scram, &tenant.stored) {
-            LoginMethod::Trust => {}
-            LoginMethod::NotPermitted => {
-                return Err(forbidden(hba::not_permitted_message(&client)).into());
-            }
-            LoginMethod::Deny { .. } => {
-                let text = hba::denied_message(&client, &self.peer_text());
-                return Err(forbidden(text).into());
-            }
-            LoginMethod::Ask(challenge) => self.ask(challenge, &tenant.stored).await?,
-        }
-        Ok(Rc::clone(tenant))
-    }
-
-    async fn ask(
-        &mut self,
-        challenge: Challenge,
-        stored: &StoredPassword,
-    ) -> Result<(), Rejection> {
-        match (challenge, stored) {
-            (Challenge::Md5, StoredPassword::Md5(secret)) => self.ask_md5(secret).await,
-            (Challenge::Scram, StoredPassword::Scram(verifier)) => {
-                self.ask_scram(verifier.clone()).await
-            }
-            (Challenge::Scram, StoredPassword::InvalidScram(_)) => {
-                Err(wrong_password(crate::auth::VerifierError::CLIENT_MESSAGE).into())
-            }
-            _ => Err(wrong_password(NOT_SUPPORTED).into()),
+        Proofs {
+            peer: self.peer_text(),
+            shard: &self.shard,
+            directory: Rc::clone(&self.directory),
+            talk: &mut self.talk,
+            end_point: self.end_point.as_deref(),
+            client,
         }
     }
 
-    async fn ask_md5(&mut self, secret: &Md5Secret) -> Result<(), Rejection> {
-        if self.proves_md5(secret).await? {
-            return Ok(());
-        }
-        let text = "Authentication failed. Please check your username and password.";
-        Err(wrong_password(text).into())
+    fn certificate(&self) -> Option<String> {
+        self.talk.stream.tls().and_then(Encrypted::peer_common_name)
     }
 
-    /// Whether the client answers an md5 challenge as one who knows `secret`.
-    async fn proves_md5(&mut self, secret: &Md5Secret) -> Result<bool, Rejection> {
-        let salt: [u8; 4] = rand::rng().random();
-        let mut out = Vec::new();
-        writer::authentication_md5_password(&mut out, salt);
-        self.talk.stream.send(out);
-        let body = self.talk.proof().await?;
-        Ok(PasswordMessage::decode(&body)
-            .is_ok_and(|message| secret.verify(salt, message.password)))
+    async fn authenticate_admin(&mut self, startup: &StartupMessage) -> Result<(), Refusal> {
+        let certificate = self.certificate();
+        let proofs = self.proofs(startup, certificate.as_deref());
+        proofs.authenticate_admin().await
     }
 
-    async fn ask_scram(&mut self, verifier: ScramVerifier) -> Result<(), Rejection> {
-        let refuse = |error: crate::auth::ScramError| {
-            tracing::debug!(%error, "SCRAM exchange failed");
-            wrong_password(error.client_message())
-        };
-        let malformed = "Authentication protocol error. Your client may not support SCRAM \
-                         authentication properly.";
-        let mut out = Vec::new();
-        let end_point = self.end_point.as_deref().map(<[u8]>::to_vec);
-        let machine = ScramServer::new(verifier).bound_to(end_point);
-        writer::authentication_sasl(&mut out, machine.mechanisms());
-        self.talk.stream.send(out);
-        let body = self.talk.proof().await?;
-        let first = SaslInitialResponse::decode(&body).map_err(|_| wrong_password(malformed))?;
-        let nonce = STANDARD.encode(rand::rng().random::<[u8; 18]>());
-        let response = first.response.unwrap_or_default();
-        let (machine, message) = machine
-            .handle_first(first.mechanism, response, &nonce)
-            .map_err(refuse)?;
-        let mut out = Vec::new();
-        writer::authentication_sasl_continue(&mut out, &message);
-        self.talk.stream.send(out);
-        let body = self.talk.proof().await?;
-        let SaslResponse(last) =
-            SaslResponse::decode(&body).map_err(|_| wrong_password(malformed))?;
-        let accepted = machine.handle_final(last).map_err(refuse)?;
-        let mut out = Vec::new();
-        writer::authentication_sasl_final(&mut out, &accepted.server_final);
-        self.talk.stream.send(out);
-        Ok(())
+    async fn authenticate(&mut self, startup: &StartupMessage) -> Result<Proven, Refusal> {
+        let certificate = self.certificate();
+        let proofs = self.proofs(startup, certificate.as_deref());
+        proofs.authenticate().await
     }
 
     /// Counts a login; returns whether it was over TLS.
@@ -454,10 +362,10 @@ impl Login {
     ) -> (Console, Option<Chunk>) {
         let is_tls = self.count_login();
         tracing::info!(target: "pg_doorman::clients", client = %self.peer_text(), "console opened");
-        let key = console::dead_key(&self.shard, speaks_3_2);
+        let key = greeting::dead_key(&self.shard, speaks_3_2);
         let (mut client, rest) = self.talk.finish();
-        client.send(console::greeting(&asked, &key));
-        let id = console::console_id(&self.shard);
+        client.send(greeting::greeting(&asked, &key));
+        let id = greeting::console_id(&self.shard);
         let mut tally = ClientTally::new(id, self.peer, self.born);
         tally.is_tls = is_tls;
         let asked = self.shard.host.interner.borrow_mut().intern(asked);
@@ -514,29 +422,6 @@ impl Login {
         let place = (slot, connection, tally);
         Session::new(self.shard, pool, (client, rest), settings, place)
     }
-}
-
-/// There is no PAM here, and nothing else that is stored may take its place.
-fn refuse_pam(tenant: &Tenant) -> Result<(), Failure> {
-    if tenant.is_for_pam() {
-        return Err(wrong_password(NOT_SUPPORTED));
-    }
-    Ok(())
-}
-
-fn wrong_password(text: &str) -> Failure {
-    Failure::new(sqlstate::INVALID_PASSWORD, text)
-}
-
-fn unknown_tenant(startup: &StartupMessage) -> Failure {
-    let StartupMessage { database, user, .. } = startup;
-    Failure::with_ready(
-        sqlstate::INVALID_CATALOG_NAME,
-        format!(
-            "No connection pool configured for database: {database}, user: {user}. Please check \
-             your connection parameters and ensure the database/username is properly configured."
-        ),
-    )
 }
 
 fn check_replication(startup: &StartupMessage) -> Result<(), Failure> {

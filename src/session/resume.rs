@@ -240,7 +240,9 @@ mod tests {
     use super::super::cancel::{self, Cancels};
     use super::super::directory::Directory;
     use super::super::doors::Doors;
+    use super::super::lookup::Lookups;
     use super::super::orders::{self, Order, Outcome, Staff};
+    use super::super::proofs::cap::Caps;
     use super::super::pursuit::Pursuits;
     use super::super::registry::{Place, Registry};
     use super::super::shard::Connections;
@@ -374,6 +376,8 @@ mod tests {
             budget: Budget::default(),
             fleet,
             gate: Gate::default(),
+            proofs: Caps::default(),
+            lookups: Lookups::default(),
             mock_secret: [0; 32],
             listening: Arc::default(),
         })

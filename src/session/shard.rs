@@ -19,7 +19,9 @@ use super::cancel::Cancels;
 use super::directory::Directory;
 use super::doors::Doors;
 use super::headcount::{Group, Headcounts, Member};
+use super::lookup::Lookups;
 use super::orders::Staff;
+use super::proofs::cap::Caps;
 use super::pursuit::Pursuits;
 use super::registry::Registry;
 use super::resume::Neighbours;
@@ -130,6 +132,10 @@ pub struct Shard {
     pub fleet: Fleet,
     /// Where handshakes wait for their turn.
     pub gate: Gate,
+    /// Where proofs wait that are computed elsewhere.
+    pub proofs: Caps,
+    /// What servers have answered of users.
+    pub lookups: Lookups,
     /// Makes the salts of users who do not exist.
     pub mock_secret: [u8; 32],
     /// Where clients can connect.

@@ -86,9 +86,10 @@ impl Encrypted {
         &mut self.raw
     }
 
-    /// The common name of the certificate that the peer has shown.
+    /// The common name in the certificate that the peer has shown; empty if there is none in it.
     pub fn peer_common_name(&self) -> Option<String> {
-        common_name(self.pump.as_ref()?.peer_certificate()?)
+        let certificate = self.pump.as_ref()?.peer_certificate()?;
+        Some(common_name(certificate).unwrap_or_default())
     }
 
     /// The hash of the peer's certificate that binds a login to it.

@@ -94,6 +94,10 @@ fn user_for_pam_is_let_in_by_nothing_else() {
         ("trust", postgres.verifier("app").as_str()),
         ("trust", ""),
     ] {
+        // With PAM, a rule that trusts does.
+        if cfg!(feature = "pam") && rule == "trust" {
+            continue;
+        }
         let rules = format!("host all all 127.0.0.1/32 {rule}");
         let doorman = Config::new(postgres)
             .hba(&rules)
@@ -149,8 +153,8 @@ fn user_without_a_matching_rule_is_refused_with_28000() {
 fn unknown_user_is_refused_without_harm() {
     let doorman = Config::new(Postgres::shared()).start();
     let refusal = doorman.login().user("nobody").refusal();
-    let known = ["3D000", "28P01", "28000"];
-    assert!(known.contains(&refusal.sqlstate()), "{refusal:?}");
+    // Nothing is asked here, so there is nothing to imitate.
+    assert_eq!(refusal.sqlstate(), "3D000", "{refusal:?}");
     doorman.assert_serves();
 }
 

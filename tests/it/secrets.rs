@@ -73,7 +73,7 @@ fn doorman(shards: usize, format: &str) -> Doorman {
         .general("admin_password", ADMIN_PASSWORD)
         .general("log_client_connections", true)
         .general("log_min_duration", "1ms")
-        .hba("host all all 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 md5")
+        .hba("host all app 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 md5")
         .users(users)
         .log_level("trace")
         .environment("LOG_FORMAT", format)

@@ -33,6 +33,7 @@ pub(crate) struct Cancel {
 pub(crate) fn new_lease() -> Rc<Lease> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 5432));
     let socket = Socket {
+        clear_anywhere: false,
         endpoint: Endpoint::Tcp {
             host: address.ip().to_string(),
             port: address.port(),

@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::auth::StoredPassword;
 use crate::config::hba::{HbaAddress, HbaMethod, HbaRule};
 use crate::config::units::ConfigDuration;
-use crate::config::{Config, General, PoolConfig, UserConfig, schema};
+use crate::config::{Config, General, Origin, PoolConfig, UserConfig, schema};
 
 use super::not_yet;
 
@@ -348,7 +348,7 @@ fn users(config: &Config) -> impl Iterator<Item = (&PoolConfig, &UserConfig)> {
 fn about_pool(config: &Config, pool: &PoolConfig, found: &mut Vec<String>) {
     let general = &config.general;
     let at = format!("pools.{}", pool.name);
-    if pool.users.is_empty() {
+    if pool.users.is_empty() && pool.auth_query.is_none() {
         found.push(format!("{at} has no users: nobody can use it"));
     }
     let lifetime = pool.server_lifetime.unwrap_or(general.server_lifetime);
@@ -381,6 +381,9 @@ fn about_pool(config: &Config, pool: &PoolConfig, found: &mut Vec<String>) {
 }
 
 fn about_user(config: &Config, at: &str, user: &UserConfig, found: &mut Vec<String>) {
+    if user.origin == Origin::Internal {
+        return;
+    }
     let at = format!("{at}, user {}", user.username);
     let size = user.pool_size;
     if size == 0 {
@@ -410,8 +413,8 @@ fn about_user(config: &Config, at: &str, user: &UserConfig, found: &mut Vec<Stri
             "{at}: password is not a valid SCRAM-SHA-256 verifier ({error}): this user cannot log in"
         )),
         StoredPassword::Other(_) => found.push(format!(
-            "{at}: password is in clear, which is not supported: this user cannot log in. Take \
-             rolpassword from pg_authid"
+            "{at}: password is in clear: whoever reads the file knows it. Better take rolpassword \
+             from pg_authid"
         )),
         StoredPassword::Empty
         | StoredPassword::JwtPublicKey(_)

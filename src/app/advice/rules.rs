@@ -4,8 +4,8 @@
 //! **Does not own:** how rules decide (`auth::hba`).
 //!
 //! ```text
-//!  host all all 0.0.0.0/0    md5      PostgreSQL, PgBouncer: decides about everybody
-//!  host all all 127.0.0.1/32 trust    here: reached by users whose stored password is a SCRAM verifier
+//!  host all all 0.0.0.0/0 scram-sha-256   decides about everybody; who has an md5 hash cannot prove it
+//!  host all all 0.0.0.0/0 md5             PgDoorman 3 comes to this one then; nobody else does
 //! ```
 //!
 //! Source: PostgreSQL manual `auth-pg-hba-conf.html`.
@@ -22,13 +22,13 @@ pub(in super::super) fn doubts(rules: &[HbaRule]) -> Vec<String> {
     let mut told = BTreeSet::new();
     for (index, rule) in rules.iter().enumerate() {
         let before = &rules[..index];
-        if let Some(first) = passed_over(before, rule)
+        if let Some(first) = shadow(before, rule)
             && told.insert(rule.line)
         {
             found.push(format!(
-                "line {}: its trust may be reached by clients that the rule in line {} asks for a \
-                 password: a rule whose method does not suit the stored password is passed over. Put \
-                 a rule with reject between the two, or the one with trust first",
+                "line {}: nobody comes to this rule, because the one in line {} decides about all its \
+                 clients. PgDoorman 3 went on if a method did not suit the stored password; as in \
+                 PostgreSQL, that is not so any more",
                 rule.line, first.line
             ));
         }
@@ -48,23 +48,11 @@ pub(in super::super) fn doubts(rules: &[HbaRule]) -> Vec<String> {
     found
 }
 
-/// The first rule with a password that does not keep its clients from `open`, which has trust.
-fn passed_over<'a>(before: &'a [HbaRule], open: &HbaRule) -> Option<&'a HbaRule> {
-    if open.method != HbaMethod::Trust {
-        return None;
-    }
-    before.iter().find(|rule| {
-        let asks = !matches!(rule.method, HbaMethod::Trust | HbaMethod::Reject);
-        let ends_walk = |wanted: &HbaMethod| {
-            let ends = |other: &HbaRule| {
-                (other.method == *wanted || other.method == HbaMethod::Reject)
-                    && (other.covers(rule) || other.covers(open))
-            };
-            rule.method == *wanted || before.iter().any(ends)
-        };
-        asks && rule.overlaps(open)
-            && !(ends_walk(&HbaMethod::Md5) && ends_walk(&HbaMethod::ScramSha256))
-    })
+/// The rule before `late` that decides about everybody whom that one is for, if this is worth a word.
+fn shadow<'a>(before: &'a [HbaRule], late: &HbaRule) -> Option<&'a HbaRule> {
+    let first = before.iter().find(|rule| rule.covers(late))?;
+    let is_catch_all = late.method == HbaMethod::Reject;
+    (first.method != late.method && !is_catch_all).then_some(first)
 }
 
 /// The name of the console that `rule` has, and the one that neither it nor its twin has.
@@ -100,38 +88,22 @@ mod tests {
     use crate::config::hba::parse_rules;
 
     #[test]
-    fn trust_behind_a_password_is_told_if_it_can_be_reached() {
+    fn a_rule_that_nobody_comes_to_is_told() {
         for (text, expected) in [
             ("host all all all md5\nhost all all 127.0.0.1 trust", true),
-            (
-                "host all all all scram-sha-256\nhost all bob all trust",
-                true,
-            ),
+            ("host all all all scram-sha-256\nhost all bob all md5", true),
             ("host all all all ldap\nhost all all all trust", true),
-            (
-                "host all all 10.0.0.0/8 md5\nhost all all 127.0.0.1 trust",
-                false,
-            ),
+            ("host all all all reject\nhost all all all trust", true),
+            ("host all all all md5\nhost all bob all md5", false),
+            ("host all all all md5\nhost all all all reject", false),
+            ("host all all 10.0.0.0/8 md5\nhost all all all trust", false),
             ("local all all md5\nhost all all 127.0.0.1 trust", false),
             ("host all all 127.0.0.1 trust\nhost all all all md5", false),
-            (
-                "host all all all md5\nhost all all all scram-sha-256\nhost all all all trust",
-                false,
-            ),
-            (
-                "host all all all md5\nhost all all 127.0.0.1 reject\nhost all all 127.0.0.1 trust",
-                false,
-            ),
-            (
-                "host all all all md5\nhost all bob all reject\nhost all all 127.0.0.1 trust",
-                true,
-            ),
-            ("host all all all reject\nhost all all all trust", false),
         ] {
             let found = doubts(&parse_rules(text).unwrap().0);
             assert_eq!(!found.is_empty(), expected, "{text}: {found:?}");
             if expected {
-                assert!(found[0].contains("the rule in line 1 "), "{found:?}");
+                assert!(found[0].contains("the one in line 1 "), "{found:?}");
             }
         }
     }

@@ -22,6 +22,7 @@ use crate::tls::Material;
 use super::advice::{self, Facts};
 use super::generate::GenerateArgs;
 use super::migrate::MigrateArgs;
+use super::prover::Prover;
 use super::say;
 
 /// Exit code for a configuration that cannot be used.
@@ -163,7 +164,10 @@ fn no_color(value: &str) -> Result<bool, Infallible> {
 /// fault on standard error. Warnings go to standard error.
 pub fn test_config(path: &Path) -> ExitCode {
     match config::load(path) {
-        Ok(loaded) => {
+        Ok(mut loaded) => {
+            if let Err(error) = Prover::new().prepare(&mut loaded.config) {
+                return refuse_config(&error);
+            }
             let material = match Material::load(&loaded.config) {
                 Ok(material) => material,
                 Err(error) => {

@@ -93,10 +93,8 @@ impl Session {
     }
 
     fn log_in(&mut self, target: &Target<'_>) -> Result<(), ServerError> {
-        let credentials = Credentials {
-            user: target.user.to_owned(),
-            password: (!target.password.is_empty()).then(|| Secret::new(target.password)),
-        };
+        let password = (!target.password.is_empty()).then(|| Secret::new(target.password));
+        let credentials = Credentials::with_password(target.user.to_owned(), password);
         let nonce = Alphanumeric.sample_string(&mut rand::rng(), 24);
         let mut handshake = Handshake::new(credentials, nonce, Binding::None);
         loop {

@@ -124,11 +124,7 @@ pub(super) fn rules(ini: &Ini, auth_type: &str, read: ReadFile<'_>, out: &mut Ou
             "hostssl all all all scram-sha-256\n"
         }
         "pam" => {
-            out.remark(
-                &origin,
-                "is written as auth_pam_service: such users cannot log in without PAM, whose part in \
-                 this version `pg_doorman -t` tells",
-            );
+            out.remark(&origin, "is written as auth_pam_service");
             "local all all scram-sha-256\nhost all all all scram-sha-256\n"
         }
         _ => {

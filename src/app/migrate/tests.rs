@@ -494,7 +494,7 @@ fn rules_about_the_console_get_both_of_its_names() {
     assert_eq!(rules.len(), 4);
     for expected in [
         "the rules are written out",
-        "line 5: its trust may be reached",
+        "line 5: nobody comes to this rule",
     ] {
         assert!(remarks.concat().contains(expected), "{remarks:#?}");
     }

@@ -22,6 +22,7 @@ use std::fmt;
 use hmac::{Hmac, Mac as _};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
+use zeroize::{Zeroize as _, ZeroizeOnDrop};
 
 use super::message::{self, ITERATIONS, KEY_BYTES, MECHANISM};
 use crate::auth::error::{ScramError, VerifierError};
@@ -29,7 +30,7 @@ use crate::auth::error::{ScramError, VerifierError};
 /// What a client needs to prove that it knows a password, without the password.
 ///
 /// Valid for one salt and one iteration count.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, ZeroizeOnDrop)]
 pub struct ScramKeys {
     /// `ClientKey`: as good as the password, for servers that store it with the same salt.
     pub client_key: [u8; KEY_BYTES],
@@ -71,12 +72,14 @@ pub fn derive_keys(password: &str, salt: &[u8], iterations: u32) -> Result<Scram
         return Err(ScramError::IterationsOutOfRange { iterations });
     }
     let normalized = normalize(password);
-    let salted: [u8; KEY_BYTES] =
+    let mut salted: [u8; KEY_BYTES] =
         pbkdf2::pbkdf2_hmac_array::<Sha256, KEY_BYTES>(normalized.as_bytes(), salt, iterations);
-    Ok(ScramKeys {
+    let keys = ScramKeys {
         client_key: hmac(&salted, &[b"Client Key"]),
         server_key: hmac(&salted, &[b"Server Key"]),
-    })
+    };
+    salted.zeroize();
+    Ok(keys)
 }
 
 /// Prepares a password as PostgreSQL does: `SASLprep`, but a password that `SASLprep` refuses is
@@ -93,7 +96,7 @@ fn normalize(password: &str) -> Cow<'_, str> {
 }
 
 /// A stored secret: recognises a password without containing it.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, ZeroizeOnDrop)]
 pub struct ScramVerifier {
     pub(super) iterations: u32,
     pub(super) salt: Vec<u8>,

@@ -17,4 +17,4 @@ mod tests;
 pub use client::{Gs2, NeedKeys, ScramClient, ScramClientAwaitFinal};
 pub use keys::{ScramKeys, ScramVerifier, derive_keys};
 pub use message::{ITERATIONS, KEY_BYTES, MECHANISM, MECHANISM_PLUS};
-pub use server::{ScramAccepted, ScramServer, ScramServerAwaitFinal};
+pub use server::{MOCK_ITERATIONS, ScramAccepted, ScramServer, ScramServerAwaitFinal};

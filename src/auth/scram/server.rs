@@ -21,7 +21,7 @@ use super::message::{self, ClientFinal, ClientFirst, END_POINT_FLAG, MECHANISM, 
 use crate::auth::error::{ScramError, ScramMessage};
 
 /// PostgreSQL's own default, so that an invented salt looks like a real one.
-const MOCK_ITERATIONS: u32 = 4096;
+pub const MOCK_ITERATIONS: u32 = 4096;
 const MOCK_SALT_BYTES: usize = 16;
 
 /// Waits for the client's first message.
@@ -54,6 +54,8 @@ pub struct ScramAccepted {
     /// The keys the proof reveals. They log in to any server that stores the same secret, salt and
     /// all, in the name of this client.
     pub keys: ScramKeys,
+    /// The stored secret that they fit.
+    pub verifier: ScramVerifier,
 }
 
 impl ScramServer {
@@ -87,20 +89,29 @@ impl ScramServer {
     /// the same clients), since the salt a name gets is derived from it: a salt that changed from
     /// one try to the next would give the game away.
     pub fn mock(user: &str, secret: &[u8]) -> Self {
-        let derive = |purpose: &[u8]| hmac(secret, &[purpose, user.as_bytes()]);
-        let mut salt = derive(b"salt\0").to_vec();
-        salt.truncate(MOCK_SALT_BYTES);
-        let verifier = ScramVerifier {
-            iterations: MOCK_ITERATIONS,
-            salt,
-            stored_key: derive(b"stored key\0"),
-            server_key: derive(b"server key\0"),
-        };
         Self {
-            verifier,
+            verifier: Self::mock_verifier(user, secret),
             mock: true,
             end_point: None,
         }
+    }
+
+    /// A secret that no password fits, as [`Self::mock`] uses it.
+    pub fn mock_verifier(user: &str, secret: &[u8]) -> ScramVerifier {
+        let derive = |purpose: &[u8]| hmac(secret, &[purpose, user.as_bytes()]);
+        ScramVerifier {
+            iterations: MOCK_ITERATIONS,
+            salt: Self::mock_salt(user, secret),
+            stored_key: derive(b"stored key\0"),
+            server_key: derive(b"server key\0"),
+        }
+    }
+
+    /// The salt that [`Self::mock`] offers to `user`.
+    pub fn mock_salt(user: &str, secret: &[u8]) -> Vec<u8> {
+        let mut salt = hmac(secret, &[b"salt\0", user.as_bytes()]).to_vec();
+        salt.truncate(MOCK_SALT_BYTES);
+        salt
     }
 
     /// Takes the content of `SASLInitialResponse`; returns the machine's next state and the message
@@ -178,6 +189,7 @@ impl ScramServerAwaitFinal {
                         client_key,
                         server_key: self.verifier.server_key,
                     },
+                    verifier: self.verifier,
                 })
             }
             Some(_) | None => Err(ScramError::WrongProof),

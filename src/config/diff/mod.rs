@@ -102,6 +102,8 @@ fn is_same((old_pool, old_user): &Settings<'_>, (new_pool, new_user): &Settings<
         prepare_unnamed,
         limits,
         server_tls,
+        auth_query: _, // Makes users of its own.
+        is_guest: _,
         users: _,
     } = old_pool;
     old_user == new_user

@@ -13,7 +13,8 @@ use std::net::IpAddr;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::SockaddrStorage;
 
-use super::{HbaAddress, HbaRule, IpNet, bits_of};
+use super::network::bits_of;
+use super::{HbaAddress, HbaRule, IpNet};
 
 /// An address of this machine, and the network behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@
 //!  ADDRESS = all | samehost | samenet | CIDR | IP | IP MASK
 //! ```
 //!
-//! **Owns:** this syntax; [`IpNet`].
+//! **Owns:** this syntax.
 //! **Does not own:** which rule decides about a client (`auth`).
 //! **Invariants:** a line that cannot be read is an error, because treating an unknown address as
 //! "every address" would open the door and dropping a `reject` line would, too; names are never
@@ -19,6 +19,8 @@
 
 pub mod interfaces;
 mod lines;
+mod network;
+mod options;
 mod overlap;
 
 use std::net::IpAddr;
@@ -27,6 +29,9 @@ use std::{fmt, io};
 
 use super::ReadFile;
 use lines::Token;
+
+pub use network::IpNet;
+pub use options::{ClientCert, HbaOptions};
 
 /// One rule, with the line it came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +48,8 @@ pub struct HbaRule {
     pub address: HbaAddress,
     /// What a matching client has to do.
     pub method: HbaMethod,
+    /// How.
+    pub options: HbaOptions,
 }
 
 /// The transport a rule is about.
@@ -89,119 +96,26 @@ pub enum HbaAddress {
 /// The last column of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HbaMethod {
+    /// The name in the client's certificate.
+    Cert,
+    /// A signed token, sent as a password.
+    Jwt,
     /// MD5 challenge.
     Md5,
-    /// A method this program does not have, as written. Never lets anybody in.
+    /// A method this program does not have, as written. Lets nobody in.
     Other(String),
+    /// The password in clear, checked by PAM.
+    Pam,
+    /// The password in clear.
+    Password,
+    /// The user of the operating system at the other end of a Unix socket.
+    Peer,
     /// Refuse.
     Reject,
     /// SCRAM-SHA-256 exchange.
     ScramSha256,
     /// No password.
     Trust,
-}
-
-/// A block of addresses, `10.0.0.0/8`. Host bits are cleared on construction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IpNet {
-    addr: IpAddr,
-    prefix: u8,
-}
-
-impl IpNet {
-    /// The network of the first `prefix` bits of `addr`; `None` if that is more bits than it has.
-    pub fn new(addr: IpAddr, prefix: u8) -> Option<Self> {
-        (prefix <= bits_of(addr)).then(|| Self {
-            addr: mask(addr, prefix),
-            prefix,
-        })
-    }
-
-    /// Reads `address/prefix`, or a single address.
-    pub fn parse(text: &str) -> Option<Self> {
-        let Some((addr, prefix)) = text.split_once('/') else {
-            let addr: IpAddr = text.parse().ok()?;
-            return Self::new(addr, bits_of(addr));
-        };
-        let digits_only = !prefix.is_empty() && prefix.bytes().all(|byte| byte.is_ascii_digit());
-        let prefix = prefix.parse().ok().filter(|_| digits_only)?;
-        Self::new(addr.parse().ok()?, prefix)
-    }
-
-    /// The network that a separate mask such as `255.0.0.0` describes. `None` if the families
-    /// differ or the mask has a one after a zero.
-    pub fn with_mask(addr: IpAddr, mask: IpAddr) -> Option<Self> {
-        let prefix = match (addr, mask) {
-            (IpAddr::V4(_), IpAddr::V4(mask)) => {
-                let bits = mask.to_bits();
-                (bits.leading_ones() + bits.trailing_zeros() >= 32).then(|| bits.leading_ones())
-            }
-            (IpAddr::V6(_), IpAddr::V6(mask)) => {
-                let bits = mask.to_bits();
-                (bits.leading_ones() + bits.trailing_zeros() >= 128).then(|| bits.leading_ones())
-            }
-            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => None,
-        }?;
-        Self::new(addr, u8::try_from(prefix).ok()?)
-    }
-
-    /// The first address of the block.
-    pub const fn addr(&self) -> IpAddr {
-        self.addr
-    }
-
-    /// How many leading bits are fixed.
-    pub const fn prefix(&self) -> u8 {
-        self.prefix
-    }
-
-    /// True if `ip` is in the block.
-    ///
-    /// A listener on `::` sees IPv4 clients as `::ffff:a.b.c.d`; they match IPv4 blocks and those
-    /// inside `::ffff:0:0/96`, but no wider block of IPv6.
-    pub fn contains(&self, ip: IpAddr) -> bool {
-        let ip = match (self.addr, ip.to_canonical()) {
-            (IpAddr::V6(net), IpAddr::V4(ip))
-                if self.prefix >= 96 && net.to_ipv4_mapped().is_some() =>
-            {
-                IpAddr::V6(ip.to_ipv6_mapped())
-            }
-            (_, ip) => ip,
-        };
-        ip.is_ipv4() == self.addr.is_ipv4() && mask(ip, self.prefix) == self.addr
-    }
-}
-
-impl fmt::Display for IpNet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.addr, self.prefix)
-    }
-}
-
-const fn bits_of(addr: IpAddr) -> u8 {
-    match addr {
-        IpAddr::V4(_) => 32,
-        IpAddr::V6(_) => 128,
-    }
-}
-
-/// Clears all but the first `prefix` bits.
-fn mask(addr: IpAddr, prefix: u8) -> IpAddr {
-    let prefix = u32::from(prefix);
-    match addr {
-        IpAddr::V4(v4) => {
-            let mask = u32::MAX
-                .checked_shl(32_u32.saturating_sub(prefix))
-                .unwrap_or(0);
-            IpAddr::V4((v4.to_bits() & mask).into())
-        }
-        IpAddr::V6(v6) => {
-            let mask = u128::MAX
-                .checked_shl(128_u32.saturating_sub(prefix))
-                .unwrap_or(0);
-            IpAddr::V6((v6.to_bits() & mask).into())
-        }
-    }
 }
 
 /// A remark about one line.
@@ -253,6 +167,19 @@ pub fn read_rules(text: &str, directory: &Path, read: ReadFile<'_>) -> Parsed {
     Ok((reading.rules, reading.notes))
 }
 
+/// The lines of `text` that are not empty, as fields of single words. For files of the same syntax.
+pub(super) fn split_fields(text: &str) -> Result<Vec<(usize, Vec<String>)>, HbaNote> {
+    let mut split = Vec::new();
+    for (line, content) in lines::logical(text) {
+        let fields = lines::fields(&content).map_err(|reason| HbaNote { line, reason })?;
+        let words: Vec<String> = fields.iter().map(|field| joined(field)).collect();
+        if !words.is_empty() {
+            split.push((line, words));
+        }
+    }
+    Ok(split)
+}
+
 /// Rule files are read with what they include, so deep.
 const INCLUDE_DEPTH_MAX: usize = 10;
 
@@ -287,6 +214,7 @@ impl Reading<'_> {
             let Some((found, open)) = open.find(|(_, rule)| rule.overlaps(meant)) else {
                 continue;
             };
+            // The first rule that fits decides; whichever it is, it is not the open one.
             let before = self.rules.iter().take(found);
             let mut asking = before.filter(|rule| rule.method != HbaMethod::Trust);
             if !asking.any(|rule| rule.covers(meant)) {
@@ -400,14 +328,15 @@ impl Reading<'_> {
             let (wanted, found) = (wanted + 1, fields.len() + 1);
             return Err(format!("{wanted} fields expected, {found} found"));
         }
-        let (address, method) = if kind == HbaKind::Local {
-            (HbaAddress::None, &fields[2])
+        let (address, method, rest) = if kind == HbaKind::Local {
+            (HbaAddress::None, &fields[2], &fields[3..])
         } else {
             address(&fields[2..])?
         };
-        let method = parse_method(joined(method));
+        let method = parse_method(joined(method), kind);
+        let options = self.options(rest, kind, &method, line)?;
         if let HbaMethod::Other(name) = &method {
-            let reason = format!("method '{name}' is not supported: the rule is passed over");
+            let reason = format!("method '{name}' is not supported: the rule lets nobody in");
             self.note(line, reason);
         }
         let mut rule = HbaRule {
@@ -417,6 +346,7 @@ impl Reading<'_> {
             users: Vec::new(),
             address,
             method,
+            options,
         };
         let mut columns = Vec::new();
         for (index, field) in fields.iter().take(2).enumerate() {
@@ -445,6 +375,21 @@ impl Reading<'_> {
             });
         }
         Ok(rule)
+    }
+
+    fn options(
+        &mut self,
+        fields: &[Vec<Token>],
+        kind: HbaKind,
+        method: &HbaMethod,
+        line: usize,
+    ) -> Result<HbaOptions, String> {
+        let words: Vec<String> = fields.iter().map(|field| joined(field)).collect();
+        let (options, unknown) = HbaOptions::parse(&words, kind, method)?;
+        for word in unknown {
+            self.note(line, format!("option '{word}' has no effect"));
+        }
+        Ok(options)
     }
 
     /// Replaces `@file` by the names in that file; `None` if there is none. Those may be files again,
@@ -528,14 +473,16 @@ fn file_of(token: &Token) -> Option<&str> {
     (!token.quoted && !name.is_empty()).then_some(name)
 }
 
+type AddressAndMethod<'a> = (HbaAddress, &'a Vec<Token>, &'a [Vec<Token>]);
+
 fn joined(field: &[Token]) -> String {
     let texts: Vec<&str> = field.iter().map(|token| token.text.as_str()).collect();
     texts.join(",")
 }
 
 /// Reads the address of a `host` rule; `fields` begin with it. Returns the method field too,
-/// because an address can take one field or two.
-fn address(fields: &[Vec<Token>]) -> Result<(HbaAddress, &Vec<Token>), String> {
+/// because an address can take one field or two, and what follows.
+fn address(fields: &[Vec<Token>]) -> Result<AddressAndMethod<'_>, String> {
     let [address, next, rest @ ..] = fields else {
         return Err("no method".to_owned());
     };
@@ -545,9 +492,9 @@ fn address(fields: &[Vec<Token>]) -> Result<(HbaAddress, &Vec<Token>), String> {
     let text = token.text.as_str();
     let keyword = text.to_ascii_lowercase();
     match keyword.as_str() {
-        "all" => return Ok((HbaAddress::Any, next)),
-        "samehost" => return Ok((HbaAddress::SameHost, next)),
-        "samenet" => return Ok((HbaAddress::SameNet, next)),
+        "all" => return Ok((HbaAddress::Any, next, rest)),
+        "samehost" => return Ok((HbaAddress::SameHost, next, rest)),
+        "samenet" => return Ok((HbaAddress::SameNet, next, rest)),
         _ => {}
     }
     let mask = match next.as_slice() {
@@ -558,12 +505,14 @@ fn address(fields: &[Vec<Token>]) -> Result<(HbaAddress, &Vec<Token>), String> {
         (Ok(addr), Some(mask)) => {
             let net = IpNet::with_mask(addr, mask)
                 .ok_or_else(|| format!("'{mask}' is not a mask for '{addr}'"))?;
-            let method = rest.first().ok_or("no method after address and mask")?;
-            Ok((HbaAddress::Net(net), method))
+            let (method, rest) = rest
+                .split_first()
+                .ok_or("no method after address and mask")?;
+            Ok((HbaAddress::Net(net), method, rest))
         }
         (Err(_), Some(_)) => Err("a separate mask follows something that is not an IP".to_owned()),
         (_, None) => match IpNet::parse(text) {
-            Some(net) => Ok((HbaAddress::Net(net), next)),
+            Some(net) => Ok((HbaAddress::Net(net), next, rest)),
             None => Err(format!(
                 "'{text}' is not an address: expected a CIDR such as 10.0.0.0/8, an IP, 'all', \
                  'samehost' or 'samenet' (host names are not supported)"
@@ -572,12 +521,19 @@ fn address(fields: &[Vec<Token>]) -> Result<(HbaAddress, &Vec<Token>), String> {
     }
 }
 
-fn parse_method(text: String) -> HbaMethod {
+fn parse_method(text: String, kind: HbaKind) -> HbaMethod {
     match text.to_ascii_lowercase().as_str() {
         "trust" => HbaMethod::Trust,
         "md5" => HbaMethod::Md5,
         "scram-sha-256" | "scram_sha_256" | "scramsha256" => HbaMethod::ScramSha256,
         "reject" => HbaMethod::Reject,
+        "password" => HbaMethod::Password,
+        "pam" => HbaMethod::Pam,
+        "jwt" => HbaMethod::Jwt,
+        "cert" if kind == HbaKind::HostSsl => HbaMethod::Cert,
+        // PostgreSQL reads `ident` in the same way.
+        "peer" | "ident" if kind == HbaKind::Local => HbaMethod::Peer,
+        // Also `cert` without TLS and `peer` over a network, which prove nothing.
         _ => HbaMethod::Other(text),
     }
 }

@@ -37,6 +37,7 @@ fn a_file_gives_its_rules_with_their_lines() {
             users: vec![HbaName::All],
             address: HbaAddress::None,
             method: HbaMethod::Trust,
+            options: HbaOptions::default(),
         },
         HbaRule {
             line: 4,
@@ -45,6 +46,7 @@ fn a_file_gives_its_rules_with_their_lines() {
             users: vec![name("bob")],
             address: net("10.0.0.0/8"),
             method: HbaMethod::Md5,
+            options: HbaOptions::default(),
         },
         HbaRule {
             line: 5,
@@ -53,6 +55,10 @@ fn a_file_gives_its_rules_with_their_lines() {
             users: vec![HbaName::All],
             address: net("::1/128"),
             method: HbaMethod::ScramSha256,
+            options: HbaOptions {
+                client_cert: Some(ClientCert::Authority),
+                ..HbaOptions::default()
+            },
         },
         HbaRule {
             line: 6,
@@ -61,6 +67,7 @@ fn a_file_gives_its_rules_with_their_lines() {
             users: vec![HbaName::All],
             address: HbaAddress::Any,
             method: HbaMethod::Reject,
+            options: HbaOptions::default(),
         },
     ];
     assert_eq!(rules(text), expected);
@@ -138,7 +145,13 @@ fn every_spelling_of_a_method_is_understood() {
         ("scram_sha_256", HbaMethod::ScramSha256),
         ("ScramSha256", HbaMethod::ScramSha256),
         ("reject", HbaMethod::Reject),
-        ("Peer", HbaMethod::Other("Peer".to_owned())),
+        ("Peer", HbaMethod::Peer),
+        ("ident", HbaMethod::Peer),
+        ("password", HbaMethod::Password),
+        ("pam", HbaMethod::Pam),
+        ("JWT", HbaMethod::Jwt),
+        ("cert", HbaMethod::Other("cert".to_owned())),
+        ("Ldap", HbaMethod::Other("Ldap".to_owned())),
     ] {
         let (rules, _) = parse_rules(&format!("local all all {text}")).unwrap();
         assert_eq!(rules[0].method, method, "{text}");
@@ -186,11 +199,11 @@ fn what_has_another_meaning_than_at_the_server_is_remarked() {
     assert_eq!(rules[0].databases, [HbaName::SameUser]);
     assert_eq!(rules[0].users, [name("admins")]);
     assert_eq!(notes.len(), 2);
-    let (rules, notes) = parse_rules("local all all peer").unwrap();
+    let (rules, notes) = parse_rules("local all all gss").unwrap();
     assert_eq!(rules.len(), 1);
     assert_eq!(
         notes[0].to_string(),
-        "line 1: method 'peer' is not supported: the rule is passed over"
+        "line 1: method 'gss' is not supported: the rule lets nobody in"
     );
     let (rules, notes) = parse_rules("hostgssenc all all all trust").unwrap();
     assert_eq!((rules.len(), notes.len()), (0, 1));
@@ -266,7 +279,7 @@ fn a_line_goes_on_after_a_backslash() {
 fn names_and_rules_may_come_from_other_files() {
     let read = |path: &Path| match path.to_str() {
         Some("etc/admins") => Ok(b"bob, carol # the boss\n\"d e\"".to_vec()),
-        Some("etc/sub/more") => Ok(b"\nlocal all @names peer\ninclude_if_exists nothing".to_vec()),
+        Some("etc/sub/more") => Ok(b"\nlocal all @names gss\ninclude_if_exists nothing".to_vec()),
         Some("etc/sub/names") => Ok(b"x".to_vec()),
         Some("etc/banned") => Ok(b"eve\n@sub/list".to_vec()),
         Some("etc/sub/list") => Ok(b"mallory,@names \"@odd\"".to_vec()),
@@ -283,7 +296,7 @@ fn names_and_rules_may_come_from_other_files() {
     assert!(
         notes[0]
             .to_string()
-            .starts_with("line 2: etc/sub/more: line 2: method 'peer'"),
+            .starts_with("line 2: etc/sub/more: line 2: method 'gss'"),
         "{notes:?}"
     );
     for (text, expected) in [

@@ -14,7 +14,7 @@ use toml::{Table, Value};
 
 use crate::config::error::{ConfigError, Fault, KeyPath, Step};
 use crate::config::schema::Document;
-use crate::config::{Loaded, ReadFile, checked, keys, validate, yaml};
+use crate::config::{Loaded, ReadFile, checked, unknown, validate, yaml};
 
 /// One file as it was written.
 struct Part {
@@ -46,7 +46,7 @@ pub(super) fn load_with(path: &Path, read: ReadFile<'_>) -> Result<Loaded, Confi
             table: Value::Table(table),
         });
     }
-    let mut warnings = keys::unknown_keys(&merged);
+    let mut warnings = unknown::unknown_keys(&merged);
     let document = typed(merged).map_err(|fault| locate(fault, &parts))?;
     let outcome = validate::validate(&document, read).map_err(|fault| locate(fault, &parts))?;
     warnings.extend(outcome.warnings);

@@ -28,13 +28,14 @@ pub fn reference_toml() -> String {
         ("[prometheus]", Section::Prometheus, false),
         ("[talos]", Section::Talos, true),
         ("[pools.exampledb]", Section::Pool, false),
+        ("[pools.exampledb.auth_query]", Section::AuthQuery, true),
         ("[[pools.exampledb.users]]", Section::User, false),
     ] {
         let mark = if optional { "# " } else { "" };
         lines.extend([String::new(), format!("{mark}{header}")]);
         let mut group = "";
         // The users have a table of their own.
-        for key in keys_of(section).filter(|key| key.name != "users") {
+        for key in keys_of(section).filter(|key| !key.is_table()) {
             if section == Section::General && key.group != group {
                 group = key.group;
                 lines.extend([String::new(), format!("# --- {group} ---")]);
@@ -66,6 +67,11 @@ fn entry(key: &Key, mark: &str) -> Vec<String> {
 }
 
 impl Key {
+    /// True if it is a table, which has keys of its own.
+    pub fn is_table(&self) -> bool {
+        self.section == Section::Pool && ["auth_query", "users"].contains(&self.name)
+    }
+
     /// True if `default` is a TOML value and not words.
     pub fn has_default_value(&self) -> bool {
         self.example.is_empty()

@@ -10,7 +10,7 @@ use serde::de::{Deserialize, Deserializer, Visitor, value};
 
 use super::*;
 use crate::config::keys::Effect;
-use crate::config::{self, Config, keys, schema};
+use crate::config::{self, Config, schema, unknown};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -53,7 +53,7 @@ fn the_document_has_the_tables_of_the_key_table() {
     // Read before the document has its type.
     tables.push("include");
     tables.sort_unstable();
-    let mut known = keys::TOP_LEVEL.to_vec();
+    let mut known = unknown::TOP_LEVEL.to_vec();
     known.sort_unstable();
     assert_eq!(tables, known);
     for section in [
@@ -62,6 +62,7 @@ fn the_document_has_the_tables_of_the_key_table() {
         Section::Pool,
         Section::Prometheus,
         Section::Talos,
+        Section::AuthQuery,
         Section::User,
     ] {
         let name = section.title().split('.').next().unwrap();
@@ -78,6 +79,7 @@ fn schema_and_key_table_name_the_same_keys() {
         (Section::User, field_names::<schema::User>()),
         (Section::Prometheus, field_names::<schema::Prometheus>()),
         (Section::Talos, field_names::<schema::Talos>()),
+        (Section::AuthQuery, field_names::<schema::AuthQuery>()),
     ] {
         let mut names: Vec<_> = keys_of(section).map(|key| key.name).collect();
         names.sort_unstable();
@@ -93,15 +95,21 @@ fn document(section: Section, line: &str) -> String {
     } else {
         ""
     };
+    let auth_query = if section == Section::AuthQuery {
+        format!("[pools.exampledb.auth_query]\nuser = 'asker'\n{line}")
+    } else {
+        String::new()
+    };
     format!(
         "[include]\n{}\n[general]\nadmin_username = 'a'\nadmin_password = 'b'\n{}\n\
          [prometheus]\n{}\n{talos}\n{}\n[pools.exampledb]\n{}\n\
-         [[pools.exampledb.users]]\nusername = 'u'\npassword = ''\npool_size = 1\n{}\n",
+         {}\n[[pools.exampledb.users]]\nusername = 'u'\npassword = ''\npool_size = 1\n{}\n",
         at(Section::Include),
         at(Section::General),
         at(Section::Prometheus),
         at(Section::Talos),
         at(Section::Pool),
+        auth_query,
         at(Section::User),
     )
 }
@@ -117,13 +125,19 @@ fn load(text: &str) -> Config {
 #[test]
 fn writing_a_default_into_a_file_changes_nothing() {
     let minimal = load(&document(Section::Include, ""));
+    let minimal_query = load(&document(Section::AuthQuery, ""));
     // `users = []` would stand beside the user the document needs.
     for key in KEYS
         .iter()
-        .filter(|key| key.has_default_value() && key.name != "users")
+        .filter(|key| key.has_default_value() && !key.is_table())
     {
         let line = format!("{} = {}", key.name, key.default);
-        assert_eq!(load(&document(key.section, &line)), minimal, "{line}");
+        let minimal = if key.section == Section::AuthQuery {
+            &minimal_query
+        } else {
+            &minimal
+        };
+        assert_eq!(load(&document(key.section, &line)), *minimal, "{line}");
     }
     let no_users = "[general]\nadmin_username = 'a'\nadmin_password = 'b'\n[pools.x]\n";
     assert_eq!(load(&format!("{no_users}users = []")), load(no_users));
@@ -140,6 +154,7 @@ fn every_example_has_the_type_of_its_key() {
             // These have required keys, so an error remains: that of another key.
             Section::User => schema::User::deserialize(table).err(),
             Section::Talos => schema::Talos::deserialize(table).err(),
+            Section::AuthQuery => schema::AuthQuery::deserialize(table).err(),
             Section::Include | Section::Prometheus => panic!("{}", key.name),
         };
         let message = error
@@ -219,7 +234,7 @@ fn examples_in_the_manuals_load_without_warnings() {
 #[test]
 fn the_reference_file_shows_every_key_once_in_its_table() {
     let text = reference_toml();
-    for key in KEYS.iter().filter(|key| key.name != "users") {
+    for key in KEYS.iter().filter(|key| !key.is_table()) {
         let header = key.section.title().replace("<name>", "exampledb");
         let mut tables = text.split("\n[").flat_map(|table| table.split("\n# ["));
         let table = tables.find(|table| table.trim_start_matches('[').starts_with(&header));

@@ -300,6 +300,7 @@ impl<S, W> Part<S, W> {
             }
             Letter::AskReserve(_)
             | Letter::Base(_)
+            | Letter::Keys(_)
             | Letter::Grant(_)
             | Letter::MakeRoom
             | Letter::Room

@@ -8,7 +8,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pg_doorman::auth::scram::{ScramClient, ScramKeys, ScramServer, ScramVerifier};
+use pg_doorman::auth::scram::{Gs2, ScramClient, ScramKeys, ScramServer, ScramVerifier};
 
 const MECHANISM: &[u8] = b"SCRAM-SHA-256";
 const CLIENT_FIRST: &[u8] = b"n,,n=,r=client";
@@ -32,7 +32,7 @@ fuzz_target!(|input: &[u8]| {
         );
     }
 
-    if let Ok((client, _)) = ScramClient::new("", "client")
+    if let Ok((client, _)) = ScramClient::new("", "client", &Gs2::None)
         && let Ok(need) = client.handle_server_first(input)
     {
         let (client, _) = need.provide(keys);

@@ -45,6 +45,14 @@ impl User {
             .server("app", postgres::PASSWORD)
     }
 
+    /// Has nothing of its own for the server.
+    pub(crate) fn without_server(name: &str, pool_size: usize) -> Self {
+        let mut user = Self::new(name, pool_size);
+        user.0.remove("server_username");
+        user.0.remove("server_password");
+        user
+    }
+
     /// What the pooler compares with: a SCRAM verifier or an md5 hash.
     pub(crate) fn secret(self, secret: &str) -> Self {
         self.key("password", secret)
@@ -154,6 +162,14 @@ impl Config {
     /// Sets a key of pool `it`.
     pub(crate) fn pool_key(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.pools[0].1.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Sets a key of the pool that was added last.
+    pub(crate) fn last_pool_key(mut self, name: &str, value: impl Into<Value>) -> Self {
+        let pool = self.pools.last_mut().expect("a pool was added");
+        pool.1.insert(name.to_owned(), value.into());
+        pool.1.remove("server_database");
         self
     }
 

@@ -31,6 +31,15 @@ pub(crate) fn unique(stem: &str) -> String {
     format!("{stem}_{}", COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
+/// Whether the tests run as root, who alone can test `what`; says so if not.
+pub(crate) fn is_root(what: &str) -> bool {
+    let is_root = nix::unistd::geteuid().is_root();
+    if !is_root {
+        eprintln!("NOT TESTED: {what}, for which the tests must run as root");
+    }
+    is_root
+}
+
 /// Polls `condition` until it holds; fails the test after the deadline.
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + DEADLINE;
