@@ -7,6 +7,7 @@
 //!  F3  server     one server connection: login, owed replies, settings, reset
 //!  F2  admin      the console: commands and their results
 //!      transport  bytes over a socket, plain or TLS
+//!      patroni    the members of a cluster, as its REST API tells them
 //!  F1  auth       who is who: SCRAM, md5, host-based rules
 //!      tls        keys, certificates, records; no sockets
 //!  F0  protocol   bytes ↔ messages        config   checked settings        metrics   numbers
@@ -28,6 +29,8 @@ pub mod metrics;
 pub mod auth;
 
 pub mod tls;
+
+pub mod patroni;
 
 pub mod admin;
 

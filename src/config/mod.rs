@@ -89,6 +89,16 @@ pub fn load_text(path: &Path, text: &str, read: ReadFile<'_>) -> Result<Loaded, 
     })
 }
 
+/// What stands in the file at `path`, for a program with keys of its own: YAML if its name ends so,
+/// otherwise TOML. Blocks on file IO.
+///
+/// # Errors
+///
+/// An unreadable file or a syntax error.
+pub fn document(path: &Path) -> Result<toml::Table, ConfigError> {
+    load::read_table(path, &read_file)
+}
+
 /// Shards of a process, at most.
 pub const WORKER_THREADS_MAX: usize = 1024;
 

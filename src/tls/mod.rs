@@ -13,6 +13,7 @@
 
 mod error;
 mod files;
+mod https;
 mod limit;
 mod material;
 mod pump;
@@ -21,6 +22,7 @@ mod verify;
 mod x509;
 
 pub use error::TlsError;
+pub use https::{HttpsOptions, https};
 pub use limit::RateLimit;
 pub use material::{Acceptor, Connector, Keyring, Material};
 pub use pump::{Progress, Pump};

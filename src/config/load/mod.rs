@@ -56,7 +56,7 @@ pub(super) fn load_with(path: &Path, read: ReadFile<'_>) -> Result<Loaded, Confi
     })
 }
 
-fn read_table(path: &Path, read: ReadFile<'_>) -> Result<Table, ConfigError> {
+pub(super) fn read_table(path: &Path, read: ReadFile<'_>) -> Result<Table, ConfigError> {
     let error = |key: String, reason: String| ConfigError {
         file: path.to_owned(),
         key,
