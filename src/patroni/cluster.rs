@@ -116,7 +116,9 @@ fn member(fields: &Map<String, Value>) -> Option<Member> {
 
 /// An IPv6 address may stand in brackets.
 fn bare(host: &str) -> &str {
-    let inner = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let inner = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
     inner.unwrap_or(host)
 }
 
@@ -237,7 +239,13 @@ mod tests {
             let fields = format!(r#""role":"replica","state":"{state}""#);
             assert_eq!(standing(&["async"], None, &fields), Standing::Eligible);
         }
-        for state in ["starting", "stopped", "crashed", "Running", "in archive recovery"] {
+        for state in [
+            "starting",
+            "stopped",
+            "crashed",
+            "Running",
+            "in archive recovery",
+        ] {
             let fields = format!(r#""role":"replica","state":"{state}""#);
             assert_eq!(standing(&["any"], None, &fields), Standing::Out);
         }
@@ -245,16 +253,29 @@ mod tests {
 
     #[test]
     fn roles_have_words_of_their_own() {
-        let words = [("leader", "leader"), ("sync", "sync_standby"), ("ASYNC", "replica")];
+        let words = [
+            ("leader", "leader"),
+            ("sync", "sync_standby"),
+            ("ASYNC", "replica"),
+        ];
         for (own, theirs) in words {
             for (other, _) in words {
-                let expected = if own == other { Standing::Eligible } else { Standing::Out };
+                let expected = if own == other {
+                    Standing::Eligible
+                } else {
+                    Standing::Out
+                };
                 let fields = format!(r#""role":"{theirs}","state":"running""#);
                 assert_eq!(standing(&[other], None, &fields), expected);
                 assert_eq!(standing(&["Any"], None, &fields), Standing::Eligible);
             }
         }
-        for theirs in ["standby_leader", "quorum_standby", "master", "uninitialized"] {
+        for theirs in [
+            "standby_leader",
+            "quorum_standby",
+            "master",
+            "uninitialized",
+        ] {
             let fields = format!(r#""role":"{theirs}","state":"running""#);
             assert_eq!(standing(&["any"], None, &fields), Standing::Out);
         }
@@ -268,7 +289,16 @@ mod tests {
         for lag in ["0", "100", "\"100\"", "\" 7 \""] {
             assert_eq!(with(lag), Standing::Eligible, "{lag}");
         }
-        for lag in ["101", "-1", "null", "\"unknown\"", "1.5", "[]", "\"101\"", "{}"] {
+        for lag in [
+            "101",
+            "-1",
+            "null",
+            "\"unknown\"",
+            "1.5",
+            "[]",
+            "\"101\"",
+            "{}",
+        ] {
             assert_eq!(with(lag), Standing::Resting, "{lag}");
         }
         assert_eq!(standing(&["any"], Some(100), replica), Standing::Resting);
@@ -311,7 +341,14 @@ mod tests {
 
     #[test]
     fn what_is_no_list_of_members_is_refused() {
-        for body in ["", "x", "[]", "{}", r#"{"members":{}}"#, r#"{"members":null}"#] {
+        for body in [
+            "",
+            "x",
+            "[]",
+            "{}",
+            r#"{"members":{}}"#,
+            r#"{"members":null}"#,
+        ] {
             assert!(parse(body.as_bytes()).is_err(), "{body}");
         }
         assert_eq!(parse(br#"{"members":[]}"#).unwrap(), Cluster::default());
