@@ -18,4 +18,4 @@ mod watcher;
 pub use client::{FETCH_MAX, FetchError, fetch};
 pub use cluster::{Cluster, Member, ParseError, Role, Roles, Rule, Standing, parse};
 pub use hosts::{Hosts, REST};
-pub use watcher::{AllUnavailable, Watcher};
+pub use watcher::{AllUnavailable, SILENCE, Watcher};

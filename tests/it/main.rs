@@ -53,6 +53,7 @@ mod operate;
 mod pam;
 mod parameters;
 mod passing_on;
+mod patroni;
 mod prepared;
 mod prepared_flow;
 mod prepared_shape;

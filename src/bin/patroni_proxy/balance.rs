@@ -89,7 +89,8 @@ mod tests {
     #[test]
     fn a_smaller_weight_gets_fewer_connections() {
         assert_eq!(spread(&[50, 100, 100], 50), [10, 20, 20]);
-        assert_eq!(spread(&[25, 100], 4), [0, 4]);
+        assert_eq!(spread(&[25, 100], 3), [0, 3]);
+        assert_eq!(spread(&[25, 100], 5), [1, 4]);
     }
 
     #[test]

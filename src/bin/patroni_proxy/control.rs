@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pg_doorman::tls::https;
 use rustls::ClientConfig;
@@ -27,6 +27,11 @@ use crate::plans::{Books, View, plan, removed};
 use crate::reload::changes;
 use crate::watch::{News, Watch};
 use crate::{logging, notify};
+
+/// How long addresses that were closed by a reload may take to be free again.
+const FREED_MAX: Duration = Duration::from_millis(500);
+/// How often it is looked whether they are.
+const FREED_STEP: Duration = Duration::from_millis(5);
 
 /// What TLS needs, by cluster.
 pub(crate) type Keys = HashMap<String, Arc<ClientConfig>>;
@@ -105,6 +110,9 @@ impl Control {
 
     /// Opens and closes ports and watches, so that they are those of `config`.
     pub(crate) async fn apply(&mut self, config: Config, keys: &Keys) {
+        for key in &config.unknown {
+            tracing::warn!("'{key}' is not a known key, it has no effect");
+        }
         let before = std::mem::replace(&mut self.config, config);
         self.apply_watches(&before, keys);
         let mut wanted = BTreeMap::new();
@@ -115,6 +123,7 @@ impl Control {
         }
         let is_gone = |address: &&SocketAddr| !wanted.contains_key(address);
         let gone: Vec<_> = self.doors.keys().filter(is_gone).copied().collect();
+        let mut freed = !gone.is_empty();
         for address in gone {
             self.close(address).await;
         }
@@ -128,6 +137,13 @@ impl Control {
                 self.add(address, (cluster, name, label), settings);
             }
         }
+        // An address that was closed just now may overlap a new one, and shards need a moment.
+        let patience = Instant::now() + FREED_MAX;
+        while freed && self.has_closed_ports() {
+            freed = Instant::now() < patience;
+            self.open_some(!freed).await;
+            tokio::time::sleep(FREED_STEP).await;
+        }
         self.open_ports().await;
     }
 
@@ -136,7 +152,8 @@ impl Control {
         let is_same = |name: &String| {
             let (old, new) = (before.clusters.get(name), config.clusters.get(name));
             let of = |one: &crate::config::Cluster| (one.hosts.clone(), one.tls.clone());
-            new.is_some() && old.map(of) == new.map(of) && same_interval
+            // Files of keys may have changed although their names have not.
+            new.is_some() && old.map(of) == new.map(of) && same_interval && !keys.contains_key(name)
         };
         self.watches.retain(|name, _| is_same(name));
         self.views
@@ -178,6 +195,10 @@ impl Control {
 
     /// Tries to listen at all ports that do not yet. A failure is told when it is a new one.
     pub(crate) async fn open_ports(&mut self) {
+        self.open_some(true).await;
+    }
+
+    async fn open_some(&mut self, tells_failures: bool) {
         let (shards, options) = (self.shards.count(), self.config.sockets);
         for (address, door) in &mut self.doors {
             if door.refusal.is_none() {
@@ -197,6 +218,7 @@ impl Control {
                     self.shards.tell(message).await;
                     tracing::info!("Port '{}' listening on {address}", door.books.label);
                 }
+                Err(_) if !tells_failures => {}
                 Err(error) => {
                     let reason = format!("Failed to bind: {address}: {error}");
                     if door.refusal.as_ref() != Some(&reason) {
@@ -297,11 +319,13 @@ impl Control {
         let has_moved = match read {
             Ok((config, keys)) => {
                 let lines = changes(&self.config, &config);
+                let (old, new) = (self.config.log_level, config.log_level);
+                // What changes is told if either says so.
+                logging::set_level(old.max(new));
                 for line in &lines {
                     tracing::info!("{line}");
                 }
                 let has_moved = self.config.api != config.api;
-                logging::set_level(config.log_level);
                 self.apply(config, &keys).await;
                 tracing::info!(
                     "Configuration {}",
@@ -311,6 +335,7 @@ impl Control {
                         "reloaded successfully"
                     }
                 );
+                logging::set_level(new);
                 has_moved
             }
             Err(error) => {

@@ -75,9 +75,9 @@ pub(crate) enum ShardMessage {
         /// How long connections may go on.
         drain: Duration,
     },
-    /// As `Close` for all ports; then the shard ends.
+    /// As `Close` for all ports, each with the time of its plan; then the shard ends.
     Stop {
-        /// How long connections may go on.
+        /// The longest of these times.
         drain: Duration,
     },
 }

@@ -85,7 +85,8 @@ impl Port {
         })
     }
 
-    fn plan(&self) -> Arc<Plan> {
+    /// The plan it goes by.
+    pub(crate) fn plan(&self) -> Arc<Plan> {
         Arc::clone(&self.plan.borrow())
     }
 

@@ -52,12 +52,14 @@ const COUNTERS: &[Column] = &[
     }),
 ];
 
+/// The value of a label.
+fn escape(text: &str) -> String {
+    text.replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
 fn labels(door: &Door) -> String {
-    let escape = |text: &str| {
-        text.replace('\\', "\\\\")
-            .replace('"', "\\\"")
-            .replace('\n', "\\n")
-    };
     format!(
         "cluster=\"{}\",port=\"{}\"",
         escape(&door.cluster),
@@ -107,7 +109,7 @@ pub(crate) fn metrics(control: &Control) -> String {
     );
     for (labels, door) in doors() {
         for backend in &door.plan.backends {
-            let (key, open) = (&backend.key, backend.load.open());
+            let (key, open) = (escape(&backend.key), backend.load.open());
             let name = "patroni_proxy_backend_connections";
             let _ = writeln!(text, "{name}{{{labels},backend=\"{key}\"}} {open}");
         }

@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 
 use crate::api::{self, Question};
 use crate::config::{Config, load};
@@ -168,6 +169,8 @@ impl Process {
         mut news: UnboundedReceiver<News>,
         mut questions: UnboundedReceiver<Question>,
     ) {
+        let mut reopen = tokio::time::interval(REOPEN);
+        reopen.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let has_closed = self.control.has_closed_ports();
             let next = async {
@@ -177,7 +180,7 @@ impl Process {
                     _ = signals.hang_up.recv() => Next::Reload,
                     _ = signals.terminate.recv() => Next::Stop,
                     _ = signals.interrupt.recv() => Next::Stop,
-                    () = tokio::time::sleep(REOPEN), if has_closed => Next::Reopen,
+                    _ = reopen.tick(), if has_closed => Next::Reopen,
                 }
             };
             match next.await {

@@ -55,10 +55,8 @@ pub(crate) async fn shard_main(mut context: Context<ShardMessage>) {
             }
             Some(ShardMessage::Stop { drain }) => {
                 for (_, port) in ports.drain() {
+                    port.close(port.plan().drain);
                     leaving.push(Rc::downgrade(&port));
-                }
-                for port in leaving.iter().filter_map(Weak::upgrade) {
-                    port.close(drain);
                 }
                 end = now().checked_add(drain).map(|end| end + CUT_MAX);
             }

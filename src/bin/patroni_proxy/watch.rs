@@ -13,7 +13,7 @@ use pg_doorman::patroni::{Cluster, Watcher};
 use rustls::ClientConfig;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use crate::plans::{Addresses, View};
@@ -125,26 +125,33 @@ impl Round {
     /// Finds the addresses of all members. A name that cannot be looked up now keeps those it had.
     async fn locate(&mut self, cluster: &Cluster) {
         let mut found = Addresses::new();
+        let mut lookups = JoinSet::new();
         for member in &cluster.members {
-            let host = &member.host;
+            let host = member.host.clone();
             if let Ok(address) = host.parse::<IpAddr>() {
-                found.insert(host.clone(), vec![address]);
-                continue;
+                found.insert(host, vec![address]);
+            } else if found.insert(host.clone(), Vec::new()).is_none() {
+                lookups.spawn(async move { (look_up(&host).await, host) });
             }
-            let lookup = timeout(LOOKUP_MAX, tokio::net::lookup_host((host.as_str(), 0)));
-            let addresses: Vec<_> = match lookup.await {
-                Ok(Ok(addresses)) => addresses.map(|address| address.ip()).collect(),
-                Ok(Err(error)) => self.fall_back(host, &error),
-                Err(late) => self.fall_back(host, &late),
+        }
+        while let Some(looked_up) = lookups.join_next().await {
+            let Ok((outcome, host)) = looked_up else {
+                continue;
             };
-            found.insert(host.clone(), addresses);
+            let addresses = outcome.unwrap_or_else(|reason| {
+                let cluster = &self.cluster;
+                tracing::warn!("Cluster '{cluster}': cannot look up '{host}': {reason}");
+                self.addresses.get(&host).cloned().unwrap_or_default()
+            });
+            found.insert(host, addresses);
         }
         self.addresses = found;
     }
+}
 
-    fn fall_back(&self, host: &str, error: &dyn std::fmt::Display) -> Vec<IpAddr> {
-        let cluster = &self.cluster;
-        tracing::warn!("Cluster '{cluster}': cannot look up '{host}': {error}");
-        self.addresses.get(host).cloned().unwrap_or_default()
-    }
+async fn look_up(host: &str) -> Result<Vec<IpAddr>, String> {
+    let lookup = timeout(LOOKUP_MAX, tokio::net::lookup_host((host, 0))).await;
+    let addresses = lookup.map_err(|late| late.to_string())?;
+    let addresses = addresses.map_err(|error| error.to_string())?;
+    Ok(addresses.map(|address| address.ip()).collect())
 }

@@ -5,7 +5,9 @@
 //!
 //! **Invariants**
 //! 1. A [`Config`] that exists keeps every rule; the first fault is told.
-//! 2. Keys that are not known are ignored.
+//! 2. Keys that are not known are ignored, and named.
+
+mod keys;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -45,6 +47,8 @@ pub(crate) struct Config {
     pub(crate) sockets: SocketOptions,
     /// By name.
     pub(crate) clusters: BTreeMap<String, Cluster>,
+    /// Keys that have no effect.
+    pub(crate) unknown: Vec<String>,
 }
 
 /// Options of the sockets on both sides. Zero leaves the value of the system.
@@ -168,6 +172,7 @@ pub(crate) fn load(path: &Path) -> Result<Config, ConfigError> {
 }
 
 fn check(document: toml::Table) -> Result<Config, ConfigError> {
+    let unknown = keys::unknown(&document);
     let file: File = serde_path_to_error::deserialize(toml::Value::Table(document))
         .map_err(|error| ConfigError(format!("Parse error: {error}").trim_end().to_owned()))?;
     let mut taken = HashSet::new();
@@ -205,6 +210,7 @@ fn check(document: toml::Table) -> Result<Config, ConfigError> {
             user_timeout: or(file.tcp_user_timeout, 0),
         },
         clusters,
+        unknown,
     })
 }
 

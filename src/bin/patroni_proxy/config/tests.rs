@@ -69,3 +69,63 @@ fn each_rule_has_its_text() {
         "Cluster 'c' has no ports defined"
     );
 }
+
+const PAGE: &str = include_str!(concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/docs/patroni_proxy.md"
+));
+
+/// The lists of keys, each with where its tables are in a file.
+const PLACES: &[(&str, &[&str])] = &[
+    ("", keys::TOP),
+    ("clusters.c.", keys::CLUSTER),
+    ("clusters.c.tls.", keys::TLS),
+    ("clusters.c.ports.p.", keys::PORT),
+];
+
+#[test]
+fn every_key_is_read() {
+    for (place, names) in PLACES {
+        for name in *names {
+            let mut document = GOOD.parse::<toml::Table>().unwrap();
+            let mut table = &mut document;
+            for part in place.split_terminator('.') {
+                let part = table.entry(part).or_insert(toml::Table::new().into());
+                table = part.as_table_mut().unwrap();
+            }
+            // Nothing may be negative.
+            table.insert((*name).to_owned(), toml::Value::Integer(-1));
+            let error = check(document).unwrap_err().0;
+            assert!(error.contains(&format!("{place}{name}: ")), "{error}");
+        }
+    }
+}
+
+#[test]
+fn keys_that_are_not_known_are_named() {
+    let text = format!("log = 1\n{GOOD}lag = 1\n[clusters.c.tls]\nca = 1");
+    let unknown = read(&text).unwrap().unknown;
+    assert_eq!(
+        unknown,
+        ["log", "clusters.c.tls.ca", "clusters.c.ports.p.lag"]
+    );
+    assert!(read(GOOD).unwrap().unknown.is_empty());
+}
+
+#[test]
+fn the_page_describes_every_key_and_no_other() {
+    let (_, reference) = PAGE.split_once("## Reference").unwrap();
+    let (reference, _) = reference.split_once("\n## ").unwrap();
+    let rows = reference
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `"));
+    let mut told: Vec<&str> = rows.filter_map(|row| row.split('`').next()).collect();
+    let mut known: Vec<&str> = PLACES
+        .iter()
+        .flat_map(|(_, names)| *names)
+        .copied()
+        .collect();
+    told.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(told, known);
+}
