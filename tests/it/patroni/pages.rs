@@ -1,4 +1,4 @@
-//! The examples and tables of docs/patroni_proxy.md.
+//! The examples and tables of `docs/patroni_proxy.md`.
 //!
 //! Owns: running the examples as they stand, but for addresses and files, which are those of the tests.
 //! Does not own: the table of keys (unit tests of the program).
