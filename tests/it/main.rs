@@ -60,6 +60,7 @@ mod prepared_trust;
 mod prepared_waits;
 mod programs;
 mod proofs;
+mod protocol_versions;
 mod quarantine;
 mod rebalance;
 mod reload;
