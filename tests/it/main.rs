@@ -61,6 +61,7 @@ mod prepared_waits;
 mod programs;
 mod proofs;
 mod protocol_versions;
+mod proxy_protocol;
 mod quarantine;
 mod rebalance;
 mod reload;
