@@ -39,6 +39,7 @@ mod daemon;
 mod database_limits;
 mod drivers;
 mod extended;
+mod hostile;
 mod identities;
 mod large_data;
 mod limits;
