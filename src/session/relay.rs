@@ -320,6 +320,12 @@ pub(super) const fn is_request(tag: u8) -> bool {
     )
 }
 
+/// What is wrong with `bytes` already, however their message goes on.
+pub(super) fn odd_beginning(bytes: &[u8]) -> Option<Failure> {
+    let tag = bytes.first().filter(|tag| !is_request(**tag))?;
+    Some(unknown_request(*tag))
+}
+
 /// In PostgreSQL's words. The server would end its connection over such a message.
 pub(super) fn unknown_request(tag: u8) -> Failure {
     let text = format!("invalid frontend message type {tag}");

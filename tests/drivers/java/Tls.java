@@ -1,6 +1,7 @@
 // pgjdbc over TLS: a short login and a query in every mode.
 //
-// Owns: what each mode must do against a pooler that wants TLS.
+// Owns: what each mode must do against a pooler that wants TLS. With the argument `bound`, the modes of
+// pgjdbc 42.7, which can bind SCRAM to the connection.
 // Does not own: where the pooler is (PGHOST and the like); DOORMAN_CA and DOORMAN_OTHER_CA are the authority
 // of its certificate and another one.
 //
@@ -17,7 +18,7 @@ public final class Tls {
     private static final String CA = System.getenv("DOORMAN_CA");
     private static final String OTHER = System.getenv("DOORMAN_OTHER_CA");
 
-    private static int ask(String mode, String authority) throws SQLException {
+    private static int ask(String mode, String authority, String binding) throws SQLException {
         String url = "jdbc:postgresql://" + System.getenv("PGHOST") + ":" + System.getenv("PGPORT")
             + "/" + System.getenv("PGDATABASE");
         Properties settings = new Properties();
@@ -25,6 +26,9 @@ public final class Tls {
         settings.setProperty("password", System.getenv("PGPASSWORD"));
         settings.setProperty("gssEncMode", "disable");
         settings.setProperty("sslmode", mode);
+        if (binding != null) {
+            settings.setProperty("channelBinding", binding);
+        }
         if (authority != null) {
             settings.setProperty("sslrootcert", authority);
         }
@@ -39,23 +43,34 @@ public final class Tls {
     }
 
     private static void check(String mode, String authority, boolean must) {
+        check(mode, authority, null, must);
+    }
+
+    private static void check(String mode, String authority, String binding, boolean must) {
+        String name = mode + " " + authority + " " + binding;
         int value;
         try {
-            value = ask(mode, authority);
+            value = ask(mode, authority, binding);
         } catch (SQLException refusal) {
             if (must) {
-                throw new IllegalStateException(mode + " " + authority, refusal);
+                throw new IllegalStateException(name, refusal);
             }
-            System.out.println(mode + " " + authority + ": refused as it must be");
+            System.out.println(name + ": refused as it must be");
             return;
         }
         if (!must || value != 42) {
-            throw new IllegalStateException(mode + " " + authority + ": " + value);
+            throw new IllegalStateException(name + ": " + value);
         }
-        System.out.println(mode + " " + authority + ": served");
+        System.out.println(name + ": served");
     }
 
     public static void main(String[] arguments) {
+        if (arguments.length > 0 && arguments[0].equals("bound")) {
+            check("require", null, "require", true);
+            check("verify-full", CA, "require", true);
+            check("verify-full", CA, "prefer", true);
+            check("verify-full", CA, "disable", true);
+        }
         check("disable", null, false);
         check("allow", null, true);
         check("prefer", null, true);

@@ -5,11 +5,17 @@
 //!
 //! Source: libpq-ssl.html, libpq-envars.html; the drivers' own manuals.
 
+use std::path::PathBuf;
 use std::process::Command;
 
+use tokio_postgres::config::{ChannelBinding, SslMode};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
 use super::{built, path, pooler_for, run};
-use crate::common::Doorman;
+use crate::common::postgres::{DATABASE, PASSWORD};
 use crate::common::tls::Certificates;
+use crate::common::{Doorman, unique};
+use crate::tls::psql_with;
 
 /// The authority of the pooler's certificate, another one, and the pooler.
 struct Encrypted {
@@ -67,8 +73,8 @@ fn node_connects_with_every_setting() {
     Encrypted::new().run(&mut command);
 }
 
-#[test]
-fn pgjdbc_connects_in_every_mode() {
+/// The program for pgjdbc with a driver.
+fn pgjdbc(jar: &str) -> Command {
     let main = built("java", "Tls.class");
     let classes = main.parent().expect("a directory").display();
     let mut command = Command::new("java");
@@ -78,8 +84,19 @@ fn pgjdbc_connects_in_every_mode() {
             "-XX:+UseSerialGC",
             "-XX:TieredStopAtLevel=1",
         ])
-        .args(["-cp", &format!("{classes}:{}", super::java::JAR), "Tls"]);
-    Encrypted::new().run(&mut command);
+        .args(["-cp", &format!("{classes}:{jar}"), "Tls"]);
+    command
+}
+
+#[test]
+fn pgjdbc_connects_in_every_mode() {
+    Encrypted::new().run(&mut pgjdbc(super::java::JAR));
+}
+
+#[test]
+fn pgjdbc_requires_channel_binding() {
+    let jar = built("java", "postgresql-42.7.jar");
+    Encrypted::new().run(pgjdbc(&jar.display().to_string()).arg("bound"));
 }
 
 #[test]
@@ -90,4 +107,114 @@ fn pgx_verifies_and_gets_its_own_answers() {
 #[test]
 fn lib_pq_verifies_and_gets_its_own_answers() {
     Encrypted::new().run_verified(&mut Command::new(built("go", "libpq")));
+}
+
+/// Logs in and asks for a value.
+async fn ask(
+    port: u16,
+    certificates: &Certificates,
+    mode: SslMode,
+    binding: ChannelBinding,
+) -> Result<i32, tokio_postgres::Error> {
+    let tls = MakeRustlsConnect::new(certificates.client_config(None));
+    let (client, connection) = tokio_postgres::Config::new()
+        .host("localhost")
+        .hostaddr(std::net::Ipv4Addr::LOCALHOST.into())
+        .port(port)
+        .user("app")
+        .password(PASSWORD)
+        .dbname(DATABASE)
+        .ssl_mode(mode)
+        .channel_binding(binding)
+        .connect(tls)
+        .await?;
+    tokio::spawn(connection);
+    let row = client.query_one("select 42", &[]).await?;
+    Ok(row.get(0))
+}
+
+#[test]
+fn tokio_postgres_connects_in_every_mode() {
+    let encrypted = Encrypted::new();
+    let port = encrypted.doorman.port();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let (own, other) = (&encrypted.own, &encrypted.other);
+    for (certificates, mode, binding, must) in [
+        (own, SslMode::Disable, ChannelBinding::Disable, false),
+        (own, SslMode::Prefer, ChannelBinding::Prefer, true),
+        (own, SslMode::Require, ChannelBinding::Disable, true),
+        (own, SslMode::Require, ChannelBinding::Require, true),
+        (other, SslMode::Require, ChannelBinding::Require, false),
+    ] {
+        let answer = runtime.block_on(ask(port, certificates, mode, binding));
+        let told = format!("{mode:?} {binding:?}: {answer:?}");
+        assert_eq!(answer.ok(), must.then_some(42), "{told}");
+    }
+}
+
+/// A cache of Kerberos with a ticket that is good for nothing, so that libpq asks for GSSAPI encryption.
+struct Tickets(PathBuf);
+
+impl Tickets {
+    fn new() -> Self {
+        let principal = |parts: &[&str]| {
+            let mut bytes = 1_u32.to_be_bytes().to_vec();
+            bytes.extend((parts.len() as u32 - 1).to_be_bytes());
+            for part in parts {
+                bytes.extend((part.len() as u32).to_be_bytes());
+                bytes.extend(part.as_bytes());
+            }
+            bytes
+        };
+        let own = principal(&["EXAMPLE.ORG", "app"]);
+        let granting = principal(&["EXAMPLE.ORG", "krbtgt", "EXAMPLE.ORG"]);
+        let key = [&18_u16.to_be_bytes()[..], &32_u32.to_be_bytes(), &[7; 32]].concat();
+        let until = u32::MAX >> 1;
+        let times = [1_u32, 1, until, until].map(u32::to_be_bytes).concat();
+        let flags_and_addresses = [0; 1 + 4 + 4 + 4];
+        let tickets = [&4_u32.to_be_bytes()[..], b"none", &0_u32.to_be_bytes()].concat();
+        let credential = [
+            &own[..],
+            &granting,
+            &key,
+            &times,
+            &flags_and_addresses,
+            &tickets,
+        ];
+        let file = [&[5, 4, 0, 0][..], &own, &credential.concat()].concat();
+        let name = format!("doorman-it-{}-{}", std::process::id(), unique("tickets"));
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, file).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Tickets {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn psql_that_prefers_gssapi_goes_on_with_tls() {
+    let encrypted = Encrypted::new();
+    let tickets = Tickets::new();
+    let cache = format!("FILE:{}", tickets.0.display());
+    let environment = [("KRB5CCNAME", cache.as_str())];
+    let authority = encrypted.own.file("ca.crt");
+    let ask = |mode: &str| {
+        let options = format!("{mode} sslrootcert={authority}");
+        psql_with(encrypted.doorman.port(), &options, &environment)
+    };
+    for mode in ["allow", "prefer", "require", "verify-ca", "verify-full"] {
+        let told = ask(&format!("gssencmode=prefer sslmode={mode}")).unwrap();
+        assert!(told.contains("SSL connection"), "{mode}: {told}");
+    }
+    // It does ask: else it would say that it has no tickets.
+    let refusal = ask("gssencmode=require").unwrap_err();
+    let text = "server doesn't support GSSAPI encryption, but it was required";
+    assert!(refusal.contains(text), "{refusal}");
 }
