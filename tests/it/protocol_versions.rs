@@ -1,7 +1,7 @@
 //! Which version of the protocol is spoken, on both sides, and what goes before.
 //!
 //! Source: protocol-flow.html (start-up, SSL and GSSAPI session encryption), protocol-message-formats.html
-//! (NegotiateProtocolVersion, BackendKeyData, CancelRequest).
+//! (`NegotiateProtocolVersion`, `BackendKeyData`, `CancelRequest`).
 
 use std::io;
 use std::sync::mpsc::{Receiver, channel};
