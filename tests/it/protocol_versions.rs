@@ -203,7 +203,11 @@ fn a_server_that_knows_no_newer_version_is_asked_again(shards: usize) {
         );
         for number in ["1", "2", "3"] {
             let sql = format!("select {number}");
-            assert_eq!(doorman.connect().value(&sql), sql);
+            // One that is just closed may be lent once more.
+            crate::common::eventually("an answer", || {
+                let reply = doorman.connect().try_query(&sql);
+                reply.is_ok_and(|reply| reply.errors.is_empty() && reply.value() == sql)
+            });
         }
         let asked: Vec<u32> = heard.try_iter().map(|one| one.version).collect();
         assert_eq!(asked[..2], [PROTOCOL_3_0 + 2, PROTOCOL_3_0]);
