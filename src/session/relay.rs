@@ -77,19 +77,15 @@ impl Session {
                     self.ending = Ending::GoodBye;
                     break;
                 }
-                if !is_request(part.tag) {
-                    let failure = unknown_request(part.tag);
+                if let Some(failure) = odd_beginning(&[part.tag]) {
                     self.fail(&failure);
                     return false;
                 }
             }
             if part.is_last {
                 let is_long = !part.is_first;
-                let noted = if manages && is_long && part.tag == b'Q' {
-                    note_cut_query(self.prepared.as_deref_mut(), server)
-                } else {
-                    noted
-                };
+                let is_cut_query = manages && is_long && part.tag == b'Q';
+                let noted = note_cut(is_cut_query, noted, self.prepared.as_deref_mut(), server);
                 note_whole(server, (part.tag, part.body), noted, (manages, is_long));
                 if part.tag == b'H' {
                     self.card.note_flush();
@@ -315,6 +311,19 @@ impl Session {
             self.client.send(out);
         }
     }
+}
+
+/// By whom the end of a message is noted; a query that came in pieces is looked at only now.
+fn note_cut(
+    is_query: bool,
+    noted: Noted,
+    prepared: Option<&mut Prepared>,
+    server: &mut ServerConnection,
+) -> Noted {
+    if is_query {
+        return note_cut_query(prepared, server);
+    }
+    noted
 }
 
 /// A message that a client may send after its login.

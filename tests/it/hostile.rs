@@ -1,16 +1,19 @@
 //! Clients that mean harm: what they try, and how each try is refused.
 //!
-//! Owns: a list of tries at every stage of a connection, in every kind of pieces; bursts of connections; the
-//! clients that are served meanwhile.
+//! Owns: a list of tries at every stage of a connection, in every kind of pieces; bursts of connections; logins
+//! that do not end; the clients that are served meanwhile.
 //! Does not own: random bytes (`malformed`), which answers are right for which message.
-//! Environment: `HOSTILE_CONNECTIONS`, how many connections a burst has (1000).
+//! Environment: `HOSTILE_CONNECTIONS`, how many connections a burst has (1000); `HOSTILE_BURSTS`, how many bursts
+//! there are (3).
 //!
-//! The table that this prints is in `docs/operations/authentication.md`.
+//! The tables that this prints are in `docs/operations/security.md`.
 //!
 //! Source: protocol-flow.html, protocol-message-formats.html.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::common::client::is_close;
 use crate::common::message::{self, message, packet, query, text};
@@ -46,6 +49,10 @@ struct Try {
 }
 
 fn doorman() -> Doorman {
+    config().start()
+}
+
+fn config() -> Config {
     let certificates = Certificates::shared();
     let postgres = Postgres::shared();
     let victim = User::new("victim", 2).secret(&postgres.verifier("app"));
@@ -56,7 +63,6 @@ fn doorman() -> Doorman {
         .general("max_message_size", "1MB")
         .hba("host all victim 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust")
         .users(vec![User::new("app", 4), victim])
-        .start()
 }
 
 fn with_length(tag: &[u8], length: u32, rest: &[u8]) -> Vec<u8> {
@@ -297,23 +303,43 @@ fn outcome(client: &mut Client, one: &Try) -> String {
     }
 }
 
-/// Runs `body` while clients are served, each of which checks that its answers are its own. Returns how many
-/// there were.
-fn while_others_are_served(doorman: &Doorman, body: impl FnOnce()) -> u64 {
+/// What became of the clients that were served meanwhile.
+struct Served {
+    answers: usize,
+    p99: Duration,
+    longest: Duration,
+}
+
+impl std::fmt::Display for Served {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            answers,
+            p99,
+            longest,
+        } = self;
+        write!(f, "{answers}, p99 {p99:.1?}, longest {longest:.1?}")
+    }
+}
+
+/// Runs `body` while clients are served, each of which checks that its answers are its own.
+fn while_others_are_served(doorman: &Doorman, body: impl FnOnce()) -> Served {
     let is_over = AtomicBool::new(false);
     let answers = AtomicU64::new(0);
+    let all = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for number in 0..4 {
-            let (is_over, answers) = (&is_over, &answers);
+            let (is_over, answers, all) = (&is_over, &answers, &all);
             scope.spawn(move || {
                 let mut client = doorman.connect();
-                let mut count = 0_u64;
+                let mut times = Vec::new();
                 while !is_over.load(Ordering::Relaxed) {
-                    let own = format!("{number}-{count}");
+                    let own = format!("{number}-{}", times.len());
+                    let begin = Instant::now();
                     assert_eq!(client.value(&format!("select '{own}'")), own);
-                    count += 1;
+                    times.push(begin.elapsed());
                     answers.fetch_add(1, Ordering::Relaxed);
                 }
+                all.lock().unwrap().extend(times);
             });
         }
         // Ends the others also if the body fails.
@@ -322,7 +348,13 @@ fn while_others_are_served(doorman: &Doorman, body: impl FnOnce()) -> u64 {
         body();
         drop(end);
     });
-    answers.into_inner()
+    let mut times = all.into_inner().unwrap();
+    times.sort_unstable();
+    Served {
+        answers: times.len(),
+        p99: times[times.len() * 99 / 100],
+        longest: times[times.len() - 1],
+    }
 }
 
 struct End<'a>(&'a AtomicBool);
@@ -342,7 +374,7 @@ fn open_files(doorman: &Doorman) -> usize {
 fn every_try_ends_with_its_own_connection() {
     let doorman = doorman();
     let tries = tries(&doorman);
-    let answers = while_others_are_served(&doorman, || {
+    let served = while_others_are_served(&doorman, || {
         println!("| stage | tried | whole | byte by byte | half of it |\n|---|---|---|---|---|");
         for one in &tries {
             // More than that at one byte each would test the patience only.
@@ -358,7 +390,7 @@ fn every_try_ends_with_its_own_connection() {
         }
     });
     println!(
-        "{} tries; {answers} answers to others meanwhile",
+        "{} tries; answers to others meanwhile: {served}",
         tries.len()
     );
     doorman.assert_serves();
@@ -366,35 +398,84 @@ fn every_try_ends_with_its_own_connection() {
     assert!(!log.contains("panicked"), "{log}");
 }
 
-#[test]
-fn bursts_of_connections_leave_nothing_behind() {
-    let count = std::env::var("HOSTILE_CONNECTIONS").map_or(1_000, |text| {
-        text.parse().expect("HOSTILE_CONNECTIONS is a number")
-    });
-    let doorman = doorman();
-    doorman.assert_serves();
+/// What a connection is told after its beginning, and how often that was said.
+type Tally = BTreeMap<String, usize>;
+
+/// Reads a connection to its end.
+fn fate(client: &mut Client) -> String {
+    let mut fate = "closed".to_owned();
+    loop {
+        match client.try_receive() {
+            Ok(message) if message.tag == b'E' => fate = message.error_fields().sqlstate,
+            Ok(message) if message.tag == b'Z' => "let in".clone_into(&mut fate),
+            Ok(message) if message.tag == b'R' && message.body != [0; 4] => {
+                "asked for a password".clone_into(&mut fate);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                assert!(is_close(&error), "{error}");
+                return fate;
+            }
+        }
+    }
+}
+
+/// Opens connections that begin in every way, ends half of them by a reset and reads the rest.
+fn burst(doorman: &Doorman, count: usize) -> Tally {
     let login = doorman.login().startup_packet();
     let victim = doorman.login().user("victim").startup_packet();
     let hello = [&[0x16, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3][..], &[7; 50]].concat();
-    let beginnings: [&[u8]; 6] = [b"", &login[..9], &login, &victim, &hello, b"GET / HTTP"];
+    let beginnings: [&[u8]; 7] = [
+        b"",
+        &login[..9],
+        &login,
+        &victim,
+        &hello,
+        b"GET / HTTP",
+        &message::ssl_request(),
+    ];
+    let crowd: Vec<Client> = (0..count)
+        .map(|number| {
+            let mut client = Client::dial(doorman.port());
+            let _ = client.try_send(beginnings[number % beginnings.len()]);
+            client
+        })
+        .collect();
+    let mut tally = Tally::new();
+    for (number, mut client) in crowd.into_iter().enumerate() {
+        let fate = if number % 2 == 0 {
+            client.abort();
+            "reset by the client".to_owned()
+        } else {
+            client.finish_sending();
+            fate(&mut client)
+        };
+        *tally.entry(fate).or_default() += 1;
+    }
+    tally
+}
+
+fn number_from(variable: &str, default: usize) -> usize {
+    std::env::var(variable).map_or(default, |text| text.parse().expect("a number"))
+}
+
+#[test]
+fn bursts_of_connections_leave_nothing_behind() {
+    let count = number_from("HOSTILE_CONNECTIONS", 1_000);
+    let doorman = doorman();
+    doorman.assert_serves();
+    println!(
+        "| burst | connections | what became of them | answers to others | resident after |\n\
+         |---|---|---|---|---|\n\
+         | before | | | | {} KiB |",
+        doorman.resident_bytes() / 1024
+    );
     // What a pooler keeps after its first burst is not what it keeps for each.
     let mut files = 0;
     let mut memory = 0;
-    for round in 0..3 {
-        let answers = while_others_are_served(&doorman, || {
-            let crowd: Vec<Client> = (0..count)
-                .map(|number| {
-                    let mut client = Client::dial(doorman.port());
-                    let _ = client.try_send(beginnings[number % beginnings.len()]);
-                    client
-                })
-                .collect();
-            for (number, client) in crowd.into_iter().enumerate() {
-                if number % 2 == 0 {
-                    client.abort();
-                }
-            }
-        });
+    for round in 0..number_from("HOSTILE_BURSTS", 3) {
+        let mut tally = Tally::new();
+        let served = while_others_are_served(&doorman, || tally = burst(&doorman, count));
         eventually("connections are closed", || {
             round == 0 || open_files(&doorman) <= files + 8
         });
@@ -406,13 +487,71 @@ fn bursts_of_connections_leave_nothing_behind() {
             });
             (files, memory) = (open_files(&doorman), doorman.resident_bytes());
         }
-        let grown = doorman.resident_bytes().saturating_sub(memory);
+        let now = doorman.resident_bytes();
+        let told: Vec<_> = tally
+            .iter()
+            .map(|(fate, n)| format!("{n} {fate}"))
+            .collect();
         println!(
-            "burst {round}: {count} connections, {answers} answers to others, {grown} bytes more"
+            "| {} | {count} | {} | {served} | {} KiB |",
+            round + 1,
+            told.join(", "),
+            now / 1024
         );
+        let grown = now.saturating_sub(memory);
         assert!(grown < 16 << 20, "{grown} bytes more");
     }
     doorman.assert_serves();
     let log = doorman.log();
     assert!(!log.contains("panicked"), "{log}");
+}
+
+#[test]
+fn logins_that_do_not_end_are_ended_and_hold_up_nobody() {
+    const EACH: usize = 50;
+    let doorman = config().general("client_login_timeout", "2s").start();
+    let login = doorman.login().startup_packet();
+    let victim = doorman.login().user("victim").startup_packet();
+    let hello = [message::ssl_request(), vec![0x16, 3, 1, 2, 0, 1]];
+    let name = "x".repeat(9_000);
+    let long = doorman.login().parameter("application_name", &name);
+    let long = long.startup_packet();
+    let mut tally = Tally::new();
+    let served = while_others_are_served(&doorman, || {
+        let mut crowd = Vec::new();
+        for bytes in [&b""[..], &login[..20], &victim, &hello[0]] {
+            for _ in 0..EACH {
+                let mut client = Client::dial(doorman.port());
+                client.send(bytes);
+                crowd.push(client);
+            }
+        }
+        // In the midst of a handshake.
+        for client in &mut crowd[3 * EACH..] {
+            assert_eq!(client.receive_byte(), b'S');
+            client.send(&hello[1]);
+        }
+        let mut drips: Vec<Client> = (0..EACH).map(|_| Client::dial(doorman.port())).collect();
+        for byte in &long[..long.len() - 1] {
+            let is_heard = |client: &mut Client| client.try_send(&[*byte]).is_ok();
+            if drips.iter_mut().map(is_heard).filter(|is| *is).count() == 0 {
+                break;
+            }
+        }
+        for client in crowd.iter_mut().chain(&mut drips) {
+            *tally.entry(fate(client)).or_default() += 1;
+        }
+    });
+    let told: Vec<_> = tally
+        .iter()
+        .map(|(fate, n)| format!("{n} {fate}"))
+        .collect();
+    println!("{} slow logins: {}", 5 * EACH, told.join(", "));
+    println!("answers to others meanwhile: {served}");
+    // Those that have a plain connection are told why, unless a reset has taken it away.
+    assert!(tally["57014"] >= 3 * EACH, "{told:?}");
+    assert_eq!(tally.values().sum::<usize>(), 5 * EACH);
+    assert!(!tally.contains_key("let in"), "{told:?}");
+    eventually("connections are closed", || open_files(&doorman) < 200);
+    doorman.assert_serves();
 }
