@@ -42,6 +42,7 @@ mod pipeline;
 pub mod prepared;
 pub mod proofs;
 mod provide;
+mod proxied;
 pub mod pursuit;
 pub mod registry;
 pub mod relay;
