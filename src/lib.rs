@@ -7,6 +7,7 @@
 //!  F3  server     one server connection: login, owed replies, settings, reset
 //!  F2  admin      the console: commands and their results
 //!      transport  bytes over a socket, plain or TLS
+//!      upgrade    what two processes say to each other at a binary upgrade
 //!  F1  auth       who is who: SCRAM, md5, host-based rules
 //!      tls        keys, certificates, records; no sockets
 //!  F0  protocol   bytes ↔ messages        config   checked settings        metrics   numbers
@@ -32,6 +33,8 @@ pub mod tls;
 pub mod admin;
 
 pub mod transport;
+
+pub mod upgrade;
 
 pub mod server;
 

@@ -22,6 +22,8 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use crate::ring::{RingRef, current};
 use crate::timer::sleep;
 
+/// Time between two looks whether the kernel has stopped accepting.
+const STOP_PAUSE: Duration = Duration::from_millis(1);
 /// How long accepting rests when descriptors or memory have run out.
 const REST: Duration = Duration::from_millis(10);
 
@@ -90,6 +92,18 @@ impl Listener {
     /// The listening socket, for as long as it is accepted on.
     pub fn reference(&self) -> Weak<Socket> {
         Rc::downgrade(&self.socket)
+    }
+
+    /// Stops accepting. Returns the connections that had been accepted and not taken: unlike by a drop,
+    /// none is lost. Those that come later wait in the socket's queue for whoever else has it open.
+    pub async fn finish(self) -> Vec<OwnedFd> {
+        loop {
+            let finished = self.ring.borrow_mut().accept_finish(self.id);
+            match finished {
+                Some(accepted) => return accepted,
+                None => sleep(STOP_PAUSE).await,
+            }
+        }
     }
 
     /// Waits for the next connection. When descriptors or memory have run out, or a connection was

@@ -45,6 +45,8 @@ pub struct PoolMetrics {
     pub servers_login: Gauge,
     /// Servers that the pool may have, over all shards.
     pub size: Gauge,
+    /// Servers that exist or may be opened beyond `size`, because it was larger.
+    pub debt: Gauge,
     /// 1 if the pool lends no servers at the moment.
     pub is_paused: Gauge,
     /// Since when the first in the queue waits, as [`Fleet::micros`] has it; 0 = nobody waits.
@@ -194,6 +196,7 @@ pub struct PoolReading {
     pub servers_idle: u64,
     pub servers_login: u64,
     pub size: u64,
+    pub debt: u64,
     pub is_paused: bool,
     /// How long the one has waited who has waited longest, in microseconds.
     pub wait_us_max: u64,
@@ -227,6 +230,7 @@ impl PoolReading {
         self.servers_idle += cells.servers_idle.get();
         self.servers_login += cells.servers_login.get();
         self.size = self.size.max(cells.size.get());
+        self.debt += cells.debt.get();
         self.is_paused |= cells.is_paused.get() > 0;
         let since = cells.waits_since_us.get();
         if since > 0 {

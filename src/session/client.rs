@@ -315,6 +315,9 @@ impl Session {
         if self.pool.is_retired() {
             self.change_pool();
         }
+        if self.emigrates(context) {
+            return Step::Again;
+        }
         match self.pool.acquire(context.waker()) {
             Acquired::Server(server) => self.attach(server),
             Acquired::Waiting(ticket) => {

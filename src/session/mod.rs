@@ -38,6 +38,7 @@ pub mod lookup;
 pub mod orders;
 pub mod overtime;
 mod parting;
+pub mod passport;
 mod pipeline;
 pub mod prepared;
 pub mod proofs;

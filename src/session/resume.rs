@@ -103,6 +103,13 @@ impl SessionRecord {
 impl Session {
     /// There is nothing to do: the time to go, if the shard has asked for it.
     pub(super) fn stay_or_leave(&mut self, context: &mut Context<'_>) -> Step {
+        if self.shard.doors.are_handed_over() {
+            return if self.emigrates(context) {
+                Step::Again
+            } else {
+                Step::Wait
+            };
+        }
         if !self.slot.as_ref().is_some_and(Slot::is_asked) {
             return Step::Wait;
         }
@@ -124,6 +131,26 @@ impl Session {
         Step::Again
     }
 
+    /// True if the session goes to another process now, because all do: it has no server, and what its
+    /// client has sent goes along. Otherwise it is woken when its client has got what is queued for it.
+    pub(super) fn emigrates(&mut self, context: &mut Context<'_>) -> bool {
+        let is_wanted = self.shard.doors.are_handed_over();
+        if !is_wanted || self.client.poll_sent(0, context).is_pending() {
+            return false;
+        }
+        let can_go = self.framer.is_at_boundary()
+            && self.skip.is_none()
+            && self.client.queued_bytes() == 0
+            && self.client.send_error().is_none()
+            && !self.has_farewell
+            && !self.is_leaving;
+        if can_go {
+            self.claim = None;
+            self.phase = Phase::Leaving;
+        }
+        can_go
+    }
+
     /// True if nothing but the socket, what comes from it and the settings have to travel.
     fn may_leave(&self) -> bool {
         let key = &self.pool.key;
@@ -138,7 +165,7 @@ impl Session {
     }
 
     pub(super) fn leaving(&mut self, context: &mut Context<'_>) -> Step {
-        if self.client.has_ended() {
+        if self.client.has_ended() && !self.shard.doors.are_handed_over() {
             return Step::Again;
         }
         let Poll::Ready(detached) = self.client.poll_detach(context) else {
@@ -165,6 +192,10 @@ impl Session {
     /// The session as a value, once its stream is detached. What is left may only be dropped.
     fn take_record(&mut self, detached: Detached) -> Option<Box<SessionRecord>> {
         let (slot, connection) = (self.slot.take()?, self.connection.take()?);
+        let mut detached = detached;
+        if let Some(input) = self.input.take() {
+            detached.unread.splice(..0, input.iter().copied());
+        }
         Some(Box::new(SessionRecord {
             detached,
             database: (*self.pool.key.database).into(),

@@ -36,6 +36,17 @@ impl Shape {
     /// Its description is too long to be looked at.
     pub const UNSEEN: Self = Self(2);
 
+    /// As a number, for another process. It has the same meaning there as long as both are built with the
+    /// same hash function; otherwise a statement may be taken for changed.
+    pub const fn digest(self) -> u32 {
+        self.0
+    }
+
+    /// The opposite of [`Shape::digest`].
+    pub const fn from_digest(digest: u32) -> Self {
+        Self(digest)
+    }
+
     /// True if somebody knows.
     pub fn is_known(self) -> bool {
         self != Self::UNKNOWN
