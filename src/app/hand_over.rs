@@ -25,6 +25,8 @@ use shards::{Listener, Outbox, Seat, sleep, spawn};
 use super::balance;
 use super::mailbox::ShardMessage;
 use super::post::PostOffice;
+use super::succession::departure;
+use crate::config::Limits;
 use crate::metrics::{Fleet, ShardMetrics};
 use crate::session::Shard;
 use crate::session::client::Session;
@@ -133,6 +135,14 @@ impl Post {
         })
     }
 
+    /// Tells the control thread something, when it has room.
+    pub async fn tell_control(&self, mut message: ShardMessage) {
+        while let Err(refused) = self.outbox.try_send(Seat::Control, message) {
+            message = refused.into_message();
+            sleep(BATCH_TIME).await;
+        }
+    }
+
     /// Passes a fresh connection to a shard that has clearly fewer clients; gives it back otherwise.
     fn pass_on(&self, socket: OwnedFd) -> Option<OwnedFd> {
         let Some((to, least)) = self.least() else {
@@ -171,6 +181,10 @@ impl Neighbours for Post {
         }
     }
 
+    fn emigrate(&self, record: Box<SessionRecord>) {
+        departure::send(&self.outbox, (&self.fleet, self.index), record);
+    }
+
     fn tell(&self, shard: u16, notice: Notice) {
         self.office
             .send(usize::from(shard), ShardMessage::Whereabouts(notice));
@@ -183,6 +197,12 @@ pub async fn accept(shard: Rc<Shard>, post: Rc<Post>, mut listener: Listener) {
         let accepted = tokio::select! {
             biased;
             () = shard.doors.closed() => return,
+            () = shard.doors.handed_over() => {
+                for socket in listener.finish().await {
+                    welcome(&shard, socket);
+                }
+                return;
+            }
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -263,6 +283,25 @@ pub fn client_arrived(shard: &Rc<Shard>, post: &Post, socket: OwnedFd) {
 pub fn session_arrived(shard: &Rc<Shard>, post: &Post, record: Box<SessionRecord>) {
     host(Present::new(shard), go_on(Rc::clone(shard), record));
     arrived(post);
+}
+
+/// A session from another process.
+pub fn immigrant_arrived(shard: &Rc<Shard>, record: Box<SessionRecord>) {
+    host(Present::new(shard), settle(Rc::clone(shard), record));
+}
+
+async fn settle(shard: Rc<Shard>, mut record: Box<SessionRecord>) -> Option<Session> {
+    // There was room for it where it comes from.
+    let SessionRecord {
+        connection,
+        database,
+        user,
+        ..
+    } = &mut *record;
+    if connection.join(database, user, &Limits::default()).is_err() {
+        tracing::error!("a client cannot be counted");
+    }
+    go_on(shard, record).await
 }
 
 fn arrived(post: &Post) {

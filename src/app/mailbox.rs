@@ -24,6 +24,8 @@ use crate::session::cancel::Forwarded;
 use crate::session::orders::{Order, Outcome};
 use crate::session::resume::{Notice, SessionRecord};
 
+use super::succession::departure::Departure;
+
 /// A message between two seats.
 #[derive(Debug)]
 pub enum ShardMessage {
@@ -43,7 +45,7 @@ pub enum ShardMessage {
     },
     /// Between shards: a letter of one pool's part to another.
     Pool(Box<(PoolId, Letter)>),
-    /// To the shard that gave out `key`: run this cancel request, then answer.
+    /// To the shard that gave out `key`, or to control for a key of another process: run this cancel request, then answer.
     Cancel {
         /// Names the request on the shard that asks.
         ticket: u32,
@@ -71,6 +73,12 @@ pub enum ShardMessage {
         /// What has come of it.
         outcome: Box<Outcome>,
     },
+    /// To a shard: another process takes over, or does not any more.
+    Depart(Box<Departure>),
+    /// To the control thread: a session for another process.
+    Emigrant(Box<SessionRecord>),
+    /// To a shard: go on with this session of another process.
+    Immigrant(Box<SessionRecord>),
     /// To a shard: this is the configuration from now on.
     Reload(Arc<Config>, Confirmation),
     /// To a shard: go on with this session.
@@ -135,6 +143,8 @@ pub enum Work {
     ShutDown,
     /// Count the sockets of the process.
     Sockets,
+    /// Have another process take over.
+    Upgrade,
 }
 
 /// What has come of work; errors as text.
@@ -150,6 +160,8 @@ pub enum WorkResult {
     Reloaded(Result<(), String>),
     /// All shards have the setting.
     Set(Result<(), String>),
+    /// Another process has taken over.
+    Upgraded(Result<(), String>),
     /// The sockets.
     Sockets(io::Result<Box<Sockets>>),
 }

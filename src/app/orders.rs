@@ -109,6 +109,16 @@ impl Staff for BookStaff {
         })
     }
 
+    fn upgrade(&self) -> Answer<Result<(), String>> {
+        let errand = Rc::clone(&self.0.errands).run(Work::Upgrade);
+        Box::pin(async move {
+            match errand.await? {
+                WorkResult::Upgraded(outcome) => Ok(outcome),
+                _ => Err(wrong_answer()),
+            }
+        })
+    }
+
     fn shut_down(&self) {
         let desk = Rc::clone(&self.0.errands);
         shards::spawn(async move {

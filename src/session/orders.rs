@@ -81,6 +81,9 @@ pub trait Staff {
     /// Changes a setting on all shards. The inner error is for the one who asked.
     fn set(&self, key: String, value: String) -> Answer<Result<(), String>>;
 
+    /// Has another process take over. The inner error is for the one who asked.
+    fn upgrade(&self) -> Answer<Result<(), String>>;
+
     /// Ends the process.
     fn shut_down(&self);
 

@@ -88,6 +88,9 @@ pub trait Neighbours {
     /// The record, if no shard can take it at the moment.
     fn hand_over(&self, record: Box<SessionRecord>) -> Result<(), Box<SessionRecord>>;
 
+    /// Sends a session to the process that takes over.
+    fn emigrate(&self, record: Box<SessionRecord>);
+
     /// Tells `shard` of a session that has logged in there. It arrives sooner or later.
     fn tell(&self, shard: u16, notice: Notice);
 }
@@ -176,6 +179,10 @@ impl Session {
             return Step::End;
         };
         let shard = Rc::clone(&self.shard);
+        if shard.doors.are_handed_over() {
+            shard.neighbours.emigrate(record);
+            return Step::End;
+        }
         let Err(record) = shard.neighbours.hand_over(record) else {
             return Step::End;
         };
@@ -330,6 +337,10 @@ mod tests {
 
         fn shut_down(&self) {}
 
+        fn upgrade(&self) -> orders::Answer<Result<(), String>> {
+            Box::pin(std::future::pending())
+        }
+
         fn sockets(&self) -> orders::Answer<Sockets> {
             Box::pin(std::future::pending())
         }
@@ -346,6 +357,8 @@ mod tests {
         fn hand_over(&self, record: Box<SessionRecord>) -> Result<(), Box<SessionRecord>> {
             Err(record)
         }
+
+        fn emigrate(&self, _: Box<SessionRecord>) {}
 
         fn tell(&self, shard: u16, notice: Notice) {
             assert_eq!(shard, 1);

@@ -1,0 +1,176 @@
+//! A shard whose clients go to another process.
+//!
+//! **Owns:** the end of accepting, waking sessions so that they go, relays of encrypted clients.
+//! **Does not own:** when a session may go (`session::resume`), the way to the other process (`steps`).
+//!
+//! An encrypted client goes without its encryption: its socket stays here with the state of TLS, and a
+//! *relay* moves its bytes, in clear, to and from one end of a pair of sockets. The other end is what the
+//! other process gets as the client's socket. So this process lives as long as one of these clients.
+//!
+//! **Invariants**
+//! 1. No connection that was accepted is lost: those that nobody has taken yet are served.
+//! 2. A relay reads no side while more than a window waits for the other one, and what was read is
+//!    delivered before the other side is closed.
+
+use std::future::poll_fn;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use shards::{Chunk, Outbox, Seat, Socket, sleep, spawn};
+
+use crate::metrics::Fleet;
+use crate::session::Shard;
+use crate::session::orders::{Order, carry_out};
+use crate::session::resume::SessionRecord;
+use crate::transport::{Detached, Stream};
+
+use super::super::mailbox::ShardMessage;
+
+/// Sessions that are woken at once.
+const BATCH: usize = 256;
+/// Time between two batches, and between two tries to send.
+const PAUSE: Duration = Duration::from_millis(1);
+/// Bytes that may wait for one side of a relay.
+const WINDOW_BYTES: usize = 256 * 1024;
+
+/// What a shard is told of an upgrade.
+#[derive(Debug)]
+pub enum Departure {
+    /// Another process accepts clients now; those that are here go there.
+    Begin,
+    /// Who is still here is told that it is over.
+    End,
+    /// The other process has gone: accept on these sockets again.
+    Back(Vec<Socket>),
+}
+
+/// Has the sessions of this shard go, and those that become idle later.
+pub fn begin(shard: &Rc<Shard>) {
+    shard.doors.hand_over();
+    let shard = Rc::clone(shard);
+    spawn(async move {
+        let streams: Vec<u32> = {
+            let cards = shard.roster.find(|_| true);
+            cards.iter().map(|card| card.stream).collect()
+        };
+        for batch in streams.chunks(BATCH) {
+            for stream in batch {
+                shards::wake(*stream);
+            }
+            sleep(PAUSE).await;
+        }
+    });
+}
+
+/// Tells everybody who is still here that it is over.
+pub fn end(shard: &Rc<Shard>) {
+    carry_out(shard, Order::End);
+}
+
+/// Sends a session to the control thread, which sends it on; an encrypted one leaves a relay here.
+pub fn send(outbox: &Outbox<ShardMessage>, place: (&Fleet, usize), mut record: Box<SessionRecord>) {
+    if record.detached.tls.is_some()
+        && let Err(error) = divide(&mut record, place)
+    {
+        tracing::warn!(%error, "an encrypted client cannot go to the new process, it is closed");
+        return;
+    }
+    let message = ShardMessage::Emigrant(record);
+    let Err(refused) = outbox.try_send(Seat::Control, message) else {
+        return;
+    };
+    let outbox = outbox.clone();
+    let mut message = refused.into_message();
+    spawn(async move {
+        loop {
+            sleep(PAUSE).await;
+            match outbox.try_send(Seat::Control, message) {
+                Ok(()) => return,
+                Err(refused) => message = refused.into_message(),
+            }
+        }
+    });
+}
+
+/// One open relay in the numbers of its shard.
+struct Counted(Fleet, usize);
+
+impl Counted {
+    fn new((fleet, shard): (&Fleet, usize)) -> Self {
+        fleet.shard(shard).relays.add(1);
+        Self(fleet.clone(), shard)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.shard(self.1).relays.sub(1);
+    }
+}
+
+/// Puts a relay between the client and the session.
+fn divide(record: &mut SessionRecord, place: (&Fleet, usize)) -> io::Result<()> {
+    let (near, far) = UnixStream::pair()?;
+    let there = Detached {
+        socket: far.into(),
+        unread: Vec::new(),
+        tls: None,
+    };
+    let (client, unread) = Stream::attach(std::mem::replace(&mut record.detached, there));
+    if let Some(unread) = unread {
+        record.detached.unread = unread.to_vec();
+    }
+    let counted = Counted::new(place);
+    spawn(async move {
+        relay(client, Stream::new(near.into())).await;
+        drop(counted);
+    });
+    Ok(())
+}
+
+/// Moves bytes between two streams until one of them ends. What is queued for the other leaves when it is
+/// dropped.
+async fn relay(mut client: Stream, mut session: Stream) {
+    poll_fn(|context| {
+        loop {
+            let there = step(&mut client, &mut session, context);
+            let back = step(&mut session, &mut client, context);
+            match (there, back) {
+                (Step::End, _) | (_, Step::End) => return Poll::Ready(()),
+                (Step::Wait, Step::Wait) => return Poll::Pending,
+                _ => {}
+            }
+        }
+    })
+    .await;
+}
+
+enum Step {
+    Again,
+    Wait,
+    End,
+}
+
+fn step(from: &mut Stream, to: &mut Stream, context: &mut Context<'_>) -> Step {
+    if to.send_error().is_some() {
+        return Step::End;
+    }
+    if to.queued_bytes() > WINDOW_BYTES {
+        from.pause();
+        if to.poll_sent(WINDOW_BYTES / 2, context).is_pending() {
+            return Step::Wait;
+        }
+    }
+    match from.poll_receive(context) {
+        Poll::Pending => Step::Wait,
+        Poll::Ready(Ok(Some(chunk))) => {
+            let chunk: Chunk = chunk;
+            to.send(chunk);
+            Step::Again
+        }
+        Poll::Ready(Ok(None) | Err(_)) => Step::End,
+    }
+}

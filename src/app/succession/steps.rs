@@ -1,0 +1,551 @@
+//! The control thread's part of an upgrade, on both sides.
+//!
+//! ```text
+//!   Serving ── asked ──▶ Checking ── fine ──▶ Starting ── ready ──▶ Departing ──▶ the process ends
+//!      ▲                    │ refused            │ gone, late           │
+//!      ├────────────────────┘◀───────────────────┘                      │
+//!      └───────────────────────── heir gone ────────────────────────────┘
+//! ```
+//!
+//! **Owns:** the state of the upgrade, what is done at each event.
+//! **Does not own:** shards (`departure`), the conversation (`donor`, `heir`).
+//!
+//! **Invariant:** the shards are told nothing before the heir is ready.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use shards::{Seat, ShardId, Socket};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::config::{Config, Secret};
+use crate::metrics::pool::read_counts;
+use crate::protocol::cancel_key::GENERATION_MAX;
+use crate::server::chores;
+use crate::session::cancel::Forwarded;
+use crate::session::passport::{self, Clock};
+use crate::session::resume::SessionRecord;
+use crate::session::shard::Connections;
+use crate::upgrade::frame::DESCRIPTORS_MAX;
+
+use super::super::control::{Answerer, Control};
+use super::super::mailbox::{ShardMessage, WorkResult};
+use super::departure::Departure;
+use super::donor::Donor;
+use super::heir::Predecessor;
+use super::notify;
+use super::program::Program;
+use super::word::{Cancel, Guest, Hello, Remains, encode_done, encode_guests, encode_places, kind};
+
+/// How long the new process may take until clients can connect.
+const START_MAX: Duration = Duration::from_secs(60);
+/// Time between two looks at what remains.
+const LOOK: Duration = Duration::from_millis(5);
+/// How long those have to take it who are told that it is over.
+const FAREWELL_MAX: Duration = Duration::from_millis(500);
+/// How long a cancel request may wait for its effect in the process that has the session.
+const CANCEL_MAX: Duration = Duration::from_secs(10);
+
+/// What happens in an upgrade.
+#[derive(Debug)]
+pub enum Event {
+    /// The new program has looked at the configuration.
+    Checked(Result<(), String>),
+    /// The new process accepts clients.
+    HeirReady,
+    /// The new process has ended, or does not keep to the rules.
+    HeirGone(String),
+    /// The new process has not become ready in time.
+    HeirLate(u32),
+    /// A cancel request has come to the new process.
+    CancelHere(Cancel),
+    /// Time to look at what remains.
+    Look,
+    /// The old process sends a session.
+    Session(Vec<u8>, OwnedFd),
+    /// The old process still has this.
+    Remains(Remains),
+    /// The old process knows these users.
+    Guests(Vec<Guest>),
+    /// A cancel request is over in the old process.
+    CancelDone {
+        /// The shard that has asked.
+        shard: u16,
+        /// Names the request there.
+        ticket: u32,
+    },
+    /// The old process has ended.
+    PredecessorGone,
+}
+
+/// Where an upgrade stands.
+#[derive(Debug)]
+enum Phase {
+    Serving,
+    Checking,
+    Starting(Donor),
+    Departing {
+        donor: Donor,
+        /// When those are told that it is over who are still here.
+        deadline: Instant,
+        /// When they were told.
+        told_at: Option<Instant>,
+        /// What the heir has been told last.
+        remains: Remains,
+    },
+}
+
+/// All that the control thread knows of upgrades.
+#[derive(Debug)]
+pub struct Succession {
+    /// How the program is started; or why that is not known.
+    pub program: io::Result<Program>,
+    /// The number of this process.
+    pub generation: u8,
+    /// The listening sockets, each with its place.
+    pub listeners: Vec<(String, Socket)>,
+    /// Locked as long as this process, or the one after it, runs.
+    pub pid_file: Option<File>,
+    /// Client connections.
+    pub connections: Connections,
+    /// The process before this one, as long as it has something.
+    pub predecessor: Option<Predecessor>,
+    /// What that still has.
+    pub remains: Remains,
+    /// Where events go.
+    pub events: UnboundedSender<Event>,
+    /// Gets sessions next.
+    next_shard: usize,
+    phase: Phase,
+    /// Who has asked for the upgrade and is told of it.
+    waiting: Vec<Answerer>,
+}
+
+impl Succession {
+    /// Nothing has been asked for.
+    pub fn new(
+        (generation, connections, remains): (u8, Connections, Remains),
+        listeners: Vec<(String, Socket)>,
+        pid_file: Option<File>,
+        predecessor: Option<Predecessor>,
+        events: UnboundedSender<Event>,
+    ) -> Self {
+        Self {
+            program: Program::of_this_process(),
+            generation,
+            listeners,
+            pid_file,
+            connections,
+            predecessor,
+            remains,
+            events,
+            next_shard: 0,
+            phase: Phase::Serving,
+            waiting: Vec::new(),
+        }
+    }
+
+    /// True while clients go to another process.
+    pub const fn is_departing(&self) -> bool {
+        matches!(self.phase, Phase::Departing { .. })
+    }
+
+    /// The configuration with the sizes that pools may have now.
+    pub fn over(&self, config: &Arc<Config>) -> Arc<Config> {
+        if self.is_departing() {
+            return Arc::new(resized(config, |_, _, _| 0));
+        }
+        if self.remains.servers.is_empty() {
+            return Arc::clone(config);
+        }
+        Arc::new(reduced(config, &self.remains))
+    }
+
+    /// The socket of each listening socket again, to be accepted on.
+    fn sockets(&self, shards: usize) -> io::Result<Vec<Vec<Socket>>> {
+        let mut of_shards: Vec<Vec<Socket>> = (0..shards).map(|_| Vec::new()).collect();
+        for (number, (_, socket)) in self.listeners.iter().enumerate() {
+            of_shards[number % shards].push(socket.try_clone()?);
+        }
+        Ok(of_shards)
+    }
+}
+
+/// The configuration with the sizes that are left beside those of another process.
+pub fn reduced(config: &Config, remains: &Remains) -> Config {
+    resized(config, |database, user, size| {
+        let taken = remains.of(database, user);
+        size.saturating_sub(u32::try_from(taken).unwrap_or(u32::MAX))
+    })
+}
+
+fn resized(config: &Config, size: impl Fn(&str, &str, u32) -> u32) -> Config {
+    let mut config = config.clone();
+    for pool in &mut config.pools {
+        for user in &mut pool.users {
+            user.pool_size = size(&pool.name, &user.username, user.pool_size);
+            user.min_pool_size = user.min_pool_size.min(user.pool_size);
+        }
+    }
+    config
+}
+
+impl Control {
+    /// Begins an upgrade, unless there is one.
+    pub(in crate::app) fn upgrade(&mut self, answer: Option<Answerer>) {
+        let succession = &mut self.succession;
+        let refusal = match (&succession.phase, &succession.program) {
+            _ if succession.predecessor.is_some() && succession.remains != Remains::default() => {
+                Some("the process before this one still has clients or servers".to_owned())
+            }
+            (Phase::Departing { .. }, _) => Some("the upgrade is under way".to_owned()),
+            (_, Err(error)) => Some(format!("the program cannot be found: {error}")),
+            _ => None,
+        };
+        if let Some(reason) = refusal {
+            tracing::warn!(%reason, "no binary upgrade");
+            if let Some(answer) = answer {
+                answer.give(WorkResult::Upgraded(Err(reason)));
+            }
+            return;
+        }
+        succession.waiting.extend(answer);
+        if let (Phase::Serving, Ok(program)) = (&succession.phase, &succession.program) {
+            tracing::info!(program = %program.path().display(), "binary upgrade begins");
+            let (program, events) = (program.clone(), succession.events.clone());
+            tokio::spawn(async move {
+                let checked = program.check().await;
+                let _ = events.send(Event::Checked(checked));
+            });
+            succession.phase = Phase::Checking;
+        }
+    }
+
+    /// The upgrade has come to nothing; this process serves as before.
+    fn abandon(&mut self, reason: &str) {
+        tracing::error!(%reason, "BINARY UPGRADE ABORTED, this process goes on");
+        self.succession.phase = Phase::Serving;
+        self.answer_upgrade(&Err(reason.to_owned()));
+    }
+
+    fn answer_upgrade(&mut self, result: &Result<(), String>) {
+        for answer in self.succession.waiting.drain(..) {
+            answer.give(WorkResult::Upgraded(result.clone()));
+        }
+    }
+
+    /// Does what an event asks for.
+    pub(in crate::app) async fn succeed(&mut self, event: Event) {
+        match event {
+            Event::Checked(Err(reason)) => self.abandon(&reason),
+            Event::Checked(Ok(())) => {
+                if let Err(error) = self.start_heir() {
+                    self.abandon(&error.to_string());
+                }
+            }
+            Event::HeirReady => self.depart().await,
+            Event::HeirGone(reason) => self.heir_gone(&reason).await,
+            Event::HeirLate(pid) => {
+                if let Phase::Starting(donor) = &self.succession.phase
+                    && donor.pid == pid
+                {
+                    tracing::error!("the new process is not ready in time");
+                    donor.end();
+                }
+            }
+            Event::CancelHere(cancel) => self.cancel_here(cancel).await,
+            Event::Look => self.look().await,
+            Event::Session(bytes, socket) => self.session_came(&bytes, socket).await,
+            Event::Remains(remains) => self.remains_changed(remains).await,
+            Event::Guests(guests) => self.guests_came(guests).await,
+            Event::CancelDone { shard, ticket } => {
+                self.send(ShardId::new(shard), ShardMessage::CancelDone { ticket })
+                    .await;
+            }
+            Event::PredecessorGone => {
+                tracing::info!("the process before this one has ended");
+                self.succession.predecessor = None;
+                self.remains_changed(Remains::default()).await;
+            }
+        }
+    }
+
+    fn start_heir(&mut self) -> io::Result<()> {
+        let remains = self.remains();
+        let succession = &mut self.succession;
+        let Ok(program) = &succession.program else {
+            return Ok(());
+        };
+        let donor = Donor::start(program, succession.events.clone())?;
+        let hello = Hello {
+            generation: if succession.generation >= GENERATION_MAX {
+                0
+            } else {
+                succession.generation + 1
+            },
+            has_pid_file: succession.pid_file.is_some(),
+            remains,
+        };
+        let mut with = Vec::new();
+        if let Some(file) = &succession.pid_file {
+            with.push(file.try_clone()?.into());
+        }
+        donor.send(kind::HELLO, hello.encode(), with);
+        for part in succession.listeners.chunks(DESCRIPTORS_MAX) {
+            let places: Vec<&str> = part.iter().map(|(place, _)| &**place).collect();
+            let mut sockets = Vec::new();
+            for (_, socket) in part {
+                sockets.push(socket.try_clone()?.into());
+            }
+            donor.send(kind::LISTENERS, encode_places(&places), sockets);
+        }
+        donor.send(kind::BEGIN, Vec::new(), Vec::new());
+        tracing::info!(pid = donor.pid, "the new process starts");
+        let (events, pid) = (succession.events.clone(), donor.pid);
+        tokio::spawn(async move {
+            tokio::time::sleep(START_MAX).await;
+            let _ = events.send(Event::HeirLate(pid));
+        });
+        succession.phase = Phase::Starting(donor);
+        Ok(())
+    }
+
+    /// What this process has of each pool and of connections.
+    fn remains(&self) -> Remains {
+        let readings = read_counts(&self.fleet);
+        let servers = readings.into_iter().filter_map(|((database, user), reading)| {
+            let count = reading.size + reading.debt;
+            (count > 0).then(|| (database.into(), user.into(), count))
+        });
+        Remains {
+            connections: self.succession.connections.count(),
+            servers: servers.collect(),
+        }
+    }
+
+    /// The heir accepts clients: this process does not any more, and sends its own there.
+    async fn depart(&mut self) {
+        let succession = &mut self.succession;
+        let donor = match std::mem::replace(&mut succession.phase, Phase::Serving) {
+            Phase::Starting(donor) => donor,
+            other => {
+                succession.phase = other;
+                return;
+            }
+        };
+        tracing::info!(pid = donor.pid, "the new process serves, clients go there");
+        notify::handed_to(donor.pid);
+        donor.send(
+            kind::GUESTS,
+            encode_guests(&self.guests.list()),
+            Vec::new(),
+        );
+        succession.phase = Phase::Departing {
+            donor,
+            deadline: Instant::now() + self.config.general.shutdown_timeout,
+            told_at: None,
+            remains: Remains::default(),
+        };
+        let events = succession.events.clone();
+        tokio::spawn(async move {
+            let mut looks = tokio::time::interval(LOOK);
+            loop {
+                looks.tick().await;
+                if events.send(Event::Look).is_err() {
+                    return;
+                }
+            }
+        });
+        if let Some(task) = self.scrape.take() {
+            task.abort();
+        }
+        self.tell_shards(|| Departure::Begin).await;
+        self.spread(Arc::clone(&self.config)).await;
+        self.answer_upgrade(&Ok(()));
+    }
+
+    async fn tell_shards(&self, departure: impl Fn() -> Departure) {
+        for shard in 0..self.seat.shard_count() {
+            let message = ShardMessage::Depart(Box::new(departure()));
+            self.send(ShardId::new(shard as u16), message).await;
+        }
+    }
+
+    /// Tells the heir what remains, and ends when nothing does.
+    async fn look(&mut self) {
+        let now = self.remains();
+        let shards = self.fleet.shards().iter();
+        let (mut consoles, mut relays) = (0, 0);
+        for shard in shards {
+            consoles += shard.consoles.get();
+            relays += shard.relays.get();
+        }
+        let Phase::Departing {
+            donor,
+            deadline,
+            told_at,
+            remains,
+        } = &mut self.succession.phase
+        else {
+            return;
+        };
+        if now != *remains {
+            donor.send(kind::REMAINS, now.encode(), Vec::new());
+            *remains = now;
+        }
+        let at = Instant::now();
+        let servers = remains.servers.len();
+        if let Some(told_at) = *told_at {
+            let is_empty = remains.connections + servers as u64 == 0;
+            let is_over = is_empty || at >= told_at + FAREWELL_MAX;
+            self.is_over |= relays == 0 && is_over;
+            return;
+        }
+        // Consoles are not waited for.
+        let clients = remains.connections.saturating_sub(consoles);
+        if clients + servers as u64 > 0 {
+            if at < *deadline {
+                return;
+            }
+            tracing::warn!(clients, "shutdown_timeout is over: who is still here is cut off");
+        }
+        *told_at = Some(at);
+        self.tell_shards(|| Departure::End).await;
+    }
+
+    /// A session leaves this process.
+    pub(in crate::app) async fn emigrate(&mut self, record: Box<SessionRecord>) {
+        let Phase::Departing { donor, .. } = &self.succession.phase else {
+            // The heir has gone meanwhile.
+            self.settle(record).await;
+            return;
+        };
+        let (bytes, socket) = passport::write(*record, &self.clock());
+        donor.send(kind::SESSION, bytes, vec![socket]);
+    }
+
+    fn clock(&self) -> Clock {
+        Clock {
+            fleet: self.fleet.clone(),
+            now: Instant::now(),
+        }
+    }
+
+    /// Gives a session to some shard of this process.
+    async fn settle(&mut self, record: Box<SessionRecord>) {
+        let next = self.succession.next_shard;
+        self.succession.next_shard = (next + 1) % self.seat.shard_count();
+        let message = ShardMessage::Immigrant(record);
+        self.send(ShardId::new(next as u16), message).await;
+    }
+
+    async fn heir_gone(&mut self, reason: &str) {
+        match std::mem::replace(&mut self.succession.phase, Phase::Serving) {
+            Phase::Starting(_) | Phase::Checking => self.abandon(reason),
+            Phase::Departing { .. } => {
+                tracing::error!(%reason, "the new process has ended, this one serves again");
+                notify::ready();
+                let sockets = self.succession.sockets(self.seat.shard_count());
+                let mut sockets = sockets.unwrap_or_else(|error| {
+                    tracing::error!(%error, "the listening sockets cannot be used again");
+                    Vec::new()
+                });
+                for shard in (0..self.seat.shard_count()).rev() {
+                    let departure = Departure::Back(sockets.pop().unwrap_or_default());
+                    let message = ShardMessage::Depart(Box::new(departure));
+                    self.send(ShardId::new(shard as u16), message).await;
+                }
+                self.spread(Arc::clone(&self.config)).await;
+            }
+            Phase::Serving => {}
+        }
+    }
+
+    /// A cancel request has come to the heir: its session may be here.
+    async fn cancel_here(&mut self, cancel: Cancel) {
+        let number = self.cancels_there.len() as u32;
+        self.cancels_there.push((cancel.shard, cancel.ticket));
+        let request = Box::new(Forwarded {
+            key: cancel.key,
+            slot: None,
+            until: Instant::now() + CANCEL_MAX,
+        });
+        let message = ShardMessage::Cancel {
+            ticket: number,
+            request,
+        };
+        self.send(ShardId::new(0), message).await;
+    }
+
+    /// A cancel request of the heir is over.
+    pub(in crate::app) fn cancelled_here(&self, number: u32) {
+        if let Phase::Departing { donor, .. } = &self.succession.phase
+            && let Some((shard, ticket)) = self.cancels_there.get(number as usize)
+        {
+            donor.send(kind::CANCEL_DONE, encode_done(*shard, *ticket), Vec::new());
+        }
+    }
+
+    /// A shard asks whether the process before this one has the session of a cancel request.
+    pub(in crate::app) async fn cancel_there(&self, from: Seat, ticket: u32, request: &Forwarded) {
+        let Seat::Shard(shard) = from else {
+            return;
+        };
+        let cancel = Cancel {
+            shard: shard.index() as u16,
+            ticket,
+            key: request.key,
+        };
+        let predecessor = self.succession.predecessor.as_ref();
+        if predecessor.is_none_or(|predecessor| predecessor.cancel(&cancel).is_err()) {
+            self.send(shard, ShardMessage::CancelDone { ticket }).await;
+        }
+    }
+
+    async fn session_came(&mut self, bytes: &[u8], socket: OwnedFd) {
+        let connection = self.succession.connections.take_over();
+        match passport::read(bytes, socket, connection, &self.clock()) {
+            Ok(record) => self.settle(Box::new(record)).await,
+            Err(error) => tracing::error!(%error, "a client of the old process is lost"),
+        }
+    }
+
+    async fn remains_changed(&mut self, remains: Remains) {
+        self.succession.connections.set_elsewhere(remains.connections);
+        let before = std::mem::replace(&mut self.succession.remains, remains);
+        if before.servers != self.succession.remains.servers {
+            self.spread(Arc::clone(&self.config)).await;
+        }
+    }
+
+    async fn guests_came(&mut self, guests: Vec<Guest>) {
+        let is_anybody = !guests.is_empty();
+        for guest in guests {
+            let guest = chores::Guest {
+                database: guest.database,
+                user: guest.user,
+                stored: guest.stored.map(Secret::new),
+                is_gone: false,
+            };
+            if let Err(error) = self.guests.take(guest, &self.config) {
+                tracing::warn!(%error, "a user of the old process is not known here");
+            }
+        }
+        if is_anybody {
+            self.spread(Arc::clone(&self.config)).await;
+        }
+    }
+
+    /// The process ends: what the heir is to be told leaves before.
+    pub(in crate::app) fn finish_succession(&mut self) {
+        let phase = std::mem::replace(&mut self.succession.phase, Phase::Serving);
+        match phase {
+            Phase::Departing { donor, .. } => donor.finish(),
+            Phase::Starting(donor) => donor.end(),
+            Phase::Serving | Phase::Checking => {}
+        }
+    }
+}
