@@ -112,6 +112,7 @@ pub const USAGES: &[&str] = &[
     "SET key = value",
     "RELOAD",
     "SHUTDOWN [WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS]",
+    "UPGRADE",
 ];
 
 /// There is more than a name.

@@ -70,6 +70,8 @@ pub struct Shared {
     pub mock_secret: [u8; 32],
     /// Number of this process among those that hand clients on to each other.
     pub generation: u8,
+    /// Another process has handed clients on to this one.
+    pub is_heir: bool,
     /// Where clients can connect.
     pub listening: Arc<[Listening]>,
 }
@@ -101,6 +103,7 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
     let cancels = Cancels::new(
         Place {
             generation: shared.generation,
+            is_heir: shared.is_heir,
             index: place.0,
             count: place.1,
         },

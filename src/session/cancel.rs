@@ -75,6 +75,8 @@ pub trait Outbox {
 pub struct Place {
     /// Counts this process among those that handed clients on to each other.
     pub generation: u8,
+    /// Another process has handed clients on to this one.
+    pub is_heir: bool,
     /// Number of this shard.
     pub index: usize,
     /// Number of shards.
@@ -97,9 +99,9 @@ impl Place {
             return Route::Nowhere;
         };
         let shard = usize::from(key.shard);
-        if key.generation != self.generation {
+        if key.generation != self.generation && self.is_heir {
             Route::Before(key)
-        } else if shard >= self.count {
+        } else if key.generation != self.generation || shard >= self.count {
             Route::Nowhere
         } else if shard == self.index {
             Route::Here(key)
@@ -322,6 +324,8 @@ pub(super) mod tests {
             Err(record)
         }
 
+        fn emigrate(&self, _: Box<SessionRecord>) {}
+
         fn tell(&self, _: u16, _: Notice) {}
     }
 
@@ -353,6 +357,7 @@ pub(super) mod tests {
     const fn place(index: usize) -> Place {
         Place {
             generation: 3,
+            is_heir: false,
             index,
             count: 2,
         }

@@ -592,6 +592,8 @@ mod tests {
             Err(record)
         }
 
+        fn emigrate(&self, _: Box<SessionRecord>) {}
+
         fn tell(&self, shard: u16, notice: Notice) {
             self.0.borrow_mut().push((shard, notice));
         }

@@ -392,6 +392,7 @@ mod tests {
         let registry = Registry::new((0, 0), Rc::clone(&neighbours), Instant::now());
         let place = cancel::Place {
             generation: 0,
+            is_heir: false,
             index: 0,
             count: 2,
         };

@@ -81,4 +81,5 @@ mod tls_servers;
 mod transaction_pooling;
 mod tutorials;
 mod tutorials_console;
+mod upgrade;
 mod upkeep;

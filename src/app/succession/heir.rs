@@ -67,8 +67,11 @@ pub fn inherit() -> io::Result<Option<Inheritance>> {
     socket.set_read_timeout(Some(START_MAX))?;
     socket.set_write_timeout(Some(WRITE_MAX))?;
     let mut receiver = Receiver::new(socket);
-    let mut next = || receiver.receive()?.ok_or(io::ErrorKind::UnexpectedEof.into());
-    let first: Message = next()?;
+    let mut next = || -> io::Result<Message> {
+        let ended = || io::Error::from(io::ErrorKind::UnexpectedEof);
+        receiver.receive()?.ok_or_else(ended)
+    };
+    let first = next()?;
     if first.kind != kind::HELLO {
         return Err(io::Error::other("no hello from the old process"));
     }
@@ -167,9 +170,12 @@ fn read(mut receiver: Receiver, events: &UnboundedSender<Event>) {
             Err(error) => Err(error),
         };
         match event {
-            // Nobody is interested when the process ends.
-            Ok(event) if events.send(event).is_err() => return,
-            Ok(_) => {}
+            Ok(event) => {
+                if events.send(event).is_err() {
+                    // Nobody is interested when the process ends.
+                    return;
+                }
+            }
             Err(error) => {
                 tracing::error!(%error, "the old process says what is not understood");
                 break;

@@ -40,6 +40,8 @@ use super::notify;
 use super::program::Program;
 use super::word::{Cancel, Guest, Hello, Remains, encode_done, encode_guests, encode_places, kind};
 
+/// Names the socket for metrics among places.
+pub const METRICS: &str = "metrics";
 /// How long the new process may take until clients can connect.
 const START_MAX: Duration = Duration::from_secs(60);
 /// Time between two looks at what remains.
@@ -167,7 +169,8 @@ impl Succession {
     /// The socket of each listening socket again, to be accepted on.
     fn sockets(&self, shards: usize) -> io::Result<Vec<Vec<Socket>>> {
         let mut of_shards: Vec<Vec<Socket>> = (0..shards).map(|_| Vec::new()).collect();
-        for (number, (_, socket)) in self.listeners.iter().enumerate() {
+        let for_clients = self.listeners.iter().filter(|(place, _)| place != METRICS);
+        for (number, (_, socket)) in for_clients.enumerate() {
             of_shards[number % shards].push(socket.try_clone()?);
         }
         Ok(of_shards)
