@@ -72,7 +72,10 @@ impl Guests {
         all.map(|((database, user), entry)| Told {
             database: database.clone(),
             user: user.clone(),
-            stored: entry.stored.as_ref().map(|stored| stored.expose().to_owned()),
+            stored: entry
+                .stored
+                .as_ref()
+                .map(|stored| stored.expose().to_owned()),
         })
         .collect()
     }

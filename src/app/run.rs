@@ -12,8 +12,8 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use crossbeam_queue::SegQueue;
-use tokio::sync::mpsc::UnboundedSender;
 use shards::{Policy, Requested, ShardCount, Socket, Topology, launch, place, probe_host};
+use tokio::sync::mpsc::UnboundedSender;
 
 use crate::admin::Listening;
 use crate::config::{self, Config, General};
@@ -204,7 +204,9 @@ fn serve(
     let scrape = listen_for_scrapes(config, &shared, &mut inherited)?;
     let mut opened = places.open(placement.plans.len(), general, inherited)?;
     if let Some(scrape) = &scrape {
-        let socket = scrape.socket().map_err(os("cannot keep the socket for metrics"))?;
+        let socket = scrape
+            .socket()
+            .map_err(os("cannot keep the socket for metrics"))?;
         opened.all.push((METRICS.to_owned(), socket.into()));
     }
     for sockets in opened.of_shards {
@@ -320,7 +322,11 @@ fn listen_for_scrapes(
         connections: shared.connections.clone(),
         budget: shared.budget.clone(),
     };
-    let is_there = |socket: &Socket| socket.local_addr().is_ok_and(|at| at.as_socket() == Some(address));
+    let is_there = |socket: &Socket| {
+        socket
+            .local_addr()
+            .is_ok_and(|at| at.as_socket() == Some(address))
+    };
     let scrape = match kept.into_iter().find(is_there) {
         Some(socket) => Scrape::on(socket.into(), sources),
         None => Scrape::bind(address, sources),

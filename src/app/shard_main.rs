@@ -37,7 +37,9 @@ use crate::transport::Gate;
 use super::busy;
 use super::cancels::{MeshOutbox, run_cancel, run_cancel_for_heir};
 use super::errands::{DeskErrands, ErrandDesk};
-use super::hand_over::{OnTheirWay, Post, accept, client_arrived, immigrant_arrived, rebalance, session_arrived};
+use super::hand_over::{
+    OnTheirWay, Post, accept, client_arrived, immigrant_arrived, rebalance, session_arrived,
+};
 use super::mailbox::ShardMessage;
 use super::orders::{BookStaff, OrderBook};
 use super::post::PostOffice;
@@ -201,7 +203,12 @@ async fn read_messages(
             }
             (_, ShardMessage::CancelDone { ticket }) => shard.cancels.done(ticket),
             (Seat::Control, ShardMessage::Cancel { ticket, request }) => {
-                spawn(run_cancel_for_heir(Rc::clone(shard), Rc::clone(post), ticket, request));
+                spawn(run_cancel_for_heir(
+                    Rc::clone(shard),
+                    Rc::clone(post),
+                    ticket,
+                    request,
+                ));
             }
             (_, ShardMessage::Immigrant(record)) => immigrant_arrived(shard, record),
             (_, ShardMessage::Depart(departure)) => match *departure {

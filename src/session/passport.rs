@@ -257,7 +257,12 @@ mod tests {
             connection: _,
             ..
         } = record;
-        let rest = (&record.database, &record.user, &record.asked, &record.wanted);
+        let rest = (
+            &record.database,
+            &record.user,
+            &record.asked,
+            &record.wanted,
+        );
         let statements = (&record.statements, &record.base, record.has_begun);
         let secret = record.identity.key.secret.as_bytes();
         let who = (record.identity, secret, record.tally, &detached.unread);

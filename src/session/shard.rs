@@ -78,9 +78,9 @@ impl Connections {
     /// One that has come from the process before this one: there is room for it.
     pub fn take_over(&self) -> Connection {
         let one_less = |count: u64| count.checked_sub(1);
-        let was_counted = self
-            .elsewhere
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
+        let was_counted =
+            self.elsewhere
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
         if was_counted.is_err() {
             self.all.fetch_add(1, Ordering::Relaxed);
         }

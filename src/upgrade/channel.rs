@@ -73,8 +73,7 @@ fn send_with(
     let mut crowded = 0;
     loop {
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        if !descriptors.is_empty()
-            && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors))
+        if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors))
         {
             return Err(io::Error::other("too many descriptors for one message"));
         }

@@ -69,7 +69,24 @@ pub fn decode(bytes: &[u8]) -> Result<Option<(Header, &[u8], usize)>, Malformed>
     let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else {
         return Ok(None);
     };
-    let [_, _, _, _, v0, v1, kind, descriptors, l0, l1, l2, l3, c0, c1, c2, c3] = *header;
+    let [
+        _,
+        _,
+        _,
+        _,
+        v0,
+        v1,
+        kind,
+        descriptors,
+        l0,
+        l1,
+        l2,
+        l3,
+        c0,
+        c1,
+        c2,
+        c3,
+    ] = *header;
     if u16::from_be_bytes([v0, v1]) != VERSION {
         return Err(Malformed("another version of the program's messages"));
     }

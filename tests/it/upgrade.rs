@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::cancel::cancel;
 use crate::common::{
     Config, Doorman, Postgres, eventually, message, unique, with_one_and_two_shards,
 };
@@ -74,10 +75,7 @@ impl Drop for Chain {
 fn kill(signal: &str, pid: &str) {
     let mut command = Command::new("/bin/kill");
     // It may have ended.
-    let _ = command
-        .args([signal, pid])
-        .stderr(Stdio::null())
-        .status();
+    let _ = command.args([signal, pid]).stderr(Stdio::null()).status();
 }
 
 fn config(shards: usize) -> Config {
@@ -89,14 +87,19 @@ fn idle_clients_go_to_the_new_process(shards: usize) {
     let mut idle: Vec<_> = (0..20).map(|_| chain.0.connect()).collect();
     for client in &mut idle {
         client.execute("set timezone to 'Asia/Tokyo'");
-        client.execute("prepare p as select 1");
-        let parse = [message::parse("named", "select 5", &[]), message::sync()];
+        let parse = [message::parse("named", "select 5"), message::sync()];
         client.batch(&parse);
     }
     chain.upgrade();
     assert_eq!(chain.0.wait().code(), Some(0), "nobody is left");
     for client in &mut idle {
         assert_eq!(client.value("show timezone"), "Asia/Tokyo");
+        let run = [
+            message::bind("", "named", &[]),
+            message::execute("", 0),
+            message::sync(),
+        ];
+        assert_eq!(client.batch(&run).value(), "5");
     }
     chain.0.assert_serves();
 }
@@ -144,7 +147,7 @@ fn cancel_keys_stay_valid(shards: usize) {
     wait_until_running(&mark);
     let mut moving = chain.0.connect();
     moving.execute("select 1");
-    let key = moving.cancel_key();
+    let key = moving.key.clone();
     chain.upgrade();
     kill("-INT", &staying.id().to_string());
     let output = staying.wait_with_output().unwrap();
@@ -154,8 +157,8 @@ fn cancel_keys_stay_valid(shards: usize) {
     let mark = unique("upgrade_cancel");
     moving.send(&message::query(&format!("select pg_sleep(60) as {mark}")));
     wait_until_running(&mark);
-    chain.0.login().cancel(&key);
-    assert_eq!(moving.reply().error().sqlstate, "57014");
+    cancel(chain.0.port(), &key);
+    assert_eq!(moving.reply().sqlstate(), "57014");
 }
 
 fn a_refused_configuration_changes_nothing(shards: usize) {
@@ -268,7 +271,9 @@ fn servers_of_both_processes_are_at_most_the_pool_size(shards: usize) {
     let mut first = chain.0.connect();
     first.execute("begin");
     let mut second = chain.0.connect();
-    assert!(second.try_query("select 1").is_err() || chain.0.server_pids(Postgres::shared()).len() <= 2);
+    assert!(
+        second.try_query("select 1").is_err() || chain.0.server_pids(Postgres::shared()).len() <= 2
+    );
     assert!(chain.0.server_pids(Postgres::shared()).len() <= 2);
     busy.execute("commit");
     let mut third = chain.0.connect();

@@ -319,10 +319,12 @@ impl Control {
     /// What this process has of each pool and of connections.
     fn remains(&self) -> Remains {
         let readings = read_counts(&self.fleet);
-        let servers = readings.into_iter().filter_map(|((database, user), reading)| {
-            let count = reading.size + reading.debt;
-            (count > 0).then(|| (database.into(), user.into(), count))
-        });
+        let servers = readings
+            .into_iter()
+            .filter_map(|((database, user), reading)| {
+                let count = reading.size + reading.debt;
+                (count > 0).then(|| (database.into(), user.into(), count))
+            });
         Remains {
             connections: self.succession.connections.count(),
             servers: servers.collect(),
@@ -341,11 +343,7 @@ impl Control {
         };
         tracing::info!(pid = donor.pid, "the new process serves, clients go there");
         notify::handed_to(donor.pid);
-        donor.send(
-            kind::GUESTS,
-            encode_guests(&self.guests.list()),
-            Vec::new(),
-        );
+        donor.send(kind::GUESTS, encode_guests(&self.guests.list()), Vec::new());
         succession.phase = Phase::Departing {
             donor,
             deadline: Instant::now() + self.config.general.shutdown_timeout,
@@ -413,7 +411,10 @@ impl Control {
             if at < *deadline {
                 return;
             }
-            tracing::warn!(clients, "shutdown_timeout is over: who is still here is cut off");
+            tracing::warn!(
+                clients,
+                "shutdown_timeout is over: who is still here is cut off"
+            );
         }
         *told_at = Some(at);
         self.tell_shards(|| Departure::End).await;
@@ -517,7 +518,9 @@ impl Control {
     }
 
     async fn remains_changed(&mut self, remains: Remains) {
-        self.succession.connections.set_elsewhere(remains.connections);
+        self.succession
+            .connections
+            .set_elsewhere(remains.connections);
         let before = std::mem::replace(&mut self.succession.remains, remains);
         if before.servers != self.succession.remains.servers {
             self.spread(Arc::clone(&self.config)).await;
