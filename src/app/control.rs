@@ -430,7 +430,7 @@ impl Answerer {
 /// terminal wants that.
 fn interrupt_upgrades() -> bool {
     let only_stops = std::env::var_os("PG_DOORMAN_CI_SHUTDOWN_ONLY");
-    !only_stops.is_some_and(|value| value == "1") && !io::stdin().is_terminal()
+    only_stops.is_none_or(|value| value != "1") && !io::stdin().is_terminal()
 }
 
 async fn resolve(host: &str, port: u16) -> Result<Vec<std::net::SocketAddr>, String> {

@@ -12,7 +12,9 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use crossbeam_queue::SegQueue;
-use shards::{Policy, Requested, ShardCount, Socket, Topology, launch, place, probe_host};
+use shards::{
+    Placement, Policy, Requested, ShardCount, Socket, Topology, launch, place, probe_host,
+};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::admin::Listening;
@@ -162,20 +164,7 @@ fn serve(
 ) -> Result<(), Refused> {
     let general = &config.general;
     let os = |what: &'static str| move |error: io::Error| Refused::new(EXIT_OS, what, &error);
-    let count = ShardCount::new(general.worker_threads)
-        .map_err(|error| Refused::new(EXIT_CONFIG, "worker_threads", &error))?;
-    probe_host(count).map_err(|error| Refused::new(EXIT_OS, "cannot run here", &error))?;
-    let topology = Topology::detect()
-        .map_err(|error| Refused::new(EXIT_OS, "cannot read the CPUs of this process", &error))?;
-    let policy = Policy {
-        shards: Requested::Count(count),
-        pin: general.worker_cpu_affinity_pinning,
-    };
-    let placement = place(&topology, &policy)
-        .map_err(|error| Refused::new(EXIT_CONFIG, "worker_threads", &error))?;
-    for note in &placement.notes {
-        tracing::warn!("{note}");
-    }
+    let placement = placement(general)?;
     let prepared = prepare().map_err(os("cannot prepare the control thread"))?;
     let listeners = Arc::new(SegQueue::new());
     let places = Places::of(general)?;
@@ -203,12 +192,10 @@ fn serve(
     // Before the address for clients: who can connect there finds the rest in place.
     let scrape = listen_for_scrapes(config, &shared, &mut inherited)?;
     let mut opened = places.open(placement.plans.len(), general, inherited)?;
-    if let Some(scrape) = &scrape {
-        let socket = scrape
-            .socket()
-            .map_err(os("cannot keep the socket for metrics"))?;
-        opened.all.push((METRICS.to_owned(), socket.into()));
-    }
+    let for_metrics = scrape.as_ref().map(Scrape::socket).transpose();
+    let for_metrics = for_metrics.map_err(os("cannot keep the socket for metrics"))?;
+    let for_metrics = for_metrics.map(|socket| (METRICS.to_owned(), socket.into()));
+    opened.all.extend(for_metrics);
     for sockets in opened.of_shards {
         listeners.push(sockets);
     }
@@ -220,14 +207,7 @@ fn serve(
         shard_main(context, shared.clone(), listeners.pop().unwrap_or_default())
     })
     .map_err(os("cannot start the shards"))?;
-    for Listening {
-        address,
-        port,
-        family,
-    } in &*listening
-    {
-        tracing::info!(%address, port, family, "listening");
-    }
+    tell_places(&listening);
     tracing::info!(shards = placement.plans.len(), "Waiting for dear clients");
     let ready = foreground.take().map(Foreground::ready).transpose();
     let pid_file = ready.map_err(os("cannot write the pid file"))?;
@@ -243,6 +223,12 @@ fn serve(
     if is_succeeded && let Some(file) = socket_file {
         file.leave();
     }
+    wait_for_end(fleet);
+    Ok(())
+}
+
+/// Waits until the shards have closed everything, but not for long.
+fn wait_for_end(fleet: shards::Fleet) {
     let (ended, ends) = mpsc::channel();
     std::thread::spawn(move || {
         // The receiver may have given up.
@@ -251,7 +237,36 @@ fn serve(
     if ends.recv_timeout(STOP_MAX) != Ok(true) {
         tracing::warn!("not every shard has ended in time");
     }
-    Ok(())
+}
+
+/// Where the shards run.
+fn placement(general: &General) -> Result<Placement, Refused> {
+    let count = ShardCount::new(general.worker_threads)
+        .map_err(|error| Refused::new(EXIT_CONFIG, "worker_threads", &error))?;
+    probe_host(count).map_err(|error| Refused::new(EXIT_OS, "cannot run here", &error))?;
+    let topology = Topology::detect()
+        .map_err(|error| Refused::new(EXIT_OS, "cannot read the CPUs of this process", &error))?;
+    let policy = Policy {
+        shards: Requested::Count(count),
+        pin: general.worker_cpu_affinity_pinning,
+    };
+    let placement = place(&topology, &policy)
+        .map_err(|error| Refused::new(EXIT_CONFIG, "worker_threads", &error))?;
+    for note in &placement.notes {
+        tracing::warn!("{note}");
+    }
+    Ok(placement)
+}
+
+fn tell_places(listening: &[Listening]) {
+    for Listening {
+        address,
+        port,
+        family,
+    } in listening
+    {
+        tracing::info!(%address, port, family, "listening");
+    }
 }
 
 /// Says to everybody who waits for it that clients can connect; from then on this is the process that

@@ -206,6 +206,8 @@ fn upgrades_follow_each_other_under_load(shards: usize) {
     let chain = Chain::start(config(shards).pool_size(8));
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        // Also when something fails: the others must not go on for ever.
+        let end = End(&is_over);
         let clients: Vec<_> = (0..50)
             .map(|_| {
                 scope.spawn(|| {
@@ -231,12 +233,20 @@ fn upgrades_follow_each_other_under_load(shards: usize) {
             chain.upgrade();
             eventually("the old process ends", || !is_running(&old));
         }
-        is_over.store(true, Ordering::Relaxed);
+        drop(end);
         for client in clients {
             assert!(client.join().unwrap() > 0);
         }
         newcomers.join().unwrap();
     });
+}
+
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A process that has ended and that nobody has asked about yet does not run.
