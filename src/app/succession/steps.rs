@@ -122,6 +122,8 @@ pub struct Succession {
     /// Gets sessions next.
     next_shard: usize,
     phase: Phase,
+    /// An upgrade is to begin when the one before it is over.
+    is_wanted: bool,
     /// Who has asked for the upgrade and is told of it.
     waiting: Vec<Answerer>,
 }
@@ -146,6 +148,7 @@ impl Succession {
             events,
             next_shard: 0,
             phase: Phase::Serving,
+            is_wanted: false,
             waiting: Vec::new(),
         }
     }
@@ -200,10 +203,13 @@ impl Control {
     /// Begins an upgrade, unless there is one.
     pub(in crate::app) fn upgrade(&mut self, answer: Option<Answerer>) {
         let succession = &mut self.succession;
+        if succession.predecessor.is_some() && succession.remains != Remains::default() {
+            tracing::info!("a binary upgrade begins when the one before it is over");
+            succession.is_wanted = true;
+            succession.waiting.extend(answer);
+            return;
+        }
         let refusal = match (&succession.phase, &succession.program) {
-            _ if succession.predecessor.is_some() && succession.remains != Remains::default() => {
-                Some("the process before this one still has clients or servers".to_owned())
-            }
             (Phase::Departing { .. }, _) => Some("the upgrade is under way".to_owned()),
             (_, Err(error)) => Some(format!("the program cannot be found: {error}")),
             _ => None,
@@ -524,6 +530,10 @@ impl Control {
         let before = std::mem::replace(&mut self.succession.remains, remains);
         if before.servers != self.succession.remains.servers {
             self.spread(Arc::clone(&self.config)).await;
+        }
+        let is_over = self.succession.remains == Remains::default();
+        if is_over && std::mem::take(&mut self.succession.is_wanted) {
+            self.upgrade(None);
         }
     }
 
