@@ -102,22 +102,20 @@ impl Pool {
         }
     }
 
-    /// Keeps the claim in step with the queue.
+    /// Keeps the claim in step with the queue. Who joins a queue that was empty meanwhile, while the pool
+    /// still rests after a denial, claims as well: the rest may be over sooner for it.
     pub(super) fn renew_claim(&self) {
-        let Some(since) = self.claim.get() else {
-            return;
-        };
+        let before = self.claim.get();
         let head = {
             let part = self.part.borrow();
-            let head = part.state().head();
-            head.filter(|_| part.is_denied())
+            part.is_denied().then(|| part.state().head()).flatten()
         };
-        if head == Some(since) {
+        if head == before {
             return;
         }
         self.claim.set(head);
         self.quota.renew(self.claimant(), head);
-        if head.is_none() {
+        if head.is_none() || before.is_none() {
             self.tell_claimants();
         }
     }

@@ -33,10 +33,7 @@ use crate::server::statements::text::Effect;
 
 use super::client::Session;
 use super::prepared::Prepared;
-use super::relay::{deliver_promised, is_request};
-
-/// A message without a body.
-const FLUSH: [u8; 5] = [b'H', 0, 0, 0, 4];
+use super::relay::{bare, deliver_promised, is_request};
 
 /// True if answers will come without another message of the client's.
 pub(super) fn owes_answers(server: &ServerConnection) -> bool {
@@ -118,7 +115,7 @@ impl Session {
             deliver_promised(server, &mut self.client, self.prepared.as_deref_mut());
         }
         if server.sync.may_keep_replies() {
-            server.stream.send(FLUSH.to_vec());
+            server.stream.send(bare(b'H').to_vec());
         }
     }
 }

@@ -46,8 +46,6 @@ use super::prepared::Prepared;
 
 /// A name that no server has, for a message that is to fail.
 pub(super) const CHANGED_NAME: &[u8] = b"PGD_changed_result";
-/// Makes the server answer what it has got.
-const FLUSH: [u8; 5] = [b'H', 0, 0, 0, 4];
 /// The code and the words of the error, and the routine by which drivers know it.
 const SQLSTATE: &[u8] = b"0A000";
 const MESSAGE: &[u8] = b"cached plan must not change result type";
@@ -83,7 +81,7 @@ pub(super) fn judge(
         if !result.is_asked {
             ask(prepared, server, out, (name, key, result));
         }
-        out.extend_from_slice(&FLUSH);
+        writer::flush(out);
         prepared.awaits(result);
         return Verdict::Waits;
     }

@@ -18,13 +18,11 @@ use crate::server::ServerConnection;
 
 use super::awaiting::owes_answers;
 use super::client::{Session, WINDOW_BYTES};
-use super::relay::deliver_promised;
+use super::relay::{bare, deliver_promised};
 
 /// Requests that may be owed before no more are read. A chunk of them may come on top: some
 /// megabytes in all.
 const OWED_MAX: usize = 8192;
-/// A message without a body.
-const FLUSH: [u8; 5] = [b'H', 0, 0, 0, 4];
 
 impl Session {
     /// True if nothing more of the client is to be read for now.
@@ -63,7 +61,7 @@ impl Session {
             && !prepared.is_ahead
         {
             prepared.is_ahead = true;
-            server.stream.send(FLUSH.to_vec());
+            server.stream.send(bare(b'H').to_vec());
         }
         self.client.pause();
         true

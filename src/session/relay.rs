@@ -488,7 +488,7 @@ fn note_long_parse(leftovers: &mut Leftovers, text: Option<&[u8]>) {
 }
 
 /// A message without a body.
-const fn bare(tag: u8) -> [u8; 5] {
+pub(super) const fn bare(tag: u8) -> [u8; 5] {
     [tag, 0, 0, 0, 4]
 }
 

@@ -34,8 +34,11 @@ pub(crate) fn essence(answer: &Answer) -> String {
     match answer.tag {
         b'E' | b'N' => {
             let is_short = is_fatal(answer);
+            // Where a result has changed the pooler says it itself, without a line of the source.
+            let has_line = answer.error_fields().sqlstate != "0A000";
             for field in answer.strings() {
                 let counts = !is_short || field.starts_with(['S', 'C', 'M']);
+                let counts = counts && (has_line || !field.starts_with('L'));
                 if counts && !field.is_empty() {
                     let _ = write!(text, " {field}");
                 }

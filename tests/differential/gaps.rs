@@ -70,14 +70,15 @@ pub(crate) const GAPS: &[Gap] = &[
         },
     },
     Gap {
-        name: "described-before-begin",
-        why: "a server that lacks a statement parses it for its description, and has taken a snapshot then, \
-              which a transaction of another isolation level may not have",
+        name: "parsed-before-begin",
+        why: "a server that lacks a statement parses it for its description, or for a Bind that fails, and has \
+              taken a snapshot then, which a transaction of another isolation level may not have",
         shows: |context, message| {
             let sets_up = message
                 .sql()
                 .is_some_and(|sql| sql.contains("isolation level"));
-            sets_up && has_described(context.before, context.has_described)
+            let has_bound = context.before.iter().any(|one| one.tag() == b'B');
+            sets_up && (has_bound || has_described(context.before, context.has_described))
         },
     },
     Gap {

@@ -196,11 +196,16 @@ impl World {
         let mut is_available = false;
         let idle = |shard: &crate::world::Shard| shard.part.state().idle_count() > 0;
         let has_idle = self.shards.iter().any(idle);
+        let opening = |shard: &crate::world::Shard| shard.part.state().opening_count();
+        let openings: usize = self.shards.iter().map(opening).sum();
+        // A permit serves nobody before something can be opened with it.
+        let may_open = openings < self.sizes.opening_max;
         for (shard, seen) in self.shards.iter().zip(&mut self.watch.seen) {
             let state = shard.part.state();
             let queued = state.waiting_count();
             let has_rights = self.plan.room == 0 || self.quota.used() < self.plan.room;
-            is_available |= state.idle_count() > 0 || (state.spare() > queued && has_rights);
+            let can_open = has_rights && may_open;
+            is_available |= state.idle_count() > 0 || (state.spare() > queued && can_open);
             let want = shard.part.want();
             let is_new = want.map(|want| want.number) != seen.want.map(|want| want.number);
             // Who rests after a grant asks for nothing that is used.

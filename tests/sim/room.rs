@@ -49,12 +49,12 @@ impl World {
     pub(crate) fn renew_claim(&mut self, shard: usize) {
         let at = &mut self.shards[shard];
         let head = at.part.state().head().filter(|_| at.part.is_denied());
-        if at.claim.is_none() || at.claim == head {
+        if at.claim == head {
             return;
         }
-        at.claim = head;
+        let before = std::mem::replace(&mut at.claim, head);
         self.quota.renew(claimant(shard), head);
-        if head.is_none() {
+        if head.is_none() || before.is_none() {
             self.tell_claimants();
         }
     }

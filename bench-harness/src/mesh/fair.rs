@@ -4,6 +4,9 @@
 //! Does not own: the load (`closed_loop.rs`).
 //! Invariants: what is compared is measured in turns, each time with a fresh pooler.
 
+use std::net::SocketAddr;
+use std::process::Command;
+
 use anyhow::Result;
 
 use super::Bench;
@@ -13,15 +16,19 @@ use super::observer::{Sampler, Samples};
 use crate::cpu;
 use crate::interrupt;
 use crate::metric::Metric;
+use crate::probe::Probe;
 use crate::statistics::{Summary, percentile};
 use crate::verdict::{Bound, Finding};
 
 /// A load, and all that was seen of it in all rounds.
 struct Variant {
     title: &'static str,
-    shards: u16,
+    /// None: a single PgBouncer, whose one queue has no order but that of arrival.
+    shards: Option<u16>,
     clients: usize,
     rounds: Vec<Round>,
+    /// The driver had the processor before the others.
+    is_driver_first: bool,
     /// Why rounds are missing.
     failures: Vec<String>,
 }
@@ -35,26 +42,48 @@ struct Round {
 }
 
 impl Variant {
-    fn new(title: &'static str, shards: u16, clients: usize) -> Self {
+    fn new(title: &'static str, shards: Option<u16>, clients: usize) -> Self {
         Self {
             title,
             shards,
             clients,
             rounds: Vec::new(),
+            is_driver_first: false,
             failures: Vec::new(),
         }
     }
 
     fn measure(&mut self, bench: &Bench<'_>, pool_size: u32, seconds: u32) -> Result<()> {
-        let doorman = bench.start(self.shards, pool_size)?;
+        let Some(shards) = self.shards else {
+            let pooler = bench.start_pgbouncer(pool_size)?;
+            return self.load(bench, (pooler.address, &pooler.probe), seconds);
+        };
+        let doorman = bench.start(shards, pool_size)?;
+        self.load(bench, (doorman.address(), doorman.probe()), seconds)?;
+        bench.keep_waits_beside_idle(&doorman);
+        Ok(())
+    }
+
+    fn load(
+        &mut self,
+        bench: &Bench<'_>,
+        (address, probe): (SocketAddr, &Probe),
+        seconds: u32,
+    ) -> Result<()> {
         let sampler = Sampler::start(bench.server.address())?;
         let mut random = bench.random(self.rounds.len() as u64);
-        let (begin, driver_ns) = (doorman.probe().begin()?, cpu::own_ns());
-        let counted = closed_loop::run(doorman.address(), self.clients, seconds, &mut random)?;
+        let (begin, driver_ns) = (probe.begin()?, cpu::own_ns());
+        // What the driver does not get to in time looks like a wait of the pooler.
+        self.is_driver_first = renice("-10");
+        let counted = closed_loop::run(address, self.clients, seconds, &mut random);
+        if self.is_driver_first {
+            renice("0");
+        }
+        let counted = counted?;
         let driver_us = cpu::own_ns().saturating_sub(driver_ns) as f64 / 1e3;
-        let end = doorman.probe().end()?;
+        let end = probe.end()?;
         let samples = sampler.finish()?;
-        let costs = doorman.probe().costs(&begin, &end, driver_us, 1.0);
+        let costs = probe.costs(&begin, &end, driver_us, 1.0);
         let foreign_percent = costs.get(&Metric::ForeignCpuPercent).copied();
         eprintln!(
             "  {}: {:.0} tx/s, slowest/fastest {:.2}, p99/p50 {:.2}, most connections {}, errors {}, \
@@ -67,7 +96,6 @@ impl Variant {
             counted.errors.total(),
             foreign_percent.unwrap_or_default(),
         );
-        bench.keep_waits_beside_idle(&doorman);
         self.rounds.push(Round {
             counted,
             samples,
@@ -165,8 +193,8 @@ fn run_rounds(
 /// Something could not be started or asked, or the user interrupts.
 pub(crate) fn one(bench: &Bench<'_>, finding: &mut Finding) -> Result<()> {
     let mut variants = [
-        Variant::new("1 shard", 1, 40),
-        Variant::new("4 shards", 4, 40),
+        Variant::new("1 shard", Some(1), 40),
+        Variant::new("4 shards", Some(4), 40),
     ];
     run_rounds(bench, 2, 1, bench.seconds(30), &mut variants)?;
     let [single, four] = variants;
@@ -193,18 +221,28 @@ pub(crate) fn one(bench: &Bench<'_>, finding: &mut Finding) -> Result<()> {
     Ok(())
 }
 
+/// Sets the priority of this thread, which what it starts inherits. False if that is not allowed.
+fn renice(niceness: &str) -> bool {
+    let thread = nix::unistd::gettid().to_string();
+    let renice = Command::new("renice")
+        .args(["-n", niceness, "-p", &thread])
+        .output();
+    renice.is_ok_and(|output| output.status.success())
+}
+
 /// 500 clients share 10 server connections over two shards.
 ///
 /// # Errors
 /// Something could not be started or asked, or the user interrupts.
 pub(crate) fn many(bench: &Bench<'_>, finding: &mut Finding) -> Result<()> {
     let mut variants = [
-        Variant::new("2 shards, 40 clients", 2, 40),
-        Variant::new("2 shards, 500 clients", 2, 500),
-        Variant::new("1 shard, 500 clients", 1, 500),
+        Variant::new("2 shards, 40 clients", Some(2), 40),
+        Variant::new("2 shards, 500 clients", Some(2), 500),
+        Variant::new("1 shard, 500 clients", Some(1), 500),
+        Variant::new("1 PgBouncer, 500 clients", None, 500),
     ];
     run_rounds(bench, 3, 10, bench.seconds(10), &mut variants)?;
-    let [few, crowd, single] = variants;
+    let [few, crowd, single, bouncer] = variants;
     finding.judge(
         "p99 / p50 of the latency, 500 clients",
         crowd.median(spread),
@@ -212,6 +250,7 @@ pub(crate) fn many(bench: &Bench<'_>, finding: &mut Finding) -> Result<()> {
     );
     let spread_of_one = single.median(spread);
     finding.tell("the same with 1 shard", spread_of_one);
+    finding.tell("the same with 1 PgBouncer", bouncer.median(spread));
     for (name, per_mille) in [("p50", 500), ("p99", 990)] {
         let latency = crowd.median(|c| percentile(&c.latencies, per_mille).map(f64::from));
         let milliseconds = latency.map(|us| us / 1e3);
@@ -226,6 +265,11 @@ pub(crate) fn many(bench: &Bench<'_>, finding: &mut Finding) -> Result<()> {
     finding.tell("tx/s with 40 clients", few.tps());
     let tps_of_one = single.tps();
     finding.tell("tx/s with 500 clients, 1 shard", tps_of_one);
+    finding.tell("tx/s with 500 clients, 1 PgBouncer", bouncer.tps());
+    finding.tell(
+        "driver's priority raised (1: yes)",
+        f64::from(u8::from(crowd.is_driver_first)),
+    );
     let fairness = crowd.fairness();
     finding.tell("transactions, slowest / fastest client", fairness);
     finding.judge(

@@ -151,6 +151,19 @@ impl Bench<'_> {
         Ok(Doorman { pooler, source })
     }
 
+    /// Starts a single PgBouncer when nothing of the last pooler is left.
+    ///
+    /// # Errors
+    /// It is not installed, or does not start.
+    pub(crate) fn start_pgbouncer(&self, pool_size: u32) -> Result<Pooler> {
+        Observer::connect(self.server.address())?.wait_until_alone()?;
+        Pooler::start(
+            &self.catalogue.target("pgbouncer", 1)?,
+            self.server,
+            pool_size,
+        )
+    }
+
     /// Adds what a pooler that was started for this check says about clients that waited although
     /// an idle server was there.
     pub(crate) fn keep_waits_beside_idle(&self, doorman: &Doorman) {

@@ -184,16 +184,19 @@ impl Quota {
         (0..count).map(|_| Right(Arc::clone(self))).collect()
     }
 
-    /// The first of those who wait is another one now; `None`: nobody waits, the claim is void.
+    /// The first of those who wait is another one now, or somebody waits again: a claim that was void
+    /// is one for one connection then. `None`: nobody waits, the claim is void.
     pub fn renew(&self, who: Claimant, since: Option<Instant>) {
         let mut account = self.account();
-        match since {
-            None => account.claims.retain(|claim| claim.who != who),
-            Some(since) => {
-                if let Some(claim) = account.claims.iter_mut().find(|claim| claim.who == who) {
-                    claim.since = since;
-                }
-            }
+        let claim = account.claims.iter_mut().find(|claim| claim.who == who);
+        match (since, claim) {
+            (None, _) => account.claims.retain(|claim| claim.who != who),
+            (Some(since), Some(claim)) => claim.since = since,
+            (Some(since), None) => account.claims.push(Claim {
+                who,
+                since,
+                count: 1,
+            }),
         }
         self.note(&account);
     }

@@ -55,6 +55,21 @@ fn a_free_right_is_for_who_has_waited_longest() {
 }
 
 #[test]
+fn who_waits_again_after_the_claim_was_void_has_one_again() {
+    let quota = quota(1);
+    let (a, b) = (claimant(0, 1), claimant(1, 2));
+    let right = quota.take(a, 1, None);
+    let since = Instant::now();
+    assert!(quota.take(b, 1, Some(since)).is_empty());
+    quota.renew(b, None);
+    assert!(!quota.is_short());
+    quota.renew(b, Some(since));
+    assert!(quota.is_short());
+    drop(right);
+    assert_eq!(quota.next(), [b]);
+}
+
+#[test]
 fn no_more_is_closed_than_claims_of_other_pools_need() {
     let quota = quota(4);
     let (a, b) = (claimant(0, 1), claimant(1, 2));
