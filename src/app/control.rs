@@ -371,6 +371,10 @@ impl Control {
                 answer.give_when_done(spread, WorkResult::Set);
             }
             Work::ShutDown => self.is_over = true,
+            Work::Refuse => {
+                self.succession.listeners.clear();
+                answer.give(WorkResult::Refused);
+            }
             Work::Upgrade => self.upgrade(Some(answer)),
             Work::Sockets => {
                 tokio::task::spawn_blocking(|| {

@@ -141,6 +141,8 @@ pub enum Work {
     },
     /// End the process.
     ShutDown,
+    /// Listen on nothing any more.
+    Refuse,
     /// Count the sockets of the process.
     Sockets,
     /// Have another process take over.
@@ -160,6 +162,8 @@ pub enum WorkResult {
     Reloaded(Result<(), String>),
     /// All shards have the setting.
     Set(Result<(), String>),
+    /// Nothing is listened on any more.
+    Refused,
     /// Another process has taken over.
     Upgraded(Result<(), String>),
     /// The sockets.

@@ -335,6 +335,8 @@ mod tests {
             Box::pin(std::future::pending())
         }
 
+        fn refuse(&self) {}
+
         fn shut_down(&self) {}
 
         fn upgrade(&self) -> orders::Answer<Result<(), String>> {

@@ -7,7 +7,8 @@
 //! Many of them on their way at once are refused by the kernel (as many as a process may have open);
 //! then sending waits until the other side has taken some.
 //!
-//! **Invariant:** a descriptor that was sent is received with its message, or the conversation is over.
+//! **Invariant:** a descriptor that was sent is received with its message, or that one tells that it is missing,
+//! or the conversation is over.
 //!
 //! Source: `unix(7)`, `cmsg(3)`.
 
@@ -49,14 +50,16 @@ pub struct Message {
 ///
 /// # Errors
 ///
-/// The socket's; the other side has gone or does not read.
+/// `InvalidInput`: it is too long, and nothing was sent. Others are the socket's: the other side has gone
+/// or does not read.
 pub fn send(
     socket: &UnixStream,
     kind: u8,
     body: &[u8],
     descriptors: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
-    let bytes = frame::encode(kind, descriptors.len(), body).map_err(io::Error::other)?;
+    let too_much = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
+    let bytes = frame::encode(kind, descriptors.len(), body).map_err(too_much)?;
     let mut sent = send_with(socket, &bytes, descriptors)?;
     while sent < bytes.len() {
         sent += send_with(socket, &bytes[sent..], &[])?;
@@ -95,6 +98,8 @@ pub struct Receiver {
     socket: UnixStream,
     bytes: Vec<u8>,
     descriptors: VecDeque<OwnedFd>,
+    /// Descriptors have come that this process had no room for.
+    has_lost: bool,
 }
 
 impl Receiver {
@@ -104,6 +109,7 @@ impl Receiver {
             socket,
             bytes: Vec::new(),
             descriptors: VecDeque::new(),
+            has_lost: false,
         }
     }
 
@@ -112,7 +118,8 @@ impl Receiver {
         &self.socket
     }
 
-    /// The next message; `None` at the end of the conversation.
+    /// The next message; `None` at the end of the conversation. If this process has too many descriptors
+    /// open, it waits until there is room; if there is none all the same, those of a message are missing.
     ///
     /// # Errors
     ///
@@ -122,13 +129,14 @@ impl Receiver {
             if let Some((header, body, end)) =
                 frame::decode(&self.bytes).map_err(io::Error::other)?
             {
-                if self.descriptors.len() < header.descriptors {
+                let count = header.descriptors.min(self.descriptors.len());
+                if count < header.descriptors && !std::mem::take(&mut self.has_lost) {
                     return Err(io::Error::other("descriptors are missing"));
                 }
                 let message = Message {
                     kind: header.kind,
                     body: body.to_vec(),
-                    descriptors: self.descriptors.drain(..header.descriptors).collect(),
+                    descriptors: self.descriptors.drain(..count).collect(),
                 };
                 self.bytes.drain(..end);
                 return Ok(Some(message));
@@ -142,7 +150,22 @@ impl Receiver {
         }
     }
 
+    /// Waits until a descriptor can be received: what the kernel cannot deliver is lost.
+    fn wait_for_room(&self) {
+        let mut tries = 0;
+        while tries < CROWDED_MAX
+            && matches!(
+                rustix::io::dup(&self.socket),
+                Err(Errno::MFILE | Errno::NFILE)
+            )
+        {
+            tries += 1;
+            sleep(CROWDED_PAUSE);
+        }
+    }
+
     fn read(&mut self) -> io::Result<usize> {
+        self.wait_for_room();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let before = self.bytes.len();
@@ -164,9 +187,7 @@ impl Receiver {
             }
         }
         if received.flags.contains(ReturnFlags::CTRUNC) {
-            return Err(io::Error::other(
-                "descriptors were lost: this process has too many open",
-            ));
+            self.has_lost = true;
         }
         Ok(count)
     }

@@ -87,18 +87,14 @@ fn idle_clients_go_to_the_new_process(shards: usize) {
     let mut idle: Vec<_> = (0..20).map(|_| chain.0.connect()).collect();
     for client in &mut idle {
         client.execute("set timezone to 'Asia/Tokyo'");
-        let parse = [message::parse("named", "select 5"), message::sync()];
+        let parse = [message::parse("named", "select 5")];
         client.batch(&parse);
     }
     chain.upgrade();
     assert_eq!(chain.0.wait().code(), Some(0), "nobody is left");
     for client in &mut idle {
         assert_eq!(client.value("show timezone"), "Asia/Tokyo");
-        let run = [
-            message::bind("", "named", &[]),
-            message::execute("", 0),
-            message::sync(),
-        ];
+        let run = [message::bind("", "named", &[]), message::execute("", 0)];
         assert_eq!(client.batch(&run).value(), "5");
     }
     chain.0.assert_serves();

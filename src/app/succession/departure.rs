@@ -13,7 +13,6 @@
 //!    delivered before the other side is closed.
 
 use std::future::poll_fn;
-use std::io;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -33,6 +32,8 @@ use super::super::mailbox::ShardMessage;
 const BATCH: usize = 256;
 /// Time between two batches, and between two tries to send.
 const PAUSE: Duration = Duration::from_millis(1);
+/// Time between two tries to get descriptors.
+const CROWDED_PAUSE: Duration = Duration::from_millis(50);
 /// Bytes that may wait for one side of a relay.
 const WINDOW_BYTES: usize = 256 * 1024;
 
@@ -72,27 +73,40 @@ pub fn end(shard: &Rc<Shard>) {
 
 /// Sends a session to the control thread, which sends it on; an encrypted one leaves a relay here.
 pub fn send(outbox: &Outbox<ShardMessage>, place: (&Fleet, usize), mut record: Box<SessionRecord>) {
-    if record.detached.tls.is_some()
-        && let Err(error) = divide(&mut record, place)
-    {
-        tracing::warn!(%error, "an encrypted client cannot go to the new process, it is closed");
-        return;
-    }
-    let message = ShardMessage::Emigrant(record);
-    let Err(refused) = outbox.try_send(Seat::Control, message) else {
-        return;
-    };
-    let outbox = outbox.clone();
-    let mut message = refused.into_message();
-    spawn(async move {
-        loop {
-            sleep(PAUSE).await;
-            match outbox.try_send(Seat::Control, message) {
-                Ok(()) => return,
-                Err(refused) => message = refused.into_message(),
+    let is_ready = divide(&mut record, place);
+    if is_ready {
+        match outbox.try_send(Seat::Control, ShardMessage::Emigrant(record)) {
+            Ok(()) => return,
+            Err(refused) => {
+                let ShardMessage::Emigrant(refused) = refused.into_message() else {
+                    return;
+                };
+                record = refused;
             }
         }
-    });
+    }
+    spawn(send_later(
+        outbox.clone(),
+        (place.0.clone(), place.1),
+        (record, is_ready),
+    ));
+}
+
+/// Tries again until there is room, of descriptors and in the mailbox.
+async fn send_later(
+    outbox: Outbox<ShardMessage>,
+    (fleet, shard): (Fleet, usize),
+    (mut record, mut is_ready): (Box<SessionRecord>, bool),
+) {
+    while !is_ready {
+        sleep(CROWDED_PAUSE).await;
+        is_ready = divide(&mut record, (&fleet, shard));
+    }
+    let mut message = ShardMessage::Emigrant(record);
+    while let Err(refused) = outbox.try_send(Seat::Control, message) {
+        message = refused.into_message();
+        sleep(PAUSE).await;
+    }
 }
 
 /// One open relay in the numbers of its shard.
@@ -111,9 +125,15 @@ impl Drop for Counted {
     }
 }
 
-/// Puts a relay between the client and the session.
-fn divide(record: &mut SessionRecord, place: (&Fleet, usize)) -> io::Result<()> {
-    let (near, far) = UnixStream::pair()?;
+/// Puts a relay between the client and the session, if the client is encrypted. False if there are no
+/// descriptors left for that at the moment.
+fn divide(record: &mut SessionRecord, place: (&Fleet, usize)) -> bool {
+    if record.detached.tls.is_none() {
+        return true;
+    }
+    let Ok((near, far)) = UnixStream::pair() else {
+        return false;
+    };
     let there = Detached {
         socket: far.into(),
         unread: Vec::new(),
@@ -128,7 +148,7 @@ fn divide(record: &mut SessionRecord, place: (&Fleet, usize)) -> io::Result<()> 
         relay(client, Stream::new(near.into())).await;
         drop(counted);
     });
-    Ok(())
+    true
 }
 
 /// Moves bytes between two streams until one of them ends. What is queued for the other leaves when it is

@@ -17,9 +17,9 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::Child;
+use std::process::{Child, ExitStatus};
 use std::sync::mpsc;
-use std::thread::{Builder, JoinHandle};
+use std::thread::{Builder, JoinHandle, sleep};
 use std::time::Duration;
 
 use shards::succession::start;
@@ -33,6 +33,10 @@ use super::word::{Cancel, kind};
 
 /// How long the heir may take to read something.
 const WRITE_MAX: Duration = Duration::from_secs(10);
+/// How often, and how far apart, it is looked whether the heir has ended by itself.
+const END_LOOKS: u32 = 50;
+/// See [`END_LOOKS`].
+const END_PAUSE: Duration = Duration::from_millis(10);
 
 /// A message to the heir.
 #[derive(Debug)]
@@ -116,11 +120,27 @@ fn write(socket: &UnixStream, outgoing: &mpsc::Receiver<Outgoing>) {
             message.descriptors.iter().map(OwnedFd::as_fd).collect();
         if let Err(error) = send(socket, message.kind, &message.body, &descriptors) {
             tracing::error!(%error, "the new process cannot be told something");
+            if error.kind() == io::ErrorKind::InvalidInput {
+                continue;
+            }
             // Has the reader notice.
             let _ = socket.shutdown(Shutdown::Both);
             return;
         }
     }
+}
+
+/// Ends the heir, which may be about to end by itself: its sockets close before it has ended.
+fn end(child: &mut Child) -> io::Result<ExitStatus> {
+    for _ in 0..END_LOOKS {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        sleep(END_PAUSE);
+    }
+    // It may have ended meanwhile.
+    let _ = child.kill();
+    child.wait()
 }
 
 fn read(mut receiver: Receiver, mut child: Child, events: &UnboundedSender<Event>) {
@@ -143,10 +163,12 @@ fn read(mut receiver: Receiver, mut child: Child, events: &UnboundedSender<Event
             }
         }
     };
-    // It may have ended by itself.
-    let _ = child.kill();
-    let status = child.wait();
+    let status = end(&mut child);
+    let was_told = status.as_ref().is_ok_and(ExitStatus::success);
     let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
     // Nobody is interested when the process ends.
-    let _ = events.send(Event::HeirGone(format!("{reason} ({status})")));
+    let _ = events.send(Event::HeirGone {
+        reason: format!("{reason} ({status})"),
+        was_told,
+    });
 }

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 use std::thread::Builder;
 use std::time::Duration;
@@ -192,11 +192,7 @@ fn event(message: Message) -> io::Result<Event> {
         descriptors,
     } = message;
     match kind {
-        kind::SESSION => {
-            let first: Option<OwnedFd> = descriptors.into_iter().next();
-            let socket = first.ok_or_else(|| io::Error::other("a session without a socket"))?;
-            Ok(Event::Session(body, socket))
-        }
+        kind::SESSION => Ok(Event::Session(body, descriptors.into_iter().next())),
         kind::REMAINS => Ok(Event::Remains(
             Remains::decode(&body).map_err(io::Error::other)?,
         )),

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! **Owns:** the order of these steps, the messages (`word`), both sides (`donor`, `heir`), what the control
-//! thread (`steps`) and a shard (`departure`) do for them, and how the program is started (`program`).
+//! thread (`steps`, `arrivals`) and a shard (`departure`) do for them, and how the program is started (`program`).
 //! **Does not own:** what a session is as bytes (`session::passport`), the form of messages (`upgrade`).
 //!
 //! **Invariants**
@@ -24,6 +24,7 @@
 //!    has or may open; the same is true of client connections.
 //! 4. If the heir ends while the donor still runs, the donor accepts again.
 
+pub mod arrivals;
 pub mod departure;
 pub mod donor;
 pub mod heir;

@@ -1,13 +1,14 @@
 //! The control thread's part of an upgrade, on both sides.
 //!
 //! ```text
-//!   Serving ── asked ──▶ Checking ── fine ──▶ Starting ── ready ──▶ Departing ──▶ the process ends
-//!      ▲                    │ refused            │ gone, late           │
-//!      ├────────────────────┘◀───────────────────┘                      │
-//!      └───────────────────────── heir gone ────────────────────────────┘
+//!   Serving ── asked ──▶ Checking ── fine ──▶ Starting ── ready ──▶ Departing ──▶ Relaying ──▶ the
+//!      ▲                    │ refused            │ gone, late           │    nobody is      process
+//!      ├────────────────────┘◀───────────────────┘                      │    left but       ends
+//!      └───────────────────────── heir gone ────────────────────────────┘    relays
 //! ```
 //!
-//! **Owns:** the state of the upgrade, what is done at each event.
+//! **Owns:** the state of the upgrade, what is done at each event; what comes from the old process is in
+//! `arrivals`.
 //! **Does not own:** shards (`departure`), the conversation (`donor`, `heir`).
 //!
 //! **Invariant:** the shards are told nothing before the heir is ready.
@@ -21,10 +22,9 @@ use std::time::{Duration, Instant};
 use shards::{Seat, ShardId, Socket};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::config::{Config, Secret};
+use crate::config::Config;
 use crate::metrics::pool::read_counts;
 use crate::protocol::cancel_key::GENERATION_MAX;
-use crate::server::chores;
 use crate::session::cancel::Forwarded;
 use crate::session::passport::{self, Clock};
 use crate::session::resume::SessionRecord;
@@ -46,6 +46,8 @@ pub const METRICS: &str = "metrics";
 const START_MAX: Duration = Duration::from_secs(60);
 /// Time between two looks at what remains.
 const LOOK: Duration = Duration::from_millis(5);
+/// The same when nothing but relays remains.
+const LOOK_LATER: Duration = Duration::from_millis(100);
 /// How long those have to take it who are told that it is over.
 const FAREWELL_MAX: Duration = Duration::from_millis(500);
 /// How long a cancel request may wait for its effect in the process that has the session.
@@ -59,15 +61,20 @@ pub enum Event {
     /// The new process accepts clients.
     HeirReady,
     /// The new process has ended, or does not keep to the rules.
-    HeirGone(String),
+    HeirGone {
+        /// Why, as far as known.
+        reason: String,
+        /// It was told to end: nothing is wrong with it.
+        was_told: bool,
+    },
     /// The new process has not become ready in time.
     HeirLate(u32),
     /// A cancel request has come to the new process.
     CancelHere(Cancel),
     /// Time to look at what remains.
     Look,
-    /// The old process sends a session.
-    Session(Vec<u8>, OwnedFd),
+    /// The old process sends a session; without its socket if this process had no descriptor for that.
+    Session(Vec<u8>, Option<OwnedFd>),
     /// The old process still has this.
     Remains(Remains),
     /// The old process knows these users.
@@ -98,6 +105,8 @@ enum Phase {
         /// What the heir has been told last.
         remains: Remains,
     },
+    /// The heir has everybody, and may have gone over to another one.
+    Relaying,
 }
 
 /// All that the control thread knows of upgrades.
@@ -120,10 +129,10 @@ pub struct Succession {
     /// Where events go.
     pub events: UnboundedSender<Event>,
     /// Gets sessions next.
-    next_shard: usize,
+    pub(super) next_shard: usize,
     phase: Phase,
     /// An upgrade is to begin when the one before it is over.
-    is_wanted: bool,
+    pub(super) is_wanted: bool,
     /// Who has asked for the upgrade and is told of it.
     waiting: Vec<Answerer>,
 }
@@ -155,7 +164,7 @@ impl Succession {
 
     /// True while clients go to another process.
     pub const fn is_departing(&self) -> bool {
-        matches!(self.phase, Phase::Departing { .. })
+        matches!(self.phase, Phase::Departing { .. } | Phase::Relaying)
     }
 
     /// The configuration with the sizes that pools may have now.
@@ -210,7 +219,9 @@ impl Control {
             return;
         }
         let refusal = match (&succession.phase, &succession.program) {
+            _ if self.fleet.is_closing() => Some("the process is about to end".to_owned()),
             (Phase::Departing { .. }, _) => Some("the upgrade is under way".to_owned()),
+            (Phase::Relaying, _) => Some("another process has taken over".to_owned()),
             (_, Err(error)) => Some(format!("the program cannot be found: {error}")),
             _ => None,
         };
@@ -256,7 +267,7 @@ impl Control {
                 }
             }
             Event::HeirReady => self.depart().await,
-            Event::HeirGone(reason) => self.heir_gone(&reason).await,
+            Event::HeirGone { reason, was_told } => self.heir_gone(&reason, was_told).await,
             Event::HeirLate(pid) => {
                 if let Phase::Starting(donor) = &self.succession.phase
                     && donor.pid == pid
@@ -267,7 +278,12 @@ impl Control {
             }
             Event::CancelHere(cancel) => self.cancel_here(cancel).await,
             Event::Look => self.look().await,
-            Event::Session(bytes, socket) => self.session_came(&bytes, socket).await,
+            Event::Session(bytes, Some(socket)) => self.session_came(&bytes, socket).await,
+            Event::Session(_, None) => {
+                tracing::error!(
+                    "a client of the old process is lost: too many descriptors are open"
+                );
+            }
             Event::Remains(remains) => self.remains_changed(remains).await,
             Event::Guests(guests) => self.guests_came(guests).await,
             Event::CancelDone { shard, ticket } => {
@@ -356,22 +372,22 @@ impl Control {
             told_at: None,
             remains: Remains::default(),
         };
-        let events = succession.events.clone();
-        tokio::spawn(async move {
-            let mut looks = tokio::time::interval(LOOK);
-            loop {
-                looks.tick().await;
-                if events.send(Event::Look).is_err() {
-                    return;
-                }
-            }
-        });
+        self.look_after(Duration::ZERO);
         if let Some(task) = self.scrape.take() {
             task.abort();
         }
         self.tell_shards(|| Departure::Begin).await;
         self.spread(Arc::clone(&self.config)).await;
         self.answer_upgrade(&Ok(()));
+    }
+
+    fn look_after(&self, pause: Duration) {
+        let events = self.succession.events.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            // Nobody is interested when the process ends.
+            let _ = events.send(Event::Look);
+        });
     }
 
     async fn tell_shards(&self, departure: impl Fn() -> Departure) {
@@ -390,14 +406,19 @@ impl Control {
             consoles += shard.consoles.get();
             relays += shard.relays.get();
         }
-        let Phase::Departing {
-            donor,
-            deadline,
-            told_at,
-            remains,
-        } = &mut self.succession.phase
-        else {
-            return;
+        let (donor, deadline, told_at, remains) = match &mut self.succession.phase {
+            Phase::Departing {
+                donor,
+                deadline,
+                told_at,
+                remains,
+            } => (donor, deadline, told_at, remains),
+            Phase::Relaying => {
+                self.is_over |= relays == 0;
+                self.look_after(LOOK_LATER);
+                return;
+            }
+            Phase::Serving | Phase::Checking | Phase::Starting(_) => return,
         };
         if now != *remains {
             donor.send(kind::REMAINS, now.encode(), Vec::new());
@@ -409,12 +430,14 @@ impl Control {
             let is_empty = remains.connections + servers as u64 == 0;
             let is_over = is_empty || at >= told_at + FAREWELL_MAX;
             self.is_over |= relays == 0 && is_over;
+            self.look_after(if is_over { LOOK_LATER } else { LOOK });
             return;
         }
         // Consoles are not waited for.
         let clients = remains.connections.saturating_sub(consoles);
         if clients + servers as u64 > 0 {
             if at < *deadline {
+                self.look_after(LOOK);
                 return;
             }
             tracing::warn!(
@@ -423,7 +446,10 @@ impl Control {
             );
         }
         *told_at = Some(at);
+        // From now on nothing leads back, and who connects is not to wait in a queue of this process.
+        self.succession.listeners.clear();
         self.tell_shards(|| Departure::End).await;
+        self.look_after(LOOK);
     }
 
     /// A session leaves this process.
@@ -437,24 +463,25 @@ impl Control {
         donor.send(kind::SESSION, bytes, vec![socket]);
     }
 
-    fn clock(&self) -> Clock {
+    pub(super) fn clock(&self) -> Clock {
         Clock {
             fleet: self.fleet.clone(),
             now: Instant::now(),
         }
     }
 
-    /// Gives a session to some shard of this process.
-    async fn settle(&mut self, record: Box<SessionRecord>) {
-        let next = self.succession.next_shard;
-        self.succession.next_shard = (next + 1) % self.seat.shard_count();
-        let message = ShardMessage::Immigrant(record);
-        self.send(ShardId::new(next as u16), message).await;
-    }
-
-    async fn heir_gone(&mut self, reason: &str) {
+    async fn heir_gone(&mut self, reason: &str, was_told: bool) {
         match std::mem::replace(&mut self.succession.phase, Phase::Serving) {
             Phase::Starting(_) | Phase::Checking => self.abandon(reason),
+            Phase::Departing {
+                told_at: Some(_), ..
+            }
+            | Phase::Relaying => self.succession.phase = Phase::Relaying,
+            Phase::Departing { .. } if was_told => {
+                tracing::info!(%reason, "the new process was told to end, and so does this one");
+                self.succession.phase = Phase::Relaying;
+                self.is_over = true;
+            }
             Phase::Departing { .. } => {
                 tracing::error!(%reason, "the new process has ended, this one serves again");
                 notify::ready();
@@ -515,53 +542,13 @@ impl Control {
         }
     }
 
-    async fn session_came(&mut self, bytes: &[u8], socket: OwnedFd) {
-        let connection = self.succession.connections.take_over();
-        match passport::read(bytes, socket, connection, &self.clock()) {
-            Ok(record) => self.settle(Box::new(record)).await,
-            Err(error) => tracing::error!(%error, "a client of the old process is lost"),
-        }
-    }
-
-    async fn remains_changed(&mut self, remains: Remains) {
-        self.succession
-            .connections
-            .set_elsewhere(remains.connections);
-        let before = std::mem::replace(&mut self.succession.remains, remains);
-        if before.servers != self.succession.remains.servers {
-            self.spread(Arc::clone(&self.config)).await;
-        }
-        let is_over = self.succession.remains == Remains::default();
-        if is_over && std::mem::take(&mut self.succession.is_wanted) {
-            self.upgrade(None);
-        }
-    }
-
-    async fn guests_came(&mut self, guests: Vec<Guest>) {
-        let is_anybody = !guests.is_empty();
-        for guest in guests {
-            let guest = chores::Guest {
-                database: guest.database,
-                user: guest.user,
-                stored: guest.stored.map(Secret::new),
-                is_gone: false,
-            };
-            if let Err(error) = self.guests.take(guest, &self.config) {
-                tracing::warn!(%error, "a user of the old process is not known here");
-            }
-        }
-        if is_anybody {
-            self.spread(Arc::clone(&self.config)).await;
-        }
-    }
-
     /// The process ends: what the heir is to be told leaves before.
     pub(in crate::app) fn finish_succession(&mut self) {
         let phase = std::mem::replace(&mut self.succession.phase, Phase::Serving);
         match phase {
             Phase::Departing { donor, .. } => donor.finish(),
             Phase::Starting(donor) => donor.end(),
-            Phase::Serving | Phase::Checking => {}
+            Phase::Serving | Phase::Checking | Phase::Relaying => {}
         }
     }
 }
