@@ -25,6 +25,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "transport",
             "auth",
             "tls",
+            "upgrade",
             "protocol",
             "config",
             "metrics",

@@ -41,6 +41,9 @@ const RETRY: Duration = Duration::from_millis(5);
 /// How long shards may take to take a configuration over before the one who asks is told so.
 const CONFIRMATION_MAX: Duration = Duration::from_secs(10);
 
+/// Events of an upgrade that are looked at in one turn.
+const EVENTS_MAX: usize = 256;
+
 /// The control thread's state.
 pub(super) struct Control {
     pub(super) seat: ControlSeat<ShardMessage>,
@@ -184,7 +187,15 @@ impl Control {
                     }
                 }
                 _ = signals.upgrade.recv() => self.upgrade(None),
-                Some(event) = happens.recv() => self.succeed(event).await,
+                Some(event) = happens.recv() => {
+                    self.succeed(event).await;
+                    // Sizes change once for all that has come meanwhile.
+                    for _ in 0..EVENTS_MAX {
+                        let Ok(event) = happens.try_recv() else { break };
+                        self.succeed(event).await;
+                    }
+                    self.settle_newcomers().await;
+                }
                 _ = signals.hang_up.recv() => {
                     // What is wrong is in the log.
                     notify::reloading();
@@ -311,6 +322,9 @@ impl Control {
                     self.start(from, number, *work).await;
                 }
                 ShardMessage::Emigrant(record) => self.emigrate(record).await,
+                ShardMessage::EmigrantServer(record, leave) => {
+                    self.emigrate_server(*record, leave);
+                }
                 ShardMessage::Cancel { ticket, request } => {
                     self.cancel_there(from, ticket, &request).await;
                 }

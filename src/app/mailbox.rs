@@ -16,10 +16,12 @@ use tokio::sync::mpsc::Sender;
 use crate::admin::Sockets;
 use crate::auth::ScramKeys;
 use crate::config::{Config, Secret};
+use crate::metrics::pool::Leave;
 use crate::metrics::statements::StatementAccount;
 use crate::pool::PoolId;
 use crate::pool::travel::Letter;
 use crate::server::chores::{Chore, Done, Guest};
+use crate::server::passport::ServerRecord;
 use crate::session::cancel::Forwarded;
 use crate::session::orders::{Order, Outcome};
 use crate::session::resume::{Notice, SessionRecord};
@@ -77,8 +79,13 @@ pub enum ShardMessage {
     Depart(Box<Departure>),
     /// To the control thread: a session for another process.
     Emigrant(Box<SessionRecord>),
+    /// To the control thread: a server for another process, which counts here as long as it is on its way.
+    EmigrantServer(Box<ServerRecord>, Leave),
     /// To a shard: go on with this session of another process.
     Immigrant(Box<SessionRecord>),
+    /// To the home shard of its pool: a server of another process. The configuration that follows makes room
+    /// for it.
+    ImmigrantServer(Box<ServerRecord>),
     /// To a shard: this is the configuration from now on.
     Reload(Arc<Config>, Confirmation),
     /// To a shard: go on with this session.

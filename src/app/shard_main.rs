@@ -211,11 +211,13 @@ async fn read_messages(
                 ));
             }
             (_, ShardMessage::Immigrant(record)) => immigrant_arrived(shard, record),
+            (_, ShardMessage::ImmigrantServer(record)) => departure::take_in(shard, *record),
             (_, ShardMessage::Depart(departure)) => match *departure {
                 Departure::Begin => departure::begin(shard),
                 Departure::End => departure::end(shard),
                 Departure::Back(sockets) => {
                     shard.doors.take_back();
+                    shard.host.set_departing(false);
                     listen(shard, post, sockets, &mut listening);
                 }
             },

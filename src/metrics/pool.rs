@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 
@@ -47,6 +48,8 @@ pub struct PoolMetrics {
     pub size: Gauge,
     /// Servers that exist or may be opened beyond `size`, because it was larger.
     pub debt: Gauge,
+    /// Servers on their way to another process; see [`Leave`].
+    leaving: AtomicU64,
     /// 1 if the pool lends no servers at the moment.
     pub is_paused: Gauge,
     /// Since when the first in the queue waits, as [`Fleet::micros`] has it; 0 = nobody waits.
@@ -77,6 +80,16 @@ pub struct PoolMetrics {
     servers: ArcSwap<Vec<Arc<ServerNumbers>>>,
 }
 
+/// A server on its way to another process: it counts until this is dropped, on whatever thread.
+#[derive(Debug)]
+pub struct Leave(Arc<PoolMetrics>);
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        self.0.leaving.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// A block on the list of its shard; it leaves the list when dropped.
 #[derive(Debug)]
 pub struct Enrolled {
@@ -101,6 +114,12 @@ impl Enrolled {
             shard,
             cells,
         })
+    }
+
+    /// A server is about to leave for another process.
+    pub fn leave(&self) -> Leave {
+        self.cells.leaving.fetch_add(1, Ordering::AcqRel);
+        Leave(Arc::clone(&self.cells))
     }
 
     /// The numbers of a new server connection. To be called on the shard of the block.
@@ -281,6 +300,22 @@ pub fn read_all(fleet: &Fleet) -> BTreeMap<PoolName, PoolReading> {
 /// As [`read_all`], without times: for those who stop a shard while they read.
 pub fn read_counts(fleet: &Fleet) -> BTreeMap<PoolName, PoolReading> {
     read(fleet, |_, _| {})
+}
+
+/// How many servers of each pool exist or may be opened, those included that are on their way to another
+/// process: never too few, if a server counts as leaving before it ceases to count as the pool's.
+pub fn read_rights(fleet: &Fleet) -> BTreeMap<PoolName, u64> {
+    let readings = read_counts(fleet).into_iter();
+    let mut rights: BTreeMap<PoolName, u64> = readings
+        .map(|(name, reading)| (name, reading.size + reading.debt))
+        .collect();
+    for shard in 0..fleet.shards().len() {
+        for cells in fleet.pools(shard).iter() {
+            let name = (cells.database.clone(), cells.user.clone());
+            *rights.entry(name).or_default() += cells.leaving.load(Ordering::Acquire);
+        }
+    }
+    rights
 }
 
 fn read(

@@ -14,12 +14,14 @@ use std::time::Duration;
 
 use shards::spawn;
 
+use crate::metrics::pool::Leave;
 use crate::protocol::backend::TransactionStatus;
 use crate::server::baits::Baits;
 use crate::server::credentials::LearnedKeys;
 use crate::server::detach::Travelling;
 use crate::server::lease::CancelTarget;
 use crate::server::parameters::ParameterSet;
+use crate::server::passport::ServerRecord;
 use crate::server::reset::Leftovers;
 use crate::server::sync::Sync;
 use crate::server::{Lease, ServerCard, ServerConnection};
@@ -39,14 +41,21 @@ const DETACH_MAX: Duration = Duration::from_secs(1);
 pub trait Mail {
     /// Sends `letter` to pool `id` on shard `to`.
     fn send(&self, to: usize, id: PoolId, letter: Letter);
+
+    /// Sends a server to the process that takes over. One that nobody takes is closed.
+    fn emigrate(&self, server: Box<ServerRecord>, leave: Leave) {
+        drop((server, leave));
+    }
 }
 
 impl Pool {
     /// Carries out what the part has decided.
     pub(super) fn act(self: &Rc<Self>) {
         self.renew_claim();
-        let (post, closing, wakers, tally) = {
+        let (post, closing, wakers, tally, mut leaves) = {
             let mut part = self.part.borrow_mut();
+            // Before they cease to count.
+            let leaves = self.leaves(part.closing_count());
             self.note_numbers(&part);
             if let Some(at) = part.review_at() {
                 self.host.plan_review(self);
@@ -60,6 +69,7 @@ impl Pool {
                 part.take_closing(),
                 part.take_wakers(),
                 part.take_tally(),
+                leaves,
             )
         };
         let metrics = self.host.metrics();
@@ -74,7 +84,10 @@ impl Pool {
             waker.wake();
         }
         for server in closing {
-            self.close(server);
+            match leaves.pop() {
+                Some(leave) => self.emigrate(server, leave),
+                None => self.close(server),
+            }
         }
         for (to, letter) in post {
             self.send(to, letter);
@@ -159,7 +172,7 @@ impl Pool {
     }
 
     /// Takes a clean server off this shard; `None` if it is of no further use.
-    async fn pack(&self, mut server: Box<ServerConnection>) -> Option<Box<Travelling>> {
+    pub(super) async fn pack(&self, mut server: Box<ServerConnection>) -> Option<Box<Travelling>> {
         let deadline = shards::now() + DETACH_MAX;
         let quiescent = poll_fn(|context| server.stream.poll_quiescent(context));
         let has_let_go = shards::until(deadline, quiescent).await.is_some();
@@ -191,7 +204,7 @@ impl Pool {
     }
 
     /// Puts a server on this shard; `None` if it has ended on its way.
-    fn unpack(self: &Rc<Self>, travelling: Travelling) -> Option<Box<ServerConnection>> {
+    pub(super) fn unpack(self: &Rc<Self>, travelling: Travelling) -> Option<Box<ServerConnection>> {
         let (stream, unread) = Stream::attach(travelling.detached);
         let base = self.intern(travelling.base);
         // What it said at its own login is old by now.

@@ -279,11 +279,12 @@ async fn log_in(
         // Nothing may follow the first ReadyForQuery unasked at this point.
         return Err(ServerError::Unexpected(b'Z'));
     }
-    Ok((
-        stream,
-        Framer::new(&INTEREST, BODY_BYTES_MAX),
-        handshake.greeting,
-    ))
+    Ok((stream, framer(), handshake.greeting))
+}
+
+/// Finds replies in what a server sends behind its login.
+pub(super) fn framer() -> Framer {
+    Framer::new(&INTEREST, BODY_BYTES_MAX)
 }
 
 /// True if nobody on a network can read along.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use crate::metrics::Fleet;
 use crate::protocol::cancel_key::{CancelKey, CancelSecret};
-use crate::server::parameters::ParameterSet;
+use crate::server::passport::{read_set, write_set};
 use crate::server::statements::shape::Shape;
 use crate::transport::Detached;
 use crate::upgrade::bytes::{Malformed, Reader, Writer};
@@ -148,22 +148,6 @@ pub fn read(
     })
 }
 
-fn write_set(out: &mut Writer, set: &ParameterSet) {
-    out.u32(set.iter().count() as u32);
-    for parameter in set.iter() {
-        out.text(&parameter.name);
-        out.text(&parameter.value);
-    }
-}
-
-fn read_set(from: &mut Reader<'_>) -> Result<ParameterSet, Malformed> {
-    let mut set = ParameterSet::default();
-    for _ in 0..from.u32()? {
-        set.set(from.text()?, from.text()?);
-    }
-    Ok(set)
-}
-
 /// Writes a cancel key.
 pub fn write_key(out: &mut Writer, key: &CancelKey) {
     out.u8(key.generation);
@@ -227,6 +211,7 @@ mod tests {
 
     use super::super::shard::Connections;
     use super::*;
+    use crate::server::parameters::ParameterSet;
 
     fn clock() -> Clock {
         let fleet = Fleet::new(1);

@@ -82,4 +82,5 @@ mod transaction_pooling;
 mod tutorials;
 mod tutorials_console;
 mod upgrade;
+mod upgrade_moves;
 mod upkeep;

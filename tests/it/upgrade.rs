@@ -29,15 +29,15 @@ with_one_and_two_shards!(
 /// What the old process says when the new one has taken over.
 const SERVES: &str = "the new process serves, clients go there pid=";
 
-struct Chain(Doorman);
+pub(crate) struct Chain(pub(crate) Doorman);
 
 impl Chain {
-    fn start(config: Config) -> Self {
+    pub(crate) fn start(config: Config) -> Self {
         Self(config.start())
     }
 
     /// The processes that have taken over.
-    fn heirs(&self) -> Vec<String> {
+    pub(crate) fn heirs(&self) -> Vec<String> {
         let log = self.0.log();
         let behind = log.split(SERVES).skip(1);
         behind
@@ -46,18 +46,23 @@ impl Chain {
     }
 
     /// The process that accepts clients.
-    fn present(&self) -> String {
+    pub(crate) fn present(&self) -> String {
         self.heirs()
             .pop()
             .unwrap_or_else(|| self.0.pid().to_string())
     }
 
-    fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         kill(signal, &self.present());
     }
 
+    /// Signals the process that the test has started.
+    pub(crate) fn signal_first(&self, signal: &str) {
+        kill(signal, &self.0.pid().to_string());
+    }
+
     /// Upgrades and waits until the new process serves.
-    fn upgrade(&self) {
+    pub(crate) fn upgrade(&self) {
         let before = self.heirs().len();
         self.signal("-USR2");
         eventually("the new process serves", || self.heirs().len() > before);
@@ -72,13 +77,13 @@ impl Drop for Chain {
     }
 }
 
-fn kill(signal: &str, pid: &str) {
+pub(crate) fn kill(signal: &str, pid: &str) {
     let mut command = Command::new("/bin/kill");
     // It may have ended.
     let _ = command.args([signal, pid]).stderr(Stdio::null()).status();
 }
 
-fn config(shards: usize) -> Config {
+pub(crate) fn config(shards: usize) -> Config {
     Config::new(Postgres::shared()).shards(shards).pool_size(2)
 }
 
@@ -246,7 +251,7 @@ impl Drop for End<'_> {
 }
 
 /// A process that has ended and that nobody has asked about yet does not run.
-fn is_running(pid: &str) -> bool {
+pub(crate) fn is_running(pid: &str) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/stat"));
     status.is_ok_and(|status| !status.contains(") Z "))
 }

@@ -8,13 +8,17 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use shards::ShardId;
 
 use crate::config::Secret;
+use crate::pool::succession::home_of;
 use crate::server::chores;
+use crate::server::passport::ServerRecord;
 use crate::session::passport;
 use crate::session::resume::SessionRecord;
+use crate::upgrade::bytes::Malformed;
 
 use super::super::control::Control;
 use super::super::mailbox::ShardMessage;
@@ -37,14 +41,42 @@ impl Control {
         }
     }
 
-    pub(super) async fn remains_changed(&mut self, remains: Remains) {
+    pub(super) fn server_came(&mut self, bytes: &[u8], socket: Option<OwnedFd>) {
+        let read = match socket {
+            Some(socket) => ServerRecord::read(bytes, socket, Instant::now()),
+            None => Err(Malformed("no descriptor was left for it")),
+        };
+        match read {
+            Ok(record) => {
+                let remains = &mut self.succession.remains;
+                remains.take_one(&record.database, &record.user);
+                self.succession.newcomers.push(record);
+                self.succession.is_stale = true;
+            }
+            // What remains there says so, soon.
+            Err(error) => tracing::warn!(%error, "a server of the old process is lost"),
+        }
+    }
+
+    /// Gives the shards servers that have come, and the sizes that make room for them.
+    pub(in crate::app) async fn settle_newcomers(&mut self) {
+        if !std::mem::take(&mut self.succession.is_stale) {
+            return;
+        }
+        for record in std::mem::take(&mut self.succession.newcomers) {
+            let home = home_of(&record.database, &record.user, self.seat.shard_count());
+            let message = ShardMessage::ImmigrantServer(Box::new(record));
+            self.send(ShardId::new(home as u16), message).await;
+        }
+        self.spread(Arc::clone(&self.config)).await;
+    }
+
+    pub(super) fn remains_changed(&mut self, remains: Remains) {
         self.succession
             .connections
             .set_elsewhere(remains.connections);
         let before = std::mem::replace(&mut self.succession.remains, remains);
-        if before.servers != self.succession.remains.servers {
-            self.spread(Arc::clone(&self.config)).await;
-        }
+        self.succession.is_stale |= before.servers != self.succession.remains.servers;
         let is_over = self.succession.remains == Remains::default();
         if is_over && std::mem::take(&mut self.succession.is_wanted) {
             self.upgrade(None);

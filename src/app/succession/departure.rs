@@ -21,6 +21,7 @@ use std::time::Duration;
 use shards::{Chunk, Outbox, Seat, Socket, sleep, spawn};
 
 use crate::metrics::Fleet;
+use crate::server::passport::ServerRecord;
 use crate::session::Shard;
 use crate::session::orders::{Order, carry_out};
 use crate::session::resume::SessionRecord;
@@ -51,6 +52,7 @@ pub enum Departure {
 /// Has the sessions of this shard go, and those that become idle later.
 pub fn begin(shard: &Rc<Shard>) {
     shard.doors.hand_over();
+    shard.host.set_departing(true);
     let shard = Rc::clone(shard);
     spawn(async move {
         let streams: Vec<u32> = {
@@ -64,6 +66,16 @@ pub fn begin(shard: &Rc<Shard>) {
             sleep(PAUSE).await;
         }
     });
+}
+
+/// A server of another process arrives.
+pub fn take_in(shard: &Shard, record: ServerRecord) {
+    let directory = shard.directory();
+    match directory.tenant(&record.database, &record.user) {
+        Some(tenant) => tenant.pool.take_in(record),
+        None => tracing::info!(pool = %record.database, user = %record.user,
+            "a server of the old process is closed: its pool is not configured any more"),
+    }
 }
 
 /// Tells everybody who is still here that it is over.

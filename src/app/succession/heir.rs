@@ -193,6 +193,8 @@ fn event(message: Message) -> io::Result<Event> {
     } = message;
     match kind {
         kind::SESSION => Ok(Event::Session(body, descriptors.into_iter().next())),
+        kind::SERVER => Ok(Event::Server(body, descriptors.into_iter().next())),
+        kind::CHANGED => Ok(Event::Changed),
         kind::REMAINS => Ok(Event::Remains(
             Remains::decode(&body).map_err(io::Error::other)?,
         )),

@@ -23,8 +23,9 @@ use shards::{Seat, ShardId, Socket};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::config::Config;
-use crate::metrics::pool::read_counts;
+use crate::metrics::pool::{Leave, read_rights};
 use crate::protocol::cancel_key::GENERATION_MAX;
+use crate::server::passport::ServerRecord;
 use crate::session::cancel::Forwarded;
 use crate::session::passport::{self, Clock};
 use crate::session::resume::SessionRecord;
@@ -75,6 +76,10 @@ pub enum Event {
     Look,
     /// The old process sends a session; without its socket if this process had no descriptor for that.
     Session(Vec<u8>, Option<OwnedFd>),
+    /// The old process sends a server; without its socket as there.
+    Server(Vec<u8>, Option<OwnedFd>),
+    /// Objects of databases have changed, as the old process has seen.
+    Changed,
     /// The old process still has this.
     Remains(Remains),
     /// The old process knows these users.
@@ -128,6 +133,12 @@ pub struct Succession {
     pub remains: Remains,
     /// Where events go.
     pub events: UnboundedSender<Event>,
+    /// Servers of that process that no shard has been given yet.
+    pub(super) newcomers: Vec<ServerRecord>,
+    /// The shards are to be told of other sizes.
+    pub(super) is_stale: bool,
+    /// The changes in databases that the heir knows of.
+    changes_told: u64,
     /// Gets sessions next.
     pub(super) next_shard: usize,
     phase: Phase,
@@ -155,6 +166,9 @@ impl Succession {
             predecessor,
             remains,
             events,
+            newcomers: Vec::new(),
+            is_stale: false,
+            changes_told: 0,
             next_shard: 0,
             phase: Phase::Serving,
             is_wanted: false,
@@ -284,7 +298,9 @@ impl Control {
                     "a client of the old process is lost: too many descriptors are open"
                 );
             }
-            Event::Remains(remains) => self.remains_changed(remains).await,
+            Event::Server(bytes, socket) => self.server_came(&bytes, socket),
+            Event::Changed => self.fleet.changes().raise_all(),
+            Event::Remains(remains) => self.remains_changed(remains),
             Event::Guests(guests) => self.guests_came(guests).await,
             Event::CancelDone { shard, ticket } => {
                 self.send(ShardId::new(shard), ShardMessage::CancelDone { ticket })
@@ -293,7 +309,7 @@ impl Control {
             Event::PredecessorGone => {
                 tracing::info!("the process before this one has ended");
                 self.succession.predecessor = None;
-                self.remains_changed(Remains::default()).await;
+                self.remains_changed(Remains::default());
             }
         }
     }
@@ -340,13 +356,9 @@ impl Control {
 
     /// What this process has of each pool and of connections.
     fn remains(&self) -> Remains {
-        let readings = read_counts(&self.fleet);
-        let servers = readings
-            .into_iter()
-            .filter_map(|((database, user), reading)| {
-                let count = reading.size + reading.debt;
-                (count > 0).then(|| (database.into(), user.into(), count))
-            });
+        let rights = read_rights(&self.fleet).into_iter();
+        let rights = rights.filter(|(_, count)| *count > 0);
+        let servers = rights.map(|((database, user), count)| (database.into(), user.into(), count));
         Remains {
             connections: self.succession.connections.count(),
             servers: servers.collect(),
@@ -365,6 +377,7 @@ impl Control {
         };
         tracing::info!(pid = donor.pid, "the new process serves, clients go there");
         notify::handed_to(donor.pid);
+        succession.changes_told = self.fleet.changes().total();
         donor.send(kind::GUESTS, encode_guests(&self.guests.list()), Vec::new());
         succession.phase = Phase::Departing {
             donor,
@@ -460,7 +473,21 @@ impl Control {
             return;
         };
         let (bytes, socket) = passport::write(*record, &self.clock());
+        // Whoever has heard of a change gets no statement of the time before.
+        let changes = self.fleet.changes().total();
+        if std::mem::replace(&mut self.succession.changes_told, changes) != changes {
+            donor.send(kind::CHANGED, Vec::new(), Vec::new());
+        }
         donor.send(kind::SESSION, bytes, vec![socket]);
+    }
+
+    /// A server leaves this process.
+    pub(in crate::app) fn emigrate_server(&self, record: ServerRecord, leave: Leave) {
+        if let Phase::Departing { donor, .. } = &self.succession.phase {
+            let (bytes, socket) = record.write(Instant::now());
+            donor.send(kind::SERVER, bytes, vec![socket]);
+        }
+        drop(leave);
     }
 
     pub(super) fn clock(&self) -> Clock {

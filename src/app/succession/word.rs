@@ -29,6 +29,10 @@ pub mod kind {
     pub const CANCEL: u8 = 8;
     /// Donor: it is over.
     pub const CANCEL_DONE: u8 = 9;
+    /// Donor: a server of a pool, with its socket. It has one less from now on.
+    pub const SERVER: u8 = 10;
+    /// Donor: objects of databases have changed.
+    pub const CHANGED: u8 = 11;
 }
 
 /// What a process needs to know before it starts.
@@ -117,6 +121,17 @@ impl Remains {
         let remains = Self::read(&mut from)?;
         from.end()?;
         Ok(remains)
+    }
+
+    /// One server of this pool has gone over.
+    pub fn take_one(&mut self, database: &str, user: &str) {
+        let mut servers = self.servers.iter_mut();
+        if let Some((_, _, count)) =
+            servers.find(|(known, name, _)| known == database && name == user)
+        {
+            *count = count.saturating_sub(1);
+        }
+        self.servers.retain(|(_, _, count)| *count > 0);
     }
 
     /// How many servers the process has of this pool.
@@ -282,6 +297,10 @@ mod tests {
         }
         assert_eq!(hello.remains.of("db", "u"), 4);
         assert_eq!(hello.remains.of("db", "x"), 0);
+        let mut left = hello.remains.clone();
+        left.take_one("db", "x");
+        left.take_one("db", "u");
+        assert_eq!(left.of("db", "u"), 3);
         let remains = hello.remains.encode();
         assert_eq!(Remains::decode(&remains), Ok(hello.remains));
         let places = ["a", "b"];

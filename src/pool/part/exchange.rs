@@ -384,6 +384,23 @@ impl<S, W> Part<S, W> {
         }
     }
 
+    /// A server of another process: it gets one of the permits that the next resizing makes, or is closed. To
+    /// be called at home.
+    pub fn arrive(&mut self, server: S, expires: Option<Instant>) {
+        self.arrivals.push((server, expires));
+    }
+
+    /// Gives permits that a resizing has made to servers that have arrived; returns how many are left.
+    pub(super) fn admit(&mut self, permits: usize, now: Instant) -> usize {
+        let count = permits.min(self.arrivals.len());
+        for (server, expires) in self.arrivals.drain(..count) {
+            self.state.receive(1, true);
+            let waker = self.state.checkin(server, now, expires);
+            self.wakers.extend(waker);
+        }
+        permits - count
+    }
+
     /// Takes over that some of the permits are to have a server, unless that was before a resizing
     /// which has settled it anew.
     fn receive_kept(&mut self, count: usize, sizing: u32) {

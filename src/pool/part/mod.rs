@@ -110,6 +110,8 @@ pub struct Part<S, W> {
     ledger: Option<Ledger>,
     post: Post<S>,
     closing: Vec<S>,
+    /// Servers of another process that get the next permits.
+    arrivals: Vec<(S, Option<Instant>)>,
     wakers: Vec<W>,
     review_at: Option<Instant>,
     tally: Tally,
@@ -149,6 +151,7 @@ impl<S, W> Part<S, W> {
             ledger: is_home.then(|| Ledger::new(sizes.size, count, home, sizes.opening_max)),
             post: Vec::new(),
             closing: Vec::new(),
+            arrivals: Vec::new(),
             wakers: Vec::new(),
             review_at: None,
             tally: Tally::default(),
@@ -183,6 +186,11 @@ impl<S, W> Part<S, W> {
     /// Servers to be closed. They are no servers of the pool any more.
     pub fn take_closing(&mut self) -> Vec<S> {
         std::mem::take(&mut self.closing)
+    }
+
+    /// How many servers are to be closed.
+    pub const fn closing_count(&self) -> usize {
+        self.closing.len()
     }
 
     /// Those whose wait a letter has ended.
@@ -427,11 +435,15 @@ impl<S, W> Part<S, W> {
             if sizes.size >= before.size {
                 let more = sizes.size - before.size;
                 let new = ledger.forgive(home, more, now, &mut self.post);
-                self.state.receive(new, false);
+                let left = self.admit(new, now);
+                self.state.receive(left, false);
             } else {
                 ledger.owe(before.size - sizes.size, now, &mut self.post);
             }
         }
+        // There is no room for them.
+        let arrivals = self.arrivals.drain(..).map(|(server, _)| server);
+        self.closing.extend(arrivals);
         self.review(now);
     }
 
