@@ -34,7 +34,7 @@ use super::heal;
 use super::held::names_statement;
 use super::prepared::Prepared;
 use super::report::Failure;
-use super::rewrite::Rewritten;
+use super::rewrite::{Rewritten, note_cut_query};
 use super::splice::Splice;
 
 impl Session {
@@ -85,6 +85,11 @@ impl Session {
             }
             if part.is_last {
                 let is_long = !part.is_first;
+                let noted = if manages && is_long && part.tag == b'Q' {
+                    note_cut_query(self.prepared.as_deref_mut(), server)
+                } else {
+                    noted
+                };
                 note_whole(server, (part.tag, part.body), noted, (manages, is_long));
                 if part.tag == b'H' {
                     self.card.note_flush();

@@ -39,6 +39,7 @@ use crate::server::sync::{Noted, Owner};
 use super::client::Session;
 use super::guard::Verdict;
 use super::held::{is_long_unnamed, missing_bytes, names_statement};
+use super::prepared::Prepared;
 use super::provide::{
     SPARE_NAME, lay_bait, may_promise, name_for, note_use, provide, take_snapshot, use_statement,
     write_parse,
@@ -248,11 +249,8 @@ impl Session {
         if let Some(prepared) = self.prepared.as_mut().filter(|one| one.has_deallocations()) {
             prepared.portal_bound(bind.portal, &Effect::None);
         }
-        let found = self.prepared.as_mut().and_then(|prepared| {
-            let statement = prepared.get(bind.statement).cloned()?;
-            let key = statement.key_with(prepared.salt(&self.wanted));
-            Some((prepared, statement, key))
-        });
+        let found = self.prepared.as_mut();
+        let found = found.and_then(|one| one.find(bind.statement, &self.wanted));
         let Some((prepared, statement, key)) = found else {
             if bind.statement.starts_with(text::PREFIX) {
                 message.keep_before(splice, server);
@@ -303,11 +301,8 @@ impl Session {
             server.sync.sent(tag, describes_statement, Owner::Client);
             return Rewritten::Passes(Noted::BY_NOBODY);
         };
-        let found = self.prepared.as_mut().and_then(|prepared| {
-            let statement = prepared.get(name).cloned()?;
-            let key = statement.key_with(prepared.salt(&self.wanted));
-            Some((prepared, statement, key))
-        });
+        let found = self.prepared.as_mut();
+        let found = found.and_then(|one| one.find(name, &self.wanted));
         let is_ours = name.starts_with(text::PREFIX);
         match (tag, found) {
             (b'D', Some((prepared, statement, key))) => {
@@ -373,12 +368,8 @@ impl Session {
     ) -> Noted {
         let segment = server.statements.segment();
         let mut noted = Noted::BY_NOBODY;
-        let Some(text) = text else {
-            if let Some(prepared) = &mut self.prepared {
-                prepared.forget_unnamed();
-            }
-            return noted;
-        };
+        // What is cut is noted when the rest is there (`note_cut_query`).
+        let Some(text) = text else { return noted };
         if let Some(prepared) = self.prepared.as_mut().filter(|one| one.has_unnamed()) {
             prepared.undefine(b"", segment, false);
             noted = Noted::BY_CLIENT;
@@ -402,6 +393,8 @@ impl Session {
                     // The query is read if the bait is, so that has the record of the unnamed one.
                     lay_bait(server, splice, &name, noted);
                     prepared.undefine(&name, segment, true);
+                    // If the query fails, nothing behind it is skipped.
+                    server.statements.sync_sent();
                     return Noted::BY_CLIENT;
                 }
             }
@@ -462,6 +455,19 @@ impl Session {
             Effect::None | Effect::Forgets(_) => {}
         }
         Noted::BY_NOBODY
+    }
+}
+
+/// A simple query that came in pieces is whole. Returns who has a record of it.
+pub(super) fn note_cut_query(prepared: Option<&mut Prepared>, server: &ServerConnection) -> Noted {
+    let known = prepared.filter(|one| one.has_unnamed());
+    match known {
+        // Unless the server skips it.
+        Some(prepared) if !server.sync.ignores_requests() => {
+            prepared.undefine(b"", server.statements.segment(), false);
+            Noted::BY_CLIENT
+        }
+        _ => Noted::BY_NOBODY,
     }
 }
 

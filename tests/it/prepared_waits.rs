@@ -28,6 +28,9 @@ everywhere!(
     requests_are_answered_before_the_last_words,
     same_text_behind_a_failed_batch_is_there,
     pipeline_of_dependent_batches_runs,
+    name_is_taken_behind_a_deallocation_that_is_refused,
+    unnamed_statement_outlives_a_skipped_query_in_pieces,
+    definition_behind_a_function_call_that_fails_is_refused,
 );
 
 fn run(name: &str) -> Vec<u8> {
@@ -315,4 +318,67 @@ fn pipeline_of_dependent_batches_runs(target: &Target) {
     }
     let heard = answers(&mut client, &messages, 3 * COUNT);
     assert_eq!(heard, ["1Z 2DCZ 3Z"; COUNT].join(" "));
+}
+
+fn name_is_taken_behind_a_deallocation_that_is_refused(target: &Target) {
+    let mut client = target.connect();
+    let first = [parse("a", "select 1"), sync()];
+    assert_eq!(answers(&mut client, &first, 1), "1Z");
+    let fails = [query("begin"), query("select 1/0")];
+    assert_eq!(answers(&mut client, &fails, 2), "CZ EZ(22012)");
+    // PostgreSQL defines an empty statement in a failed transaction too.
+    let again = [query("deallocate a"), parse("a", ""), sync()];
+    assert_eq!(answers(&mut client, &again, 2), "EZ(25P02) EZ(42P05)");
+    client.execute("rollback");
+    assert_eq!(answers(&mut client, &[run("a"), sync()], 1), "2DCZ");
+}
+
+fn unnamed_statement_outlives_a_skipped_query_in_pieces(target: &Target) {
+    let mut client = target.connect();
+    let first = [parse("", "select 7"), sync()];
+    assert_eq!(answers(&mut client, &first, 1), "1Z");
+    let long = format!("select '{}'", "x".repeat(400_000));
+    let fails = "select 1/n from generate_series(0, 0) n";
+    let batch = [parse("a", fails), run("a"), query(&long), sync()];
+    assert_eq!(answers(&mut client, &batch, 1), "12EZ(22012)");
+    assert_eq!(answers(&mut client, &[run(""), sync()], 1), "2DCZ");
+    assert_eq!(answers(&mut client, &[query(&long)], 1), "TDCZ");
+    assert_eq!(answers(&mut client, &[run(""), sync()], 1), "EZ(26000)");
+}
+
+/// A call of `int4div`, in text.
+fn division(divisor: &[u8; 1]) -> Vec<u8> {
+    let parts: [&[u8]; 7] = [
+        &154_i32.to_be_bytes(),
+        &[0, 0, 0, 2],
+        &[0, 0, 0, 1],
+        b"6",
+        &[0, 0, 0, 1],
+        divisor,
+        &[0, 0],
+    ];
+    message(b'F', &parts.concat())
+}
+
+fn definition_behind_a_function_call_that_fails_is_refused(target: &Target) {
+    let mut client = target.connect();
+    for _ in 0..3 {
+        let batch = [
+            query("begin"),
+            division(b"2"),
+            parse("a", "select 1"),
+            sync(),
+        ];
+        assert_eq!(answers(&mut client, &batch, 3), "CZ VZ 1Z");
+        let batch = [close(b'S', "a"), query("rollback")];
+        assert_eq!(answers(&mut client, &batch, 1), "3CZ");
+        let batch = [
+            query("begin"),
+            division(b"0"),
+            parse("a", "select 1"),
+            sync(),
+        ];
+        assert_eq!(answers(&mut client, &batch, 3), "CZ EZ(22012) EZ(25P02)");
+        client.execute("rollback");
+    }
 }

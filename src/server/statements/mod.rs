@@ -319,7 +319,8 @@ impl Statements {
         self.segment
     }
 
-    /// A Sync is sent: what follows is not skipped if something before it fails.
+    /// A Sync is sent, or a query that changes what is known: what follows is not skipped if something
+    /// before it fails.
     pub const fn sync_sent(&mut self) {
         self.segment = self.segment.wrapping_add(1);
     }

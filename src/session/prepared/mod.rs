@@ -164,6 +164,18 @@ impl Prepared {
         entry.statement.as_ref()
     }
 
+    /// The statement that the client calls `name`, and what servers call it while the client has these
+    /// settings.
+    pub(super) fn find(
+        &mut self,
+        name: &[u8],
+        settings: &Rc<ParameterSet>,
+    ) -> Option<(&mut Self, Rc<Statement>, Key)> {
+        let statement = Rc::clone(self.get(name)?);
+        let key = statement.key_with(self.salt(settings));
+        Some((self, statement, key))
+    }
+
     fn entry(&self, name: &[u8]) -> &Entry {
         self.named.get(name).unwrap_or(&self.unnamed)
     }
