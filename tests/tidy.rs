@@ -369,3 +369,42 @@ fn foreign_words_are_seen_in_names() {
     }
     assert!(foreign_words("spool, clientele, PgPortal, sequel").is_empty());
 }
+
+/// The tests that a page names, as `module::name` in backticks.
+fn named_tests(page: &str) -> Vec<&str> {
+    let is_test = |word: &&str| {
+        let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_:".contains(c);
+        word.contains("::") && word.chars().all(is_name)
+    };
+    page.split('`').skip(1).step_by(2).filter(is_test).collect()
+}
+
+/// Whether `tests/it` has such a test.
+fn has_test(name: &str) -> bool {
+    let (module, function) = name.rsplit_once("::").unwrap_or_default();
+    let below = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+    let stem = below.join(module.replace("::", "/"));
+    let files = [stem.with_extension("rs"), stem.join("mod.rs")];
+    let is_there = |file: &PathBuf| {
+        let source = std::fs::read_to_string(file).unwrap_or_default();
+        source.contains(&format!("fn {function}("))
+    };
+    files.iter().any(is_there)
+}
+
+#[test]
+fn tests_that_the_security_page_names_are_there() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations/security.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let names = named_tests(&page);
+    assert!(names.len() > 30, "{names:?}");
+    let missing: Vec<_> = names.iter().filter(|name| !has_test(name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
+fn names_of_tests_are_told_from_other_words() {
+    let page = "`tls::works`, `a = b`, `Mode::Require`, x::y, `auth::by_rule`";
+    assert_eq!(named_tests(page), ["tls::works", "auth::by_rule"]);
+    assert!(!has_test("tls::of_nobody"));
+}

@@ -160,6 +160,8 @@ pub struct General {
     pub pg_hba: Option<Vec<HbaRule>>,
     /// Maps from names of the system or of certificates to users.
     pub pg_ident: IdentMaps,
+    /// Networks of proxies that tell whose connections they pass on.
+    pub proxy_protocol_networks: Vec<IpNet>,
     /// Tokens must be meant for this audience.
     pub jwt_audience: Option<String>,
     /// Tokens must come from this issuer.
@@ -477,6 +479,7 @@ fn build_general(raw: schema::General, resolved: Resolved) -> General {
         hba: resolved.hba,
         pg_hba: resolved.pg_hba,
         pg_ident: resolved.pg_ident,
+        proxy_protocol_networks: resolved.proxy_protocol_networks,
         jwt_audience: raw.jwt_audience,
         jwt_issuer: raw.jwt_issuer,
         server_cleartext_password: raw.server_cleartext_password,

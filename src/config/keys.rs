@@ -286,6 +286,8 @@ pub static KEYS: &[Key] = keys! {
         "Rules in the syntax of PostgreSQL's `pg_hba.conf`: the text itself, `{ content = \"…\" }` or `{ path = \"…\" }`.";
     pg_ident: "string or table" = "not set" or "{ path = \"/etc/pg_doorman/pg_ident.conf\" }", AtOnce,
         "Maps for the rules with `map=`, in the syntax of PostgreSQL's `pg_ident.conf`: the text itself, `{ content = \"…\" }` or `{ path = \"…\" }`.";
+    proxy_protocol_networks: "array of networks" = "[]", NewClients,
+        "Proxies that pass connections on with a header of the PROXY protocol, version 1 or 2. Connections from these networks must begin with it, and the address in it is the client's. From elsewhere it is refused.";
     jwt_audience: "string" = "not set" or "\"pg_doorman\"", AtOnce,
         "Tokens of clients must name this audience (`aud`).";
     jwt_issuer: "string" = "not set" or "\"https://sso.example.com\"", AtOnce,

@@ -298,6 +298,11 @@ const REFUSALS: &[(&str, &str, &str)] = &[
         "hba[1]",
     ),
     (
+        "proxy_protocol_networks = ['::1/128', 'x']",
+        "'x' is not a network: expected a CIDR such as 10.0.0.0/8",
+        "proxy_protocol_networks[1]",
+    ),
+    (
         "pg_hba = \"#\\nhost all all x md5\"",
         "general.pg_hba: line 2: 'x' is not an address",
         "pg_hba",

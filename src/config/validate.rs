@@ -40,6 +40,7 @@ pub(super) struct Resolved {
     pub(super) hba: Vec<IpNet>,
     pub(super) pg_hba: Option<Vec<HbaRule>>,
     pub(super) pg_ident: IdentMaps,
+    pub(super) proxy_protocol_networks: Vec<IpNet>,
     /// What is in the files with keys of tokens.
     pub(super) key_files: KeyFiles,
     pub(super) tls_mode: TlsMode,
@@ -62,6 +63,7 @@ pub(super) fn validate(document: &Document, read: ReadFile<'_>) -> Result<Outcom
     tls_rate_limit(general)?;
     let (hba, pg_hba) = access(general, read, &mut warnings)?;
     let pg_ident = pg_ident(general, read)?;
+    let proxies = networks("proxy_protocol_networks", &general.proxy_protocol_networks)?;
     maps(
         pg_hba.as_deref().unwrap_or_default(),
         &pg_ident,
@@ -90,6 +92,7 @@ pub(super) fn validate(document: &Document, read: ReadFile<'_>) -> Result<Outcom
         hba,
         pg_hba,
         pg_ident,
+        proxy_protocol_networks: proxies,
         key_files,
         tls_mode,
         log_level,
@@ -182,6 +185,17 @@ fn tls_rate_limit(general: &General) -> Result<(), Fault> {
     }
 }
 
+/// The networks of the list `key`.
+fn networks(key: &str, written: &[String]) -> Result<Vec<IpNet>, Fault> {
+    let networks = written.iter().enumerate().map(|(index, text)| {
+        IpNet::parse(text).ok_or_else(|| {
+            let reason = format!("'{text}' is not a network: expected a CIDR such as 10.0.0.0/8");
+            Fault::new(general_key(key).index(index), reason)
+        })
+    });
+    networks.collect()
+}
+
 type Lists = (Vec<IpNet>, Option<Vec<HbaRule>>);
 
 fn access(
@@ -195,13 +209,7 @@ fn access(
             "general.hba and general.pg_hba cannot be specified at the same time",
         ));
     }
-    let networks = general.hba.iter().enumerate().map(|(index, text)| {
-        IpNet::parse(text).ok_or_else(|| {
-            let reason = format!("'{text}' is not a network: expected a CIDR such as 10.0.0.0/8");
-            Fault::new(general_key("hba").index(index), reason)
-        })
-    });
-    let networks = networks.collect::<Result<Vec<_>, _>>()?;
+    let networks = networks("hba", &general.hba)?;
     let rules = match &general.pg_hba {
         None => None,
         Some(source) => Some(pg_hba(source, read, warnings)?),

@@ -21,6 +21,7 @@ pub mod cancel_key;
 pub mod error;
 pub mod framer;
 pub mod frontend;
+pub mod proxy;
 mod reader;
 pub mod sqlstate;
 pub mod startup;

@@ -28,6 +28,8 @@ pub const STARTUP_PACKET_BYTES: RangeInclusive<usize> = 8..=10_000;
 /// Lengths, in bytes, the secret of a cancel key may have: exactly 4 in protocol 3.0, up to 256
 /// since 3.2.
 pub const CANCEL_SECRET_BYTES: RangeInclusive<usize> = 4..=256;
+/// Lengths, in bytes, the secret of a cancel key has in protocol 3.0.
+pub const CANCEL_SECRET_BYTES_3_0: RangeInclusive<usize> = 4..=4;
 /// The major protocol version spoken here.
 pub const PROTOCOL_MAJOR: u16 = 3;
 /// The newest minor protocol version spoken here.

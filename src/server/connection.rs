@@ -35,6 +35,7 @@ use super::secure::{Approach, Security};
 use super::statements::Statements;
 use super::sync::{Owner, Sync};
 use super::tcp::TcpOptions;
+use super::version::{Version, may_be_about};
 
 /// Replies whose bodies are looked into.
 static INTEREST: Interest = Interest::of(b"CESTZ");
@@ -56,6 +57,8 @@ pub struct Socket {
     pub security: Security,
     /// A password may be sent in clear over a network without TLS.
     pub clear_anywhere: bool,
+    /// What servers are asked to speak.
+    pub version: Version,
 }
 
 /// How to log in.
@@ -170,9 +173,27 @@ impl ServerConnection {
 struct Reader {
     framer: Framer,
     chunk: Option<Chunk>,
+    /// How many there have been.
+    messages: u32,
 }
 
 impl Reader {
+    fn new() -> Self {
+        Self {
+            framer: Framer::new(&LOGIN_INTEREST, LOGIN_BODY_MAX),
+            chunk: None,
+            messages: 0,
+        }
+    }
+
+    /// True if `error` is all that the server has answered.
+    const fn is_at_first_answer(&self, error: &ServerError) -> bool {
+        match error {
+            ServerError::Refused { .. } => self.messages == 1,
+            _ => self.messages == 0,
+        }
+    }
+
     /// The next message. Logins are rare, so the body is a copy.
     async fn next(&mut self, stream: &mut Stream) -> Result<(u8, Vec<u8>), ServerError> {
         loop {
@@ -191,6 +212,7 @@ impl Reader {
             let body = part.body.map(<[u8]>::to_vec);
             chunk.advance(used);
             if is_last {
+                self.messages += 1;
                 return body
                     .map(|body| (tag, body))
                     .ok_or(ServerError::Unexpected(tag));
@@ -229,12 +251,38 @@ pub async fn open(
 
 type Opened = (Stream, Framer, Greeting);
 
+/// Logs in; once more in an older version if the newest one may be what the server does not like.
 async fn log_in(
     socket: &Socket,
-    (login, credentials): (&Login, &Credentials),
+    login: (&Login, &Credentials),
     nonce: String,
     errands: &dyn Errands,
     approach: Approach,
+) -> Result<Opened, ServerError> {
+    let minor = socket.version.minor();
+    let mut reader = Reader::new();
+    let asked = (minor, nonce.as_str());
+    let first = converse(socket, login, asked, errands, approach, &mut reader).await;
+    match first {
+        Err(error) if reader.is_at_first_answer(&error) && may_be_about(minor, &error) => {
+            tracing::debug!(%error, "server connection is tried with protocol 3.0");
+            let mut reader = Reader::new();
+            let asked = (0, nonce.as_str());
+            let opened = converse(socket, login, asked, errands, approach, &mut reader).await?;
+            socket.version.lower();
+            Ok(opened)
+        }
+        outcome => outcome,
+    }
+}
+
+async fn converse(
+    socket: &Socket,
+    (login, credentials): (&Login, &Credentials),
+    (minor, nonce): (u16, &str),
+    errands: &dyn Errands,
+    approach: Approach,
+    reader: &mut Reader,
 ) -> Result<Opened, ServerError> {
     let mut stream = socket
         .connect(errands)
@@ -249,15 +297,13 @@ async fn log_in(
         ("database", login.database.as_str()),
         ("application_name", login.application_name.as_str()),
     ];
-    writer::startup_message(&mut out, 0, parameters);
+    writer::startup_message(&mut out, minor, parameters);
     stream.send(out);
-    let mut reader = Reader {
-        framer: Framer::new(&LOGIN_INTEREST, LOGIN_BODY_MAX),
-        chunk: None,
-    };
     let is_safe = socket.clear_anywhere || is_private(&stream);
     let binding = Binding::of(&stream);
-    let mut handshake = Handshake::new(credentials.clone(), nonce, binding).clear_if(is_safe);
+    let mut handshake = Handshake::new(credentials.clone(), nonce.to_owned(), binding)
+        .asked_for(minor)
+        .clear_if(is_safe);
     loop {
         let (tag, body) = reader.next(&mut stream).await?;
         let (next, action) = handshake.handle(tag, &body)?;
@@ -275,7 +321,7 @@ async fn log_in(
             Action::Done => break,
         }
     }
-    if reader.chunk.is_some_and(|chunk| !chunk.is_empty()) {
+    if reader.chunk.take().is_some_and(|chunk| !chunk.is_empty()) {
         // Nothing may follow the first ReadyForQuery unasked at this point.
         return Err(ServerError::Unexpected(b'Z'));
     }

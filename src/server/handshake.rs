@@ -7,18 +7,23 @@
 //!   Asked ──R clear, md5──▶ Asked (answered)
 //!     │ ──R SASL──▶ ScramFirst ──R continue──▶ NeedsKeys ──keys──▶ ScramFinal ──R final──▶ Verified
 //!     └──R ok──▶ Accepted ──S, K, N──▶ Accepted ──Z──▶ done        Verified ──R ok──▶ Accepted
-//!   any ──E──▶ refused
+//!   any ──E──▶ refused             Asked ──v, once, before R──▶ Asked, with an older version
 //! ```
 //!
-//! **Invariant:** a server that was asked for SCRAM is trusted only after its signature was
-//! verified.
+//! **Invariants:** a server that was asked for SCRAM is trusted only after its signature was
+//! verified; a cancel key has the length that the version spoken allows.
 //!
 //! Source: PostgreSQL documentation, `protocol-flow.html` "Start-up", `sasl-authentication.html`.
+
+use std::ops::RangeInclusive;
 
 use crate::auth::scram::{Gs2, NeedKeys, ScramClient, ScramClientAwaitFinal};
 use crate::auth::{Md5Secret, ScramKeys};
 use crate::config::Secret;
-use crate::protocol::backend::{Authentication, BackendKeyData, ErrorFields, ParameterStatus};
+use crate::protocol::backend::{
+    Authentication, BackendKeyData, ErrorFields, NegotiateProtocolVersion, ParameterStatus,
+};
+use crate::protocol::startup::{CANCEL_SECRET_BYTES, CANCEL_SECRET_BYTES_3_0};
 use crate::protocol::writer;
 use crate::transport::{Encrypted, Stream};
 
@@ -132,6 +137,10 @@ pub struct Handshake {
     nonce: String,
     binding: Binding,
     allows_clear: bool,
+    /// The minor version that is spoken, as far as is known.
+    minor: u16,
+    /// The server may still name an older version.
+    may_negotiate: bool,
     state: State,
     /// What the server has told so far.
     pub greeting: Greeting,
@@ -145,6 +154,8 @@ impl Handshake {
             nonce,
             binding,
             allows_clear: true,
+            minor: 0,
+            may_negotiate: true,
             state: State::Asked,
             greeting: Greeting::default(),
         }
@@ -157,6 +168,13 @@ impl Handshake {
         self
     }
 
+    /// The startup packet has asked for protocol 3.`minor`; 3.0 otherwise.
+    #[must_use]
+    pub fn asked_for(mut self, minor: u16) -> Self {
+        self.minor = minor;
+        self
+    }
+
     /// Takes one message.
     ///
     /// # Errors
@@ -166,6 +184,11 @@ impl Handshake {
         let action = match (tag, &self.state) {
             (b'R', _) => return self.authentication(body),
             (b'E', _) => return Err(refusal(body)),
+            (b'v', State::Asked) if self.may_negotiate => {
+                self.minor = self.older_version(body)?;
+                self.may_negotiate = false;
+                Action::Read
+            }
             (b'N', _) => {
                 note(body);
                 Action::Read
@@ -179,6 +202,9 @@ impl Handshake {
             }
             (b'K', State::Accepted) => {
                 let key = BackendKeyData::decode(body).map_err(|_| unexpected(tag))?;
+                if !self.key_lengths().contains(&key.secret.len()) {
+                    return Err(unexpected(tag));
+                }
                 self.greeting.key = Some((key.pid, key.secret.into()));
                 Action::Read
             }
@@ -186,6 +212,25 @@ impl Handshake {
             _ => return Err(unexpected(tag)),
         };
         Ok((self, action))
+    }
+
+    /// What a server has answered that does not speak the version it was asked for. It was asked for no
+    /// options, and must not name one.
+    fn older_version(&self, body: &[u8]) -> Result<u16, ServerError> {
+        let answer = NegotiateProtocolVersion::decode(body).map_err(|_| unexpected(b'v'))?;
+        let is_older = answer.newest_minor < self.minor && answer.options().next().is_none();
+        is_older
+            .then_some(answer.newest_minor)
+            .ok_or(unexpected(b'v'))
+    }
+
+    /// How long the secret of a cancel key may be.
+    const fn key_lengths(&self) -> RangeInclusive<usize> {
+        if self.minor < 2 {
+            CANCEL_SECRET_BYTES_3_0
+        } else {
+            CANCEL_SECRET_BYTES
+        }
     }
 
     /// Goes on with derived keys.
@@ -261,6 +306,7 @@ impl Handshake {
     }
 
     fn authentication(mut self, body: &[u8]) -> Result<(Self, Action), ServerError> {
+        self.may_negotiate = false;
         let request = Authentication::decode(body).map_err(|_| unexpected(b'R'))?;
         self.state = match (self.state, request) {
             (State::Asked | State::Verified, Authentication::Ok) => State::Accepted,
@@ -403,6 +449,64 @@ mod tests {
             let shown = format!("{proof:?} {is_safe} {request:?}");
             let outcome = asked(proof, is_safe, request);
             assert_eq!(outcome.is_ok(), is_answered, "{shown}: {outcome:?}");
+        }
+    }
+
+    fn fresh(minor: u16) -> Handshake {
+        let credentials = Credentials {
+            user: "app".to_owned(),
+            proof: Proof::None,
+        };
+        Handshake::new(credentials, "nonce".to_owned(), Binding::None).asked_for(minor)
+    }
+
+    #[test]
+    fn only_an_older_version_without_options_is_gone_on_with() {
+        for (minor, body, is_fine) in [
+            (2, &b"\0\x03\0\x00\0\0\0\0"[..], true),
+            (2, b"\0\0\0\x01\0\0\0\0", true),
+            (2, b"\0\x03\0\x02\0\0\0\0", false),
+            (2, b"\0\x03\0\x03\0\0\0\0", false),
+            (2, b"\0\x03\0\x00\0\0\0\x01_pq_.x\0", false),
+            (2, b"\0\x02\0\x00\0\0\0\0", false),
+            (2, b"", false),
+            (0, b"\0\x03\0\x00\0\0\0\0", false),
+        ] {
+            let outcome = fresh(minor).handle(b'v', body);
+            assert_eq!(outcome.is_ok(), is_fine, "{minor} {}", body.escape_ascii());
+        }
+        let older = b"\0\x03\0\x00\0\0\0\0";
+        let (twice, _) = fresh(2).handle(b'v', older).unwrap();
+        assert!(twice.handle(b'v', older).is_err(), "said twice");
+        let (late, _) = fresh(2).handle(b'R', &[0; 4]).unwrap();
+        assert!(late.handle(b'v', older).is_err(), "said too late");
+    }
+
+    #[test]
+    fn the_version_decides_how_long_a_cancel_key_is() {
+        for (minor, is_negotiated, bytes, is_fine) in [
+            (0, false, 4, true),
+            (0, false, 5, false),
+            (0, false, 32, false),
+            (2, false, 4, true),
+            (2, false, 32, true),
+            (2, false, 256, true),
+            (2, false, 257, false),
+            (2, false, 3, false),
+            (2, true, 4, true),
+            (2, true, 32, false),
+        ] {
+            let mut handshake = fresh(minor);
+            if is_negotiated {
+                handshake = handshake.handle(b'v', b"\0\x03\0\x00\0\0\0\0").unwrap().0;
+            }
+            let (handshake, _) = handshake.handle(b'R', &[0; 4]).unwrap();
+            let outcome = handshake.handle(b'K', &vec![1; 4 + bytes]);
+            assert_eq!(
+                outcome.is_ok(),
+                is_fine,
+                "3.{minor} {is_negotiated} {bytes}"
+            );
         }
     }
 

@@ -24,6 +24,7 @@ pub mod secure;
 pub mod statements;
 pub mod sync;
 pub mod tcp;
+pub mod version;
 
 pub use cancel::Canceller;
 pub use card::{ServerCard, ServerTally};

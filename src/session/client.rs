@@ -54,6 +54,7 @@ use super::ending::Ending;
 use super::local::{Begun, Local};
 use super::prepared::Prepared;
 use super::registry::Slot;
+use super::relay::odd_beginning;
 use super::report::Failure;
 use super::roster::Seated;
 use super::shard::{Connection, Shard};
@@ -272,6 +273,10 @@ impl Session {
 
     /// The message at the start of `chunk` is not whole. It is held until it is, unless it is long.
     fn hold(&mut self, chunk: Chunk, message_bytes: usize, context: &mut Context<'_>) -> Step {
+        if let Some(failure) = odd_beginning(&chunk) {
+            self.fail(&failure);
+            return Step::End;
+        }
         if message_bytes > 0 && !self.claim_memory(message_bytes) {
             return Step::End;
         }

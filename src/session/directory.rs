@@ -20,6 +20,7 @@ use crate::config::limits::OwnLimits;
 use crate::config::{self, Config, Limits, Origin, PoolConfig, Secret, UserConfig};
 use crate::pool::{Habits, Host, Pool, PoolKey, Settings, Sizes};
 use crate::server::credentials::Source;
+use crate::server::version::Version;
 use crate::server::{Login, Security, Socket, TcpOptions};
 
 use super::local;
@@ -347,5 +348,6 @@ fn socket(config: &Config, pool: &PoolConfig, host: &Host) -> Socket {
         unix_buffer_bytes: usize::try_from(general.unix_socket_buffer_size).unwrap_or(usize::MAX),
         security: Security::new(&pool.server_tls, host.keyring.clone(), &pool.name),
         clear_anywhere: general.server_cleartext_password,
+        version: Version::default(),
     }
 }

@@ -3,7 +3,7 @@
 //! **Owns:** the order of checks, what is asked, what is answered.
 //! **Does not own:** what is to be proved (`proofs`), reading packets (`startup`).
 //!
-//! The order: limit of connections, version, host-based rules, the pool, the proof. Rules come
+//! The order: the word of a proxy, limit of connections, version, host-based rules, the pool, the proof. Rules come
 //! before the pool, so that a client who may not try anything does not learn who exists. A client
 //! that asks for the console meets the same rules; there is no pool, and one user.
 //!
@@ -73,6 +73,9 @@ impl From<Ended> for Rejection {
         match ended {
             Ended::Gone => Self::Silent,
             Ended::Startup(error) => startup_failure(&error).into(),
+            Ended::Proxy(error) => {
+                Failure::new(sqlstate::PROTOCOL_VIOLATION, error.to_string()).into()
+            }
             Ended::Violation(what) => Failure::new(sqlstate::PROTOCOL_VIOLATION, what).into(),
         }
     }
@@ -88,8 +91,9 @@ pub struct Login {
     directory: Rc<Directory>,
     pub(super) talk: Conversation,
     connection: Result<Connection, Connection>,
-    peer: Option<SocketAddr>,
-    local: Option<IpAddr>,
+    /// Where the client is, and where it has connected to; as the proxy says if there is one.
+    pub(super) peer: Option<SocketAddr>,
+    pub(super) local: Option<IpAddr>,
     /// What a proof over TLS is bound to.
     pub(super) end_point: Option<Arc<[u8]>>,
     /// When it connected.
@@ -198,12 +202,13 @@ struct AcceptedClient {
 
 impl Login {
     async fn run(&mut self) -> Result<Accepted, Rejection> {
+        (self.peer, self.local) = self.talk.addresses().map_err(|_| Rejection::Silent)?;
+        self.hear_proxy().await?;
         let startup = self.first_packets().await?;
         if self.connection.is_err() {
             let text = "sorry, too many clients already";
             return Err(Failure::new(sqlstate::TOO_MANY_CONNECTIONS, text).into());
         }
-        (self.peer, self.local) = self.talk.addresses().map_err(|_| Rejection::Silent)?;
         self.check_tls()?;
         check_replication(&startup)?;
         let mut asked = asked_parameters(&startup)?;

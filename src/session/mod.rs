@@ -43,6 +43,7 @@ mod pipeline;
 pub mod prepared;
 pub mod proofs;
 mod provide;
+mod proxied;
 pub mod pursuit;
 pub mod registry;
 pub mod relay;

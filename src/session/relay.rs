@@ -77,19 +77,15 @@ impl Session {
                     self.ending = Ending::GoodBye;
                     break;
                 }
-                if !is_request(part.tag) {
-                    let failure = unknown_request(part.tag);
+                if let Some(failure) = odd_beginning(&[part.tag]) {
                     self.fail(&failure);
                     return false;
                 }
             }
             if part.is_last {
                 let is_long = !part.is_first;
-                let noted = if manages && is_long && part.tag == b'Q' {
-                    note_cut_query(self.prepared.as_deref_mut(), server)
-                } else {
-                    noted
-                };
+                let is_cut_query = manages && is_long && part.tag == b'Q';
+                let noted = note_cut(is_cut_query, noted, self.prepared.as_deref_mut(), server);
                 note_whole(server, (part.tag, part.body), noted, (manages, is_long));
                 if part.tag == b'H' {
                     self.card.note_flush();
@@ -317,12 +313,31 @@ impl Session {
     }
 }
 
+/// By whom the end of a message is noted; a query that came in pieces is looked at only now.
+fn note_cut(
+    is_query: bool,
+    noted: Noted,
+    prepared: Option<&mut Prepared>,
+    server: &mut ServerConnection,
+) -> Noted {
+    if is_query {
+        return note_cut_query(prepared, server);
+    }
+    noted
+}
+
 /// A message that a client may send after its login.
 pub(super) const fn is_request(tag: u8) -> bool {
     matches!(
         tag,
         b'Q' | b'P' | b'B' | b'D' | b'E' | b'C' | b'S' | b'H' | b'd' | b'c' | b'f' | b'F' | b'X'
     )
+}
+
+/// What is wrong with `bytes` already, however their message goes on.
+pub(super) fn odd_beginning(bytes: &[u8]) -> Option<Failure> {
+    let tag = bytes.first().filter(|tag| !is_request(**tag))?;
+    Some(unknown_request(*tag))
 }
 
 /// In PostgreSQL's words. The server would end its connection over such a message.

@@ -82,8 +82,7 @@ impl Login {
         }
         if let Err(error) = outcome {
             metrics.tls_handshakes_failed.add(1);
-            let peer = self.talk.addresses().ok().and_then(|(peer, _)| peer);
-            tracing::info!(client = ?peer, %error, "TLS handshake failed");
+            tracing::info!(client = ?self.peer, %error, "TLS handshake failed");
             return Err(Rejection::Silent);
         }
         metrics.tls_handshakes.add(1);

@@ -15,6 +15,7 @@ use socket2::SockRef;
 
 use crate::protocol::error::StartupError;
 use crate::protocol::framer::{Framer, Interest};
+use crate::protocol::proxy::{ProxyError, ProxyHeader, may_be_proxy_header, parse_proxy_header};
 use crate::protocol::startup::{StartupPacket, parse_first_packet};
 use crate::tls::Acceptor;
 use crate::transport::{self, Gate, HandshakeError, Stream};
@@ -35,6 +36,8 @@ pub enum Ended {
     Startup(StartupError),
     /// A message that does not belong here, or too long.
     Violation(&'static str),
+    /// A proxy has not told whose connection it is.
+    Proxy(ProxyError),
 }
 
 /// A client before it is a session.
@@ -93,7 +96,27 @@ impl Conversation {
                     return Ok(packet);
                 }
                 Ok(None) => self.receive().await?,
+                Err(_) if may_be_proxy_header(&self.received) => {
+                    return Err(Ended::Violation("unexpected PROXY protocol header"));
+                }
                 Err(error) => return Err(Ended::Startup(error)),
+            }
+        }
+    }
+
+    /// What a proxy tells of the connection. Nothing behind it is taken.
+    ///
+    /// # Errors
+    ///
+    /// [`Ended`].
+    pub async fn proxy_header(&mut self) -> Result<ProxyHeader, Ended> {
+        loop {
+            match parse_proxy_header(&self.received).map_err(Ended::Proxy)? {
+                Some((header, used)) => {
+                    self.received.drain(..used);
+                    return Ok(header);
+                }
+                None => self.receive().await?,
             }
         }
     }

@@ -347,14 +347,14 @@ fn unnamed_statement_outlives_a_skipped_query_in_pieces(target: &Target) {
 }
 
 /// A call of `int4div`, in text.
-fn division(divisor: &[u8; 1]) -> Vec<u8> {
+fn division(divisor: [u8; 1]) -> Vec<u8> {
     let parts: [&[u8]; 7] = [
         &154_i32.to_be_bytes(),
         &[0, 0, 0, 2],
         &[0, 0, 0, 1],
         b"6",
         &[0, 0, 0, 1],
-        divisor,
+        &divisor,
         &[0, 0],
     ];
     message(b'F', &parts.concat())
@@ -365,7 +365,7 @@ fn definition_behind_a_function_call_that_fails_is_refused(target: &Target) {
     for _ in 0..3 {
         let batch = [
             query("begin"),
-            division(b"2"),
+            division(*b"2"),
             parse("a", "select 1"),
             sync(),
         ];
@@ -374,7 +374,7 @@ fn definition_behind_a_function_call_that_fails_is_refused(target: &Target) {
         assert_eq!(answers(&mut client, &batch, 1), "3CZ");
         let batch = [
             query("begin"),
-            division(b"0"),
+            division(*b"0"),
             parse("a", "select 1"),
             sync(),
         ];

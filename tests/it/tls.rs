@@ -51,8 +51,18 @@ pub(crate) fn connect(port: u16, config: &Arc<ClientConfig>) -> Client {
 
 /// Runs `select 1` by psql; what it says of the connection, or its error.
 pub(crate) fn psql(port: u16, options: &str) -> Result<String, String> {
+    psql_with(port, options, &[])
+}
+
+/// The same with these variables of the environment.
+pub(crate) fn psql_with(
+    port: u16,
+    options: &str,
+    environment: &[(&str, &str)],
+) -> Result<String, String> {
     let output = Command::new(programs_directory().join("psql"))
         .args(["-X", "-At", "-c", "\\conninfo", "-c", "select 1"])
+        .envs(environment.iter().copied())
         .arg(format!(
             "host=localhost hostaddr=127.0.0.1 port={port} user=app dbname={DATABASE} \
              password={PASSWORD} connect_timeout=10 {options}"

@@ -14,6 +14,7 @@ use pg_doorman::server::TcpOptions;
 use pg_doorman::server::connection::Socket;
 use pg_doorman::server::lease::{Asked, CancelTarget, Lease, Request};
 use pg_doorman::server::secure::Security;
+use pg_doorman::server::version::Version;
 use pg_doorman::tls::{Keyring, Material};
 
 use crate::events::{Event, Server};
@@ -41,6 +42,7 @@ pub(crate) fn new_lease() -> Rc<Lease> {
         tcp: TcpOptions::default(),
         unix_buffer_bytes: 0,
         security: Security::new(&ServerTls::default(), Keyring::new(Material::none()), "sim"),
+        version: Version::default(),
     };
     Rc::new(Lease::of(Some(CancelTarget {
         pid: 1,

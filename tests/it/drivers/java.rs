@@ -7,7 +7,7 @@ use std::process::Command;
 use super::{built, drive, pooler};
 
 /// Where Debian has the driver.
-const JAR: &str = "/usr/share/java/postgresql.jar";
+pub(super) const JAR: &str = "/usr/share/java/postgresql.jar";
 
 #[test]
 fn pgjdbc_gets_its_own_answers() {

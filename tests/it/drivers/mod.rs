@@ -17,6 +17,7 @@ mod perl;
 mod php;
 mod python;
 mod rust;
+mod tls;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -33,18 +34,29 @@ const WAIT: &str = "60s";
 /// A pooler in transaction mode with two shards and three servers. Drivers prove who they are by
 /// SCRAM.
 pub(super) fn pooler() -> Doorman {
+    pooler_for("host all all 127.0.0.1/32 scram-sha-256").start()
+}
+
+/// Such a pooler with these rules.
+pub(super) fn pooler_for(rules: &str) -> Config {
     let postgres = Postgres::shared();
     let user = User::new("app", 3).secret(&postgres.verifier("app"));
     Config::new(postgres)
         .shards(2)
         .users(vec![user])
-        .hba("host all all 127.0.0.1/32 scram-sha-256")
+        .hba(rules)
         .general("query_wait_timeout", WAIT)
-        .start()
+}
+
+/// Runs a driver's program against `doorman`, which must serve others afterwards.
+pub(super) fn drive(command: &mut Command, doorman: &Doorman) {
+    run(command, doorman);
+    let mut client = doorman.login().password(PASSWORD).connect();
+    assert_eq!(client.value("select 42"), "42");
 }
 
 /// Runs a driver's program against `doorman`; a failure of the program fails the test.
-pub(super) fn drive(command: &mut Command, doorman: &Doorman) {
+pub(super) fn run(command: &mut Command, doorman: &Doorman) {
     let mut limited = Command::new("timeout");
     limited
         .args(["--kill-after=5", SECONDS_MAX])
@@ -70,8 +82,6 @@ pub(super) fn drive(command: &mut Command, doorman: &Doorman) {
     );
     // Shown with --nocapture, and which gaps are known.
     println!("{stdout}");
-    let mut client = doorman.login().password(PASSWORD).connect();
-    assert_eq!(client.value("select 42"), "42");
 }
 
 /// Fails the test if `probe` cannot be run or fails: then `driver` is not installed.

@@ -265,11 +265,19 @@ func run(number int, database *sql.DB) {
 	c.fine(c.conn.Close(), "close")
 }
 
+// Plain unless PGSSLMODE says otherwise.
+func sslMode() string {
+	if mode := os.Getenv("PGSSLMODE"); mode != "" {
+		return mode
+	}
+	return "disable"
+}
+
 func main() {
 	var databases []*sql.DB
 	// Of the second kind is one message group a query: Parse, Bind, Describe, Execute, Sync.
-	for _, options := range []string{"sslmode=disable", "sslmode=disable binary_parameters=yes"} {
-		database, err := sql.Open("postgres", options)
+	for _, options := range []string{"", " binary_parameters=yes"} {
+		database, err := sql.Open("postgres", "sslmode="+sslMode()+options)
 		if err != nil {
 			panic(err)
 		}

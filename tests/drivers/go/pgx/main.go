@@ -303,7 +303,7 @@ func (c *client) giveUp() {
 
 func open(number int) *client {
 	c := &client{number: number, mode: modes[number%len(modes)]}
-	options := "sslmode=disable statement_cache_capacity=20"
+	options := "sslmode=" + sslMode() + " statement_cache_capacity=20"
 	if c.mode != "simple" {
 		options += " statement_cache_mode=" + c.mode
 	}
@@ -337,7 +337,7 @@ func run(number int) {
 // The pool of the driver above the pooler.
 func runPool() {
 	c := &client{number: -1, mode: "pool"}
-	config, err := pgxpool.ParseConfig("sslmode=disable pool_max_conns=10")
+	config, err := pgxpool.ParseConfig("sslmode=" + sslMode() + " pool_max_conns=10")
 	c.fine(err, "configuration")
 	pool, err := pgxpool.ConnectConfig(ctx, config)
 	c.fine(err, "connect")
@@ -356,6 +356,14 @@ func runPool() {
 		}(task)
 	}
 	tasks.Wait()
+}
+
+// Plain unless PGSSLMODE says otherwise.
+func sslMode() string {
+	if mode := os.Getenv("PGSSLMODE"); mode != "" {
+		return mode
+	}
+	return "disable"
 }
 
 func main() {
