@@ -64,8 +64,8 @@ impl Clock {
     }
 }
 
-/// The bytes of a session, and its socket.
-pub fn write(record: SessionRecord, clock: &Clock) -> (Vec<u8>, OwnedFd) {
+/// The bytes of a session, its socket, and its place among the connections of this process.
+pub fn write(record: SessionRecord, clock: &Clock) -> (Vec<u8>, OwnedFd, Connection) {
     let mut out = Writer::default();
     out.bytes(&record.detached.unread);
     out.text(&record.database);
@@ -89,7 +89,7 @@ pub fn write(record: SessionRecord, clock: &Clock) -> (Vec<u8>, OwnedFd) {
     out.u16(life);
     out.u16(moves);
     write_tally(&mut out, &record.tally, clock);
-    (out.into_bytes(), record.detached.socket)
+    (out.into_bytes(), record.detached.socket, record.connection)
 }
 
 /// The session of these bytes and this socket, which is `connection` among those of this process.
@@ -305,7 +305,7 @@ mod tests {
     #[test]
     fn a_recorded_session_is_read_and_would_be_written_alike() {
         let clock = clock();
-        let (bytes, _) = write(record(&clock), &clock);
+        let (bytes, _, _) = write(record(&clock), &clock);
         assert_eq!(bytes, RECORDED);
         let read = read(RECORDED, socket(), connection(), &clock).unwrap();
         assert_eq!(told(&read), told(&record(&clock)));
@@ -351,7 +351,7 @@ mod tests {
                 made.tally.errors = numbers.3;
                 made
             };
-            let (bytes, descriptor) = write(make(), &clock);
+            let (bytes, descriptor, _) = write(make(), &clock);
             let back = read(&bytes, descriptor, connection(), &clock).unwrap();
             prop_assert_eq!(told(&back), told(&make()));
             for end in (0..bytes.len()).step_by(bytes.len() / 50 + 1) {

@@ -23,6 +23,7 @@ with_one_and_two_shards!(
     the_console_upgrades,
     upgrades_follow_each_other_under_load,
     the_old_process_serves_again_if_the_new_one_ends,
+    clients_that_a_killed_process_had_not_confirmed_go_on,
     servers_of_both_processes_are_at_most_the_pool_size,
 );
 
@@ -272,6 +273,46 @@ fn the_old_process_serves_again_if_the_new_one_ends(shards: usize) {
     busy.execute("commit");
     chain.0.assert_serves();
     assert_eq!(busy.value("select 2"), "2");
+}
+
+/// Of what the old process says when it serves again, the number behind `key`.
+fn counted(log: &str, key: &str) -> usize {
+    let line = log.lines().rfind(|line| line.contains("serves again"));
+    let behind = line.and_then(|line| line.split_once(key));
+    let number = behind.and_then(|(_, text)| text.split_whitespace().next());
+    number.unwrap().parse().unwrap()
+}
+
+fn clients_that_a_killed_process_had_not_confirmed_go_on(shards: usize) {
+    for pause in [0, 1, 2, 4, 8, 16, 32] {
+        let chain = Chain::start(config(shards));
+        let mut idle: Vec<_> = (0..150).map(|_| chain.0.connect()).collect();
+        let mut busy = chain.0.connect();
+        busy.execute("begin");
+        chain.upgrade();
+        // At different stages of what the new process does first.
+        std::thread::sleep(Duration::from_millis(pause));
+        chain.signal("-KILL");
+        eventually("the old process serves again", || {
+            chain.0.log().contains("this one serves again")
+        });
+        let log = chain.0.log();
+        let (lost, back) = (
+            counted(&log, "clients_lost="),
+            counted(&log, "clients_back="),
+        );
+        let served = idle.iter_mut().filter_map(|client| {
+            let reply = client.try_query("select 1");
+            reply.ok()
+        });
+        assert_eq!(
+            served.count(),
+            150 - lost,
+            "after {pause} ms, {back} came back"
+        );
+        busy.execute("commit");
+        chain.0.assert_serves();
+    }
 }
 
 fn servers_of_both_processes_are_at_most_the_pool_size(shards: usize) {

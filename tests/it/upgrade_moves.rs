@@ -175,12 +175,11 @@ fn clients_of_a_pool_that_is_gone_are_told(shards: usize) {
     let both = || {
         let user = crate::common::User::new("app", 2);
         config(shards)
-            .pool("second", postgres.port(), vec![user])
-            .last_pool_key("server_database", "it")
+            .pool("app", postgres.port(), vec![user])
     };
     let chain = Chain::start(both());
     let mut kept = chain.0.connect();
-    let mut gone = chain.0.login().database("second").connect();
+    let mut gone = chain.0.login().database("app").connect();
     assert_eq!(gone.value("select 1"), "1");
     chain.0.rewrite(config(shards));
     upgrade_whole(&chain);
@@ -205,6 +204,7 @@ fn encrypted_clients_stay_over_several_upgrades(shards: usize) {
     let first = chain.present();
     for step in 0..3 {
         let mut late = connect(chain.0.port(), &tls);
+        late.execute("set timezone to 'Asia/Tokyo'");
         clients[0].execute("begin");
         chain.upgrade();
         for client in &mut clients {

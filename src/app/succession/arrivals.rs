@@ -33,7 +33,16 @@ impl Control {
         self.send(ShardId::new(next as u16), message).await;
     }
 
-    pub(super) async fn session_came(&mut self, bytes: &[u8], socket: OwnedFd) {
+    pub(super) async fn session_came(&mut self, bytes: &[u8], socket: Option<OwnedFd>) {
+        if let Some(predecessor) = &self.succession.predecessor {
+            predecessor.answer(socket.is_some());
+        }
+        let Some(socket) = socket else {
+            tracing::warn!(
+                "a client of the old process has to wait: too many descriptors are open"
+            );
+            return;
+        };
         let connection = self.succession.connections.take_over();
         match passport::read(bytes, socket, connection, &self.clock()) {
             Ok(record) => self.settle(Box::new(record)).await,
@@ -75,7 +84,13 @@ impl Control {
         self.succession
             .connections
             .set_elsewhere(remains.connections);
-        let before = std::mem::replace(&mut self.succession.remains, remains);
+        let before = self.succession.remains.clone();
+        let predecessor = self.succession.predecessor.as_mut();
+        if predecessor.is_some_and(|it| std::mem::replace(&mut it.has_settled, true)) {
+            self.succession.remains.lower(remains);
+        } else {
+            self.succession.remains = remains;
+        }
         self.succession.is_stale |= before.servers != self.succession.remains.servers;
         let is_over = self.succession.remains == Remains::default();
         if is_over && std::mem::take(&mut self.succession.is_wanted) {

@@ -1,24 +1,20 @@
 //! A shard whose clients go to another process.
 //!
-//! **Owns:** the end of accepting, waking sessions so that they go, relays of encrypted clients.
-//! **Does not own:** when a session may go (`session::resume`), the way to the other process (`steps`).
+//! **Owns:** the end of accepting, waking sessions so that they go, dividing encrypted clients.
+//! **Does not own:** when a session may go (`session::resume`), the way to the other process (`steps`), what
+//! stays of an encrypted client (`relay`).
 //!
 //! An encrypted client goes without its encryption: its socket stays here with the state of TLS, and a
 //! *relay* moves its bytes, in clear, to and from one end of a pair of sockets. The other end is what the
 //! other process gets as the client's socket. So this process lives as long as one of these clients.
 //!
-//! **Invariants**
-//! 1. No connection that was accepted is lost: those that nobody has taken yet are served.
-//! 2. A relay reads no side while more than a window waits for the other one, and what was read is
-//!    delivered before the other side is closed.
+//! **Invariant:** no connection that was accepted is lost: those that nobody has taken yet are served.
 
-use std::future::poll_fn;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use shards::{Chunk, Outbox, Seat, Socket, sleep, spawn};
+use shards::{Outbox, Seat, Socket, sleep, spawn};
 
 use crate::metrics::Fleet;
 use crate::server::passport::ServerRecord;
@@ -28,6 +24,7 @@ use crate::session::resume::SessionRecord;
 use crate::transport::{Detached, Stream};
 
 use super::super::mailbox::ShardMessage;
+use super::relay::relay;
 
 /// Sessions that are woken at once.
 const BATCH: usize = 256;
@@ -35,8 +32,6 @@ const BATCH: usize = 256;
 const PAUSE: Duration = Duration::from_millis(1);
 /// Time between two tries to get descriptors.
 const CROWDED_PAUSE: Duration = Duration::from_millis(50);
-/// Bytes that may wait for one side of a relay.
-const WINDOW_BYTES: usize = 256 * 1024;
 
 /// What a shard is told of an upgrade.
 #[derive(Debug)]
@@ -161,48 +156,4 @@ fn divide(record: &mut SessionRecord, place: (&Fleet, usize)) -> bool {
         drop(counted);
     });
     true
-}
-
-/// Moves bytes between two streams until one of them ends. What is queued for the other leaves when it is
-/// dropped.
-async fn relay(mut client: Stream, mut session: Stream) {
-    poll_fn(|context| {
-        loop {
-            let there = step(&mut client, &mut session, context);
-            let back = step(&mut session, &mut client, context);
-            match (there, back) {
-                (Step::End, _) | (_, Step::End) => return Poll::Ready(()),
-                (Step::Wait, Step::Wait) => return Poll::Pending,
-                _ => {}
-            }
-        }
-    })
-    .await;
-}
-
-enum Step {
-    Again,
-    Wait,
-    End,
-}
-
-fn step(from: &mut Stream, to: &mut Stream, context: &mut Context<'_>) -> Step {
-    if to.send_error().is_some() {
-        return Step::End;
-    }
-    if to.queued_bytes() > WINDOW_BYTES {
-        from.pause();
-        if to.poll_sent(WINDOW_BYTES / 2, context).is_pending() {
-            return Step::Wait;
-        }
-    }
-    match from.poll_receive(context) {
-        Poll::Pending => Step::Wait,
-        Poll::Ready(Ok(Some(chunk))) => {
-            let chunk: Chunk = chunk;
-            to.send(chunk);
-            Step::Again
-        }
-        Poll::Ready(Ok(None) | Err(_)) => Step::End,
-    }
 }

@@ -18,7 +18,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, ExitStatus};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::{Builder, JoinHandle, sleep};
 use std::time::Duration;
 
@@ -44,9 +44,9 @@ pub struct Outgoing {
     /// What it is.
     pub kind: u8,
     /// What it says.
-    pub body: Vec<u8>,
+    pub body: Arc<Vec<u8>>,
     /// What goes with it.
-    pub descriptors: Vec<OwnedFd>,
+    pub descriptors: Vec<Arc<OwnedFd>>,
 }
 
 /// The heir.
@@ -92,6 +92,12 @@ impl Donor {
 
     /// Sends a message, some time.
     pub fn send(&self, kind: u8, body: Vec<u8>, descriptors: Vec<OwnedFd>) {
+        let descriptors = descriptors.into_iter().map(Arc::new).collect();
+        self.send_shared(kind, Arc::new(body), descriptors);
+    }
+
+    /// Sends a message that the caller keeps as well.
+    pub fn send_shared(&self, kind: u8, body: Arc<Vec<u8>>, descriptors: Vec<Arc<OwnedFd>>) {
         // If the writer has ended, the reader tells so.
         let _ = self.lane.send(Outgoing {
             kind,
@@ -117,7 +123,7 @@ impl Donor {
 fn write(socket: &UnixStream, outgoing: &mpsc::Receiver<Outgoing>) {
     while let Ok(message) = outgoing.recv() {
         let descriptors: Vec<BorrowedFd<'_>> =
-            message.descriptors.iter().map(OwnedFd::as_fd).collect();
+            message.descriptors.iter().map(|one| one.as_fd()).collect();
         if let Err(error) = send(socket, message.kind, &message.body, &descriptors) {
             tracing::error!(%error, "the new process cannot be told something");
             if error.kind() == io::ErrorKind::InvalidInput {
@@ -151,6 +157,8 @@ fn read(mut receiver: Receiver, mut child: Child, events: &UnboundedSender<Event
             Ok(Some(message)) => {
                 let event = match message.kind {
                     kind::READY => Event::HeirReady,
+                    kind::TAKEN => Event::SessionTaken,
+                    kind::REFUSED => Event::SessionRefused,
                     kind::CANCEL => match Cancel::decode(&message.body) {
                         Ok(cancel) => Event::CancelHere(cancel),
                         Err(error) => break error.to_string(),

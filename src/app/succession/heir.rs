@@ -41,7 +41,11 @@ pub struct Inheritance {
 
 /// The old process, as long as it has something.
 #[derive(Debug)]
-pub struct Predecessor(UnixStream);
+pub struct Predecessor {
+    socket: UnixStream,
+    /// It has said what it has since it serves nobody new: from then on that becomes less.
+    pub has_settled: bool,
+}
 
 fn number(variable: &str) -> io::Result<Option<RawFd>> {
     let Some(value) = std::env::var_os(variable) else {
@@ -147,7 +151,10 @@ impl Inheritance {
         Builder::new()
             .name("upgrade-in".to_owned())
             .spawn(move || read(receiver, &events))?;
-        Ok(Predecessor(socket))
+        Ok(Predecessor {
+            socket,
+            has_settled: false,
+        })
     }
 }
 
@@ -158,7 +165,16 @@ impl Predecessor {
     ///
     /// It has gone.
     pub fn cancel(&self, cancel: &Cancel) -> io::Result<()> {
-        send(&self.0, kind::CANCEL, &cancel.encode(), &[])
+        send(&self.socket, kind::CANCEL, &cancel.encode(), &[])
+    }
+
+    /// Answers for a session: this process has it now, or cannot take it at the moment. To be called before
+    /// anything is done with it: until then the old process takes it back if this one ends.
+    pub fn answer(&self, is_taken: bool) {
+        let kind = if is_taken { kind::TAKEN } else { kind::REFUSED };
+        if let Err(error) = send(&self.socket, kind, &[], &[]) {
+            tracing::warn!(%error, "the old process cannot be told of a client");
+        }
     }
 }
 

@@ -22,13 +22,17 @@
 //! 2. A listening socket is never closed by both: who connects finds one of the two, in the same queue.
 //! 3. A pool has as many servers in the heir as its size leaves when those are taken off that the donor
 //!    has or may open; the same is true of client connections.
-//! 4. If the heir ends while the donor still runs, the donor accepts again.
+//! 4. If the heir ends while the donor still runs, the donor accepts again, and takes back every client that
+//!    the heir has not said that it has.
 
 pub mod arrivals;
+mod cancels;
 pub mod departure;
 pub mod donor;
 pub mod heir;
 pub mod notify;
 pub mod program;
+pub mod relay;
 pub mod steps;
+pub mod transit;
 pub mod word;

@@ -19,14 +19,13 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use shards::{Seat, ShardId, Socket};
+use shards::{ShardId, Socket};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::config::Config;
 use crate::metrics::pool::{Leave, read_rights};
 use crate::protocol::cancel_key::GENERATION_MAX;
 use crate::server::passport::ServerRecord;
-use crate::session::cancel::Forwarded;
 use crate::session::passport::{self, Clock};
 use crate::session::resume::SessionRecord;
 use crate::session::shard::Connections;
@@ -39,7 +38,8 @@ use super::donor::Donor;
 use super::heir::Predecessor;
 use super::notify;
 use super::program::Program;
-use super::word::{Cancel, Guest, Hello, Remains, encode_done, encode_guests, encode_places, kind};
+use super::transit::Transit;
+use super::word::{Cancel, Guest, Hello, Remains, encode_guests, encode_places, kind};
 
 /// Names the socket for metrics among places.
 pub const METRICS: &str = "metrics";
@@ -49,10 +49,10 @@ const START_MAX: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(5);
 /// The same when nothing but relays remains.
 const LOOK_LATER: Duration = Duration::from_millis(100);
+/// How long this process stays at least, to serve again should the new one end.
+const TRIAL: Duration = Duration::from_millis(100);
 /// How long those have to take it who are told that it is over.
 const FAREWELL_MAX: Duration = Duration::from_millis(500);
-/// How long a cancel request may wait for its effect in the process that has the session.
-const CANCEL_MAX: Duration = Duration::from_secs(10);
 
 /// What happens in an upgrade.
 #[derive(Debug)]
@@ -72,6 +72,10 @@ pub enum Event {
     HeirLate(u32),
     /// A cancel request has come to the new process.
     CancelHere(Cancel),
+    /// The new process has the session that was sent first.
+    SessionTaken,
+    /// It cannot take that session at the moment.
+    SessionRefused,
     /// Time to look at what remains.
     Look,
     /// The old process sends a session; without its socket if this process had no descriptor for that.
@@ -97,7 +101,7 @@ pub enum Event {
 
 /// Where an upgrade stands.
 #[derive(Debug)]
-enum Phase {
+pub(super) enum Phase {
     Serving,
     Checking,
     Starting(Donor),
@@ -109,6 +113,8 @@ enum Phase {
         told_at: Option<Instant>,
         /// What the heir has been told last.
         remains: Remains,
+        /// Before this it may still turn out that the heir cannot serve.
+        trial: Instant,
     },
     /// The heir has everybody, and may have gone over to another one.
     Relaying,
@@ -139,9 +145,11 @@ pub struct Succession {
     pub(super) is_stale: bool,
     /// The changes in databases that the heir knows of.
     changes_told: u64,
+    /// Sessions that were sent and not confirmed.
+    transit: Transit,
     /// Gets sessions next.
     pub(super) next_shard: usize,
-    phase: Phase,
+    pub(super) phase: Phase,
     /// An upgrade is to begin when the one before it is over.
     pub(super) is_wanted: bool,
     /// Who has asked for the upgrade and is told of it.
@@ -169,6 +177,7 @@ impl Succession {
             newcomers: Vec::new(),
             is_stale: false,
             changes_told: 0,
+            transit: Transit::default(),
             next_shard: 0,
             phase: Phase::Serving,
             is_wanted: false,
@@ -292,11 +301,12 @@ impl Control {
             }
             Event::CancelHere(cancel) => self.cancel_here(cancel).await,
             Event::Look => self.look().await,
-            Event::Session(bytes, Some(socket)) => self.session_came(&bytes, socket).await,
-            Event::Session(_, None) => {
-                tracing::error!(
-                    "a client of the old process is lost: too many descriptors are open"
-                );
+            Event::Session(bytes, socket) => self.session_came(&bytes, socket).await,
+            Event::SessionTaken => self.succession.transit.taken(),
+            Event::SessionRefused => {
+                if let Phase::Departing { donor, .. } = &self.succession.phase {
+                    self.succession.transit.refused(donor);
+                }
             }
             Event::Server(bytes, socket) => self.server_came(&bytes, socket),
             Event::Changed => self.fleet.changes().raise_all(),
@@ -359,8 +369,10 @@ impl Control {
         let rights = read_rights(&self.fleet).into_iter();
         let rights = rights.filter(|(_, count)| *count > 0);
         let servers = rights.map(|((database, user), count)| (database.into(), user.into(), count));
+        let in_transit = self.succession.transit.count();
+        let connections = self.succession.connections.count();
         Remains {
-            connections: self.succession.connections.count(),
+            connections: connections.saturating_sub(in_transit),
             servers: servers.collect(),
         }
     }
@@ -379,11 +391,16 @@ impl Control {
         notify::handed_to(donor.pid);
         succession.changes_told = self.fleet.changes().total();
         donor.send(kind::GUESTS, encode_guests(&self.guests.list()), Vec::new());
-        succession.phase = Phase::Departing {
+        // Before anything goes: what is said later may count what has gone meanwhile.
+        let remains = self.remains();
+        donor.send(kind::REMAINS, remains.encode(), Vec::new());
+        let now = Instant::now();
+        self.succession.phase = Phase::Departing {
             donor,
-            deadline: Instant::now() + self.config.general.shutdown_timeout,
+            deadline: now + self.config.general.shutdown_timeout,
             told_at: None,
-            remains: Remains::default(),
+            remains,
+            trial: now + TRIAL,
         };
         self.look_after(Duration::ZERO);
         if let Some(task) = self.scrape.take() {
@@ -419,13 +436,15 @@ impl Control {
             consoles += shard.consoles.get();
             relays += shard.relays.get();
         }
-        let (donor, deadline, told_at, remains) = match &mut self.succession.phase {
+        let in_transit = self.succession.transit.count();
+        let (donor, (deadline, trial), told_at, remains) = match &mut self.succession.phase {
             Phase::Departing {
                 donor,
                 deadline,
                 told_at,
                 remains,
-            } => (donor, deadline, told_at, remains),
+                trial,
+            } => (donor, (*deadline, *trial), told_at, remains),
             Phase::Relaying => {
                 self.is_over |= relays == 0;
                 self.look_after(LOOK_LATER);
@@ -440,16 +459,20 @@ impl Control {
         let at = Instant::now();
         let servers = remains.servers.len();
         if let Some(told_at) = *told_at {
-            let is_empty = remains.connections + servers as u64 == 0;
+            let is_empty = remains.connections + in_transit + servers as u64 == 0;
             let is_over = is_empty || at >= told_at + FAREWELL_MAX;
             self.is_over |= relays == 0 && is_over;
             self.look_after(if is_over { LOOK_LATER } else { LOOK });
             return;
         }
         // Consoles are not waited for.
-        let clients = remains.connections.saturating_sub(consoles);
+        let clients = remains.connections.saturating_sub(consoles) + in_transit;
+        if at < trial {
+            self.look_after(LOOK);
+            return;
+        }
         if clients + servers as u64 > 0 {
-            if at < *deadline {
+            if at < deadline {
                 self.look_after(LOOK);
                 return;
             }
@@ -472,13 +495,13 @@ impl Control {
             self.settle(record).await;
             return;
         };
-        let (bytes, socket) = passport::write(*record, &self.clock());
+        let written = passport::write(*record, &self.clock());
         // Whoever has heard of a change gets no statement of the time before.
         let changes = self.fleet.changes().total();
         if std::mem::replace(&mut self.succession.changes_told, changes) != changes {
             donor.send(kind::CHANGED, Vec::new(), Vec::new());
         }
-        donor.send(kind::SESSION, bytes, vec![socket]);
+        self.succession.transit.send(donor, written);
     }
 
     /// A server leaves this process.
@@ -510,7 +533,12 @@ impl Control {
                 self.is_over = true;
             }
             Phase::Departing { .. } => {
-                tracing::error!(%reason, "the new process has ended, this one serves again");
+                let (back, lost) = self.succession.transit.take_back();
+                let back_count = back.len();
+                tracing::error!(
+                    %reason, clients_lost = lost, clients_back = back_count,
+                    "the new process has ended, this one serves again"
+                );
                 notify::ready();
                 let sockets = self.succession.sockets(self.seat.shard_count());
                 let mut sockets = sockets.unwrap_or_else(|error| {
@@ -523,49 +551,14 @@ impl Control {
                     self.send(ShardId::new(shard as u16), message).await;
                 }
                 self.spread(Arc::clone(&self.config)).await;
+                for (bytes, socket, connection) in back {
+                    match passport::read(&bytes, socket, connection, &self.clock()) {
+                        Ok(record) => self.settle(Box::new(record)).await,
+                        Err(error) => tracing::error!(%error, "a client is lost"),
+                    }
+                }
             }
             Phase::Serving => {}
-        }
-    }
-
-    /// A cancel request has come to the heir: its session may be here.
-    async fn cancel_here(&mut self, cancel: Cancel) {
-        let number = self.cancels_there.len() as u32;
-        self.cancels_there.push((cancel.shard, cancel.ticket));
-        let request = Box::new(Forwarded {
-            key: cancel.key,
-            slot: None,
-            until: Instant::now() + CANCEL_MAX,
-        });
-        let message = ShardMessage::Cancel {
-            ticket: number,
-            request,
-        };
-        self.send(ShardId::new(0), message).await;
-    }
-
-    /// A cancel request of the heir is over.
-    pub(in crate::app) fn cancelled_here(&self, number: u32) {
-        if let Phase::Departing { donor, .. } = &self.succession.phase
-            && let Some((shard, ticket)) = self.cancels_there.get(number as usize)
-        {
-            donor.send(kind::CANCEL_DONE, encode_done(*shard, *ticket), Vec::new());
-        }
-    }
-
-    /// A shard asks whether the process before this one has the session of a cancel request.
-    pub(in crate::app) async fn cancel_there(&self, from: Seat, ticket: u32, request: &Forwarded) {
-        let Seat::Shard(shard) = from else {
-            return;
-        };
-        let cancel = Cancel {
-            shard: shard.index() as u16,
-            ticket,
-            key: request.key,
-        };
-        let predecessor = self.succession.predecessor.as_ref();
-        if predecessor.is_none_or(|predecessor| predecessor.cancel(&cancel).is_err()) {
-            self.send(shard, ShardMessage::CancelDone { ticket }).await;
         }
     }
 

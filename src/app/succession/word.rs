@@ -33,6 +33,10 @@ pub mod kind {
     pub const SERVER: u8 = 10;
     /// Donor: objects of databases have changed.
     pub const CHANGED: u8 = 11;
+    /// Heir: it has the session that was sent first of those it has said nothing about.
+    pub const TAKEN: u8 = 12;
+    /// Heir: it cannot take that session at the moment.
+    pub const REFUSED: u8 = 13;
 }
 
 /// What a process needs to know before it starts.
@@ -121,6 +125,16 @@ impl Remains {
         let remains = Self::read(&mut from)?;
         from.end()?;
         Ok(remains)
+    }
+
+    /// Takes over what the donor says, but for servers that have come after it was counted: they never become
+    /// more.
+    pub fn lower(&mut self, told: Self) {
+        self.connections = told.connections;
+        for (database, user, count) in &mut self.servers {
+            *count = told.of(database, user).min(*count);
+        }
+        self.servers.retain(|(_, _, count)| *count > 0);
     }
 
     /// One server of this pool has gone over.
@@ -301,6 +315,21 @@ mod tests {
         left.take_one("db", "x");
         left.take_one("db", "u");
         assert_eq!(left.of("db", "u"), 3);
+        // Counted before the one that has gone over was.
+        let more = vec![
+            ("db".to_owned(), "u".to_owned(), 4),
+            ("e".to_owned(), "u".to_owned(), 1),
+        ];
+        left.lower(Remains {
+            connections: 2,
+            servers: more,
+        });
+        assert_eq!(
+            (left.connections, left.of("db", "u"), left.of("e", "u")),
+            (2, 3, 0)
+        );
+        left.lower(Remains::default());
+        assert_eq!(left, Remains::default());
         let remains = hello.remains.encode();
         assert_eq!(Remains::decode(&remains), Ok(hello.remains));
         let places = ["a", "b"];
