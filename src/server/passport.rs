@@ -353,7 +353,7 @@ mod tests {
                 made.statements.clone_from(&statements);
                 made.key = key.clone().map(|(pid, secret)| (pid, secret.into()));
                 [made.tally.transactions, made.tally.queries, made.tally.sent, ..] = numbers;
-                made.born = now - Duration::from_millis(numbers[3] % 3_600_000);
+                made.born = now.checked_sub(Duration::from_millis(numbers[3] % 3_600_000)).unwrap();
                 made.expires = None;
                 made
             };

@@ -41,7 +41,6 @@ use crate::config::PoolMode;
 use crate::pool::{Acquired, Pool, Ticket};
 use crate::protocol::backend::TransactionStatus;
 use crate::protocol::framer::{BODY_BYTES_MAX, Framer, HEADER_BYTES, Interest};
-use crate::protocol::sqlstate;
 use crate::server::ServerConnection;
 use crate::server::parameters::{self, ParameterSet};
 use crate::server::reset::Leftovers;
@@ -257,20 +256,6 @@ impl Session {
         }
     }
 
-    fn invalid_length(&mut self, tag: u8, length: u32) -> Step {
-        let memory = self.shard.directory().config.general.max_memory_usage;
-        if u64::from(length) > memory {
-            self.fail(&out_of_memory());
-            return Step::End;
-        }
-        let text = format!(
-            "invalid length {length} of message '{}'",
-            tag.escape_ascii()
-        );
-        self.fail(&Failure::new(sqlstate::PROTOCOL_VIOLATION, text));
-        Step::End
-    }
-
     /// The message at the start of `chunk` is not whole. It is held until it is, unless it is long.
     fn hold(&mut self, chunk: Chunk, message_bytes: usize, context: &mut Context<'_>) -> Step {
         if let Some(failure) = odd_beginning(&chunk) {
@@ -298,21 +283,6 @@ impl Session {
                 self.input = Some(chunk.release_if_scarce());
                 Step::Wait
             }
-        }
-    }
-
-    /// Claims memory for a message that does not come in one piece. Fails the session otherwise.
-    pub(super) fn claim_memory(&mut self, bytes: usize) -> bool {
-        if self.claim.is_some() {
-            return true;
-        }
-        let limit = self.shard.directory().config.general.max_memory_usage;
-        if let Some(claim) = self.shard.budget.claim(bytes as u64, limit) {
-            self.claim = Some(Box::new(claim));
-            true
-        } else {
-            self.fail(&out_of_memory());
-            false
         }
     }
 
@@ -557,14 +527,6 @@ impl Session {
             }
         }
     }
-}
-
-fn out_of_memory() -> Failure {
-    Failure::new(
-        sqlstate::OUT_OF_MEMORY,
-        "Server is temporarily out of memory. Please try again later or reduce the size of your \
-         query.",
-    )
 }
 
 impl Future for Session {

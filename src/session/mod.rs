@@ -14,6 +14,7 @@
 
 mod awaiting;
 mod binding;
+mod bounds;
 pub mod budget;
 pub mod cancel;
 pub mod card;

@@ -87,7 +87,7 @@ impl Control {
         let before = self.succession.remains.clone();
         let predecessor = self.succession.predecessor.as_mut();
         if predecessor.is_some_and(|it| std::mem::replace(&mut it.has_settled, true)) {
-            self.succession.remains.lower(remains);
+            self.succession.remains.lower(&remains);
         } else {
             self.succession.remains = remains;
         }

@@ -66,11 +66,12 @@ pub fn begin(shard: &Rc<Shard>) {
 /// A server of another process arrives.
 pub fn take_in(shard: &Shard, record: ServerRecord) {
     let directory = shard.directory();
-    match directory.tenant(&record.database, &record.user) {
-        Some(tenant) => tenant.pool.take_in(record),
-        None => tracing::info!(pool = %record.database, user = %record.user,
-            "a server of the old process is closed: its pool is not configured any more"),
-    }
+    let Some(tenant) = directory.tenant(&record.database, &record.user) else {
+        tracing::info!(pool = %record.database, user = %record.user,
+            "a server of the old process is closed: its pool is not configured any more");
+        return;
+    };
+    tenant.pool.take_in(record);
 }
 
 /// Tells everybody who is still here that it is over.

@@ -129,7 +129,7 @@ impl Remains {
 
     /// Takes over what the donor says, but for servers that have come after it was counted: they never become
     /// more.
-    pub fn lower(&mut self, told: Self) {
+    pub fn lower(&mut self, told: &Self) {
         self.connections = told.connections;
         for (database, user, count) in &mut self.servers {
             *count = told.of(database, user).min(*count);
@@ -320,7 +320,7 @@ mod tests {
             ("db".to_owned(), "u".to_owned(), 4),
             ("e".to_owned(), "u".to_owned(), 1),
         ];
-        left.lower(Remains {
+        left.lower(&Remains {
             connections: 2,
             servers: more,
         });
@@ -328,7 +328,7 @@ mod tests {
             (left.connections, left.of("db", "u"), left.of("e", "u")),
             (2, 3, 0)
         );
-        left.lower(Remains::default());
+        left.lower(&Remains::default());
         assert_eq!(left, Remains::default());
         let remains = hello.remains.encode();
         assert_eq!(Remains::decode(&remains), Ok(hello.remains));
