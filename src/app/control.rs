@@ -322,6 +322,7 @@ impl Control {
                     self.start(from, number, *work).await;
                 }
                 ShardMessage::Emigrant(record) => self.emigrate(record).await,
+                ShardMessage::EmigrantPair(pair, leave) => self.emigrate_pair(*pair, leave).await,
                 ShardMessage::EmigrantServer(record, leave) => {
                     self.emigrate_server(*record, leave);
                 }

@@ -23,13 +23,16 @@ use std::time::Duration;
 use shards::{Listener, Outbox, Seat, sleep, spawn};
 
 use super::balance;
-use super::mailbox::ShardMessage;
+use super::mailbox::{Pair, ShardMessage};
 use super::post::PostOffice;
 use super::succession::departure;
 use crate::config::Limits;
 use crate::metrics::{Fleet, ShardMetrics};
+use crate::pool::Pool;
+use crate::server::ServerConnection;
 use crate::session::Shard;
 use crate::session::client::Session;
+use crate::session::company::close_without_company;
 use crate::session::login::log_in;
 use crate::session::resume::{Neighbours, Notice, SessionRecord};
 use crate::transport::Stream;
@@ -185,6 +188,21 @@ impl Neighbours for Post {
         departure::send(&self.outbox, (&self.fleet, self.index), record);
     }
 
+    fn emigrate_with(
+        &self,
+        record: Box<SessionRecord>,
+        pool: Rc<Pool>,
+        server: Box<ServerConnection>,
+    ) {
+        let place = (self.fleet.clone(), self.index);
+        spawn(departure::send_pair(
+            self.outbox.clone(),
+            place,
+            record,
+            (pool, server),
+        ));
+    }
+
     fn tell(&self, shard: u16, notice: Notice) {
         self.office
             .send(usize::from(shard), ShardMessage::Whereabouts(notice));
@@ -288,6 +306,25 @@ pub fn session_arrived(shard: &Rc<Shard>, post: &Post, record: Box<SessionRecord
 /// A session from another process.
 pub fn immigrant_arrived(shard: &Rc<Shard>, record: Box<SessionRecord>) {
     host(Present::new(shard), settle(Rc::clone(shard), record));
+}
+
+/// A session from another process, with its server.
+pub fn pair_arrived(shard: &Rc<Shard>, (record, server): Pair) {
+    let directory = shard.directory();
+    let tenant = directory.tenant(&record.database, &record.user);
+    let Some(arrives) = tenant.and_then(|tenant| tenant.pool.take_in_lent(server)) else {
+        close_without_company(record);
+        return;
+    };
+    let session = settle(Rc::clone(shard), Box::new(record));
+    host(Present::new(shard), async move {
+        let mut session = session.await?;
+        match arrives.await {
+            Ok(companion) => session.go_on_with(companion),
+            Err(_) => session.lose_company(),
+        }
+        Some(session)
+    });
 }
 
 async fn settle(shard: Rc<Shard>, mut record: Box<SessionRecord>) -> Option<Session> {

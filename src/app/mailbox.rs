@@ -81,6 +81,10 @@ pub enum ShardMessage {
     Emigrant(Box<SessionRecord>),
     /// To the control thread: a server for another process, which counts here as long as it is on its way.
     EmigrantServer(Box<ServerRecord>, Leave),
+    /// To the control thread: a session for another process with its server.
+    EmigrantPair(Box<Pair>, Leave),
+    /// To the home shard of its pool: the same of another process. As for a server, a configuration follows.
+    ImmigrantPair(Box<Pair>),
     /// To a shard: go on with this session of another process.
     Immigrant(Box<SessionRecord>),
     /// To the home shard of its pool: a server of another process. The configuration that follows makes room
@@ -109,6 +113,9 @@ pub enum ShardMessage {
     /// To a shard: where a session is that has logged in there.
     Whereabouts(Notice),
 }
+
+/// A session and its server.
+pub type Pair = (SessionRecord, ServerRecord);
 
 /// Dropped when a shard has taken a configuration over, or has ended: control waits for all of them.
 #[derive(Clone, Debug)]

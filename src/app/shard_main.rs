@@ -38,7 +38,8 @@ use super::busy;
 use super::cancels::{MeshOutbox, run_cancel, run_cancel_for_heir};
 use super::errands::{DeskErrands, ErrandDesk};
 use super::hand_over::{
-    OnTheirWay, Post, accept, client_arrived, immigrant_arrived, rebalance, session_arrived,
+    OnTheirWay, Post, accept, client_arrived, immigrant_arrived, pair_arrived, rebalance,
+    session_arrived,
 };
 use super::mailbox::ShardMessage;
 use super::orders::{BookStaff, OrderBook};
@@ -211,6 +212,7 @@ async fn read_messages(
                 ));
             }
             (_, ShardMessage::Immigrant(record)) => immigrant_arrived(shard, record),
+            (_, ShardMessage::ImmigrantPair(pair)) => pair_arrived(shard, *pair),
             (_, ShardMessage::ImmigrantServer(record)) => departure::take_in(shard, *record),
             (_, ShardMessage::Depart(departure)) => match *departure {
                 Departure::Begin => departure::begin(shard),

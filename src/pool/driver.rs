@@ -569,6 +569,7 @@ async fn open_one(pool: Rc<Pool>, right: Right) {
                 card,
                 born,
                 expires: expiry(born, settings.server_lifetime.get()),
+                awaited: None,
             });
             tracing::debug!(pool = %pool.key.database, pid = server.pid(), "server connected");
             pool.opened(server);

@@ -17,6 +17,7 @@ use shards::spawn;
 use crate::metrics::pool::Leave;
 use crate::protocol::backend::TransactionStatus;
 use crate::server::baits::Baits;
+use crate::server::connection::Companion;
 use crate::server::credentials::LearnedKeys;
 use crate::server::detach::Travelling;
 use crate::server::lease::CancelTarget;
@@ -35,7 +36,7 @@ use super::letter;
 pub type Letter = letter::Letter<Box<Travelling>>;
 
 /// How long the kernel may take to let go of a socket.
-const DETACH_MAX: Duration = Duration::from_secs(1);
+pub(super) const DETACH_MAX: Duration = Duration::from_secs(1);
 
 /// Takes letters to other shards. None is lost; those to one shard arrive in order.
 pub trait Mail {
@@ -52,7 +53,7 @@ impl Pool {
     /// Carries out what the part has decided.
     pub(super) fn act(self: &Rc<Self>) {
         self.renew_claim();
-        let (post, closing, wakers, tally, mut leaves) = {
+        let (post, closing, wakers, tally, (mut leaves, lent_out)) = {
             let mut part = self.part.borrow_mut();
             // Before they cease to count.
             let leaves = self.leaves(part.closing_count());
@@ -69,7 +70,7 @@ impl Pool {
                 part.take_closing(),
                 part.take_wakers(),
                 part.take_tally(),
-                leaves,
+                (leaves, part.take_lent_out()),
             )
         };
         let metrics = self.host.metrics();
@@ -91,6 +92,9 @@ impl Pool {
         }
         for (to, letter) in post {
             self.send(to, letter);
+        }
+        for server in lent_out {
+            self.give_to_companion(server);
         }
     }
 
@@ -181,13 +185,18 @@ impl Pool {
             self.close(server);
             return None;
         }
+        Some(self.take_off(server).await)
+    }
+
+    /// Takes a server of which the kernel has let go off this shard, whatever it has said.
+    pub(super) async fn take_off(&self, server: Box<ServerConnection>) -> Box<Travelling> {
         self.host.free_number(server.number);
         self.host.metrics().servers_moved_out.add(1);
         let server = *server;
         let target = server.lease.target();
         let key = target.map(|target| (target.pid, target.secret.clone()));
         let peer = target.and_then(|target| target.peer);
-        Some(Box::new(Travelling {
+        Box::new(Travelling {
             detached: server.stream.detach().await,
             framer: server.framer,
             right: server.right,
@@ -200,11 +209,24 @@ impl Pool {
             tally: server.card.tally.get(),
             born: server.born,
             expires: server.expires,
-        }))
+        })
     }
 
     /// Puts a server on this shard; `None` if it has ended on its way.
     pub(super) fn unpack(self: &Rc<Self>, travelling: Travelling) -> Option<Box<ServerConnection>> {
+        let (mut server, unread) = self.put_on(travelling);
+        let is_fit = unread.is_none_or(|chunk| cleaner::read_own_replies(self, &mut server, chunk));
+        if is_fit && server.is_clean() && !self.is_outdated(&server) {
+            server.stream.watch(server.number);
+            Some(server)
+        } else {
+            self.close(server);
+            None
+        }
+    }
+
+    /// Puts a server on this shard, with what it has said on its way.
+    pub(super) fn put_on(self: &Rc<Self>, travelling: Travelling) -> Companion {
         let (stream, unread) = Stream::attach(travelling.detached);
         let base = self.intern(travelling.base);
         // What it said at its own login is old by now.
@@ -224,7 +246,7 @@ impl Pool {
         let (born, tally) = (travelling.born, travelling.tally);
         let card = ServerCard::new(Rc::clone(&self.metrics), pid, born, tally);
         card.is_lent.set(false);
-        let mut server = Box::new(ServerConnection {
+        let server = Box::new(ServerConnection {
             stream,
             right: travelling.right,
             framer: travelling.framer,
@@ -241,16 +263,10 @@ impl Pool {
             card,
             born,
             expires: travelling.expires,
+            awaited: None,
         });
         self.host.metrics().servers_moved_in.add(1);
-        let is_fit = unread.is_none_or(|chunk| cleaner::read_own_replies(self, &mut server, chunk));
-        if is_fit && server.is_clean() && !self.is_outdated(&server) {
-            server.stream.watch(server.number);
-            Some(server)
-        } else {
-            self.close(server);
-            None
-        }
+        (server, unread)
     }
 }
 

@@ -82,6 +82,8 @@ pub(super) enum Phase {
     Serving(Box<ServerConnection>),
     /// Goes to another shard as soon as the kernel lets go of its stream.
     Leaving,
+    /// Goes to another process with its server.
+    LeavingTogether(Box<ServerConnection>),
 }
 
 /// What a step has led to.
@@ -188,6 +190,7 @@ impl Session {
                 step
             }
             Phase::Leaving => self.leaving(context),
+            Phase::LeavingTogether(server) => self.leaving_together(server, context),
         }
     }
 
@@ -464,6 +467,10 @@ impl Session {
         }
         let has_caught_up =
             self.has_caught_up(&server) || (has_waited && !self.awaits_description());
+        if !has_caught_up && self.goes_with(&server, context) {
+            self.phase = Phase::LeavingTogether(server);
+            return Step::Again;
+        }
         self.phase = Phase::Serving(server);
         if has_caught_up {
             Step::Again
@@ -550,7 +557,9 @@ impl Drop for Session {
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Idle | Phase::Leaving => {}
             Phase::Waiting(ticket) => self.pool.give_up(ticket),
-            Phase::Preparing(server, _) => self.pool.discard(server),
+            Phase::Preparing(server, _) | Phase::LeavingTogether(server) => {
+                self.pool.discard(server);
+            }
             Phase::Serving(mut server) => {
                 if self.is_message_cut() {
                     server.sync.cut_off();

@@ -20,6 +20,7 @@ pub mod cancel;
 pub mod card;
 pub mod client;
 mod commands;
+pub mod company;
 pub mod console;
 mod deallocate;
 pub mod directory;

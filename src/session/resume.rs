@@ -25,7 +25,9 @@ use super::registry::{Identity, Slot};
 use super::report::Failure;
 use super::shard::{Connection, Shard};
 use crate::metrics::Droppable;
+use crate::pool::Pool;
 use crate::protocol::sqlstate;
+use crate::server::ServerConnection;
 use crate::server::parameters::ParameterSet;
 use crate::transport::{Detached, Stream};
 
@@ -90,6 +92,17 @@ pub trait Neighbours {
 
     /// Sends a session to the process that takes over.
     fn emigrate(&self, record: Box<SessionRecord>);
+
+    /// Sends a session to the process that takes over, with the server of this pool that it has. If nobody
+    /// takes them both are closed.
+    fn emigrate_with(
+        &self,
+        record: Box<SessionRecord>,
+        pool: Rc<Pool>,
+        server: Box<ServerConnection>,
+    ) {
+        drop((record, pool, server));
+    }
 
     /// Tells `shard` of a session that has logged in there. It arrives sooner or later.
     fn tell(&self, shard: u16, notice: Notice);
@@ -197,7 +210,7 @@ impl Session {
     }
 
     /// The session as a value, once its stream is detached. What is left may only be dropped.
-    fn take_record(&mut self, detached: Detached) -> Option<Box<SessionRecord>> {
+    pub(super) fn take_record(&mut self, detached: Detached) -> Option<Box<SessionRecord>> {
         let (slot, connection) = (self.slot.take()?, self.connection.take()?);
         let mut detached = detached;
         if let Some(input) = self.input.take() {

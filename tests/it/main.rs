@@ -86,4 +86,5 @@ mod tutorials;
 mod tutorials_console;
 mod upgrade;
 mod upgrade_moves;
+mod upgrade_sessions;
 mod upkeep;

@@ -21,8 +21,17 @@ use crate::session::resume::SessionRecord;
 use crate::upgrade::bytes::Malformed;
 
 use super::super::control::Control;
-use super::super::mailbox::ShardMessage;
-use super::word::{Guest, Remains};
+use super::super::mailbox::{Pair, ShardMessage};
+use super::word::{Guest, Remains, decode_pair};
+
+/// What has come and waits for the shards to be told of it.
+#[derive(Debug)]
+pub enum Newcomer {
+    /// A server.
+    Server(ServerRecord),
+    /// A session with its server.
+    Pair(Box<Pair>),
+}
 
 impl Control {
     /// Gives a session to some shard of this process.
@@ -59,11 +68,53 @@ impl Control {
             Ok(record) => {
                 let remains = &mut self.succession.remains;
                 remains.take_one(&record.database, &record.user);
-                self.succession.newcomers.push(record);
+                self.succession.newcomers.push(Newcomer::Server(record));
                 self.succession.is_stale = true;
             }
             // What remains there says so, soon.
             Err(error) => tracing::warn!(%error, "a server of the old process is lost"),
+        }
+    }
+
+    fn home_of(&self, server: &ServerRecord) -> ShardId {
+        let count = self.seat.shard_count();
+        ShardId::new(home_of(&server.database, &server.user, count) as u16)
+    }
+
+    /// Gives a session and its server to the home of their pool.
+    pub(super) async fn settle_pair(&mut self, pair: Pair) {
+        let home = self.home_of(&pair.1);
+        self.send(home, ShardMessage::ImmigrantPair(Box::new(pair)))
+            .await;
+    }
+
+    pub(super) fn pair_came(&mut self, bytes: &[u8], sockets: Vec<OwnedFd>) {
+        let sockets: Result<[OwnedFd; 2], _> = sockets.try_into();
+        if let Some(predecessor) = &self.succession.predecessor {
+            predecessor.answer(sockets.is_ok());
+        }
+        let Ok([socket, to_server]) = sockets else {
+            tracing::warn!(
+                "a client of the old process has to wait: too many descriptors are open"
+            );
+            return;
+        };
+        let connection = self.succession.connections.take_over();
+        let clock = self.clock();
+        let pair = decode_pair(bytes).and_then(|(session, server)| {
+            let session = passport::read(session, socket, connection, &clock)?;
+            Ok((session, ServerRecord::read(server, to_server, clock.now)?))
+        });
+        match pair {
+            Ok(pair) => {
+                let remains = &mut self.succession.remains;
+                remains.take_one(&pair.1.database, &pair.1.user);
+                self.succession
+                    .newcomers
+                    .push(Newcomer::Pair(Box::new(pair)));
+                self.succession.is_stale = true;
+            }
+            Err(error) => tracing::error!(%error, "a client of the old process is lost"),
         }
     }
 
@@ -72,10 +123,15 @@ impl Control {
         if !std::mem::take(&mut self.succession.is_stale) {
             return;
         }
-        for record in std::mem::take(&mut self.succession.newcomers) {
-            let home = home_of(&record.database, &record.user, self.seat.shard_count());
-            let message = ShardMessage::ImmigrantServer(Box::new(record));
-            self.send(ShardId::new(home as u16), message).await;
+        for newcomer in std::mem::take(&mut self.succession.newcomers) {
+            match newcomer {
+                Newcomer::Server(record) => {
+                    let home = self.home_of(&record);
+                    let message = ShardMessage::ImmigrantServer(Box::new(record));
+                    self.send(home, message).await;
+                }
+                Newcomer::Pair(pair) => self.settle_pair(*pair).await,
+            }
         }
         self.spread(Arc::clone(&self.config)).await;
     }

@@ -17,8 +17,11 @@ use std::time::Duration;
 use shards::{Outbox, Seat, Socket, sleep, spawn};
 
 use crate::metrics::Fleet;
+use crate::pool::Pool;
+use crate::server::ServerConnection;
 use crate::server::passport::ServerRecord;
 use crate::session::Shard;
+use crate::session::company::close_without_company;
 use crate::session::orders::{Order, carry_out};
 use crate::session::resume::SessionRecord;
 use crate::transport::{Detached, Stream};
@@ -98,6 +101,27 @@ pub fn send(outbox: &Outbox<ShardMessage>, place: (&Fleet, usize), mut record: B
         (place.0.clone(), place.1),
         (record, is_ready),
     ));
+}
+
+/// Sends a session and its server to the control thread, which sends them on.
+pub async fn send_pair(
+    outbox: Outbox<ShardMessage>,
+    (fleet, shard): (Fleet, usize),
+    mut record: Box<SessionRecord>,
+    (pool, server): (Rc<Pool>, Box<ServerConnection>),
+) {
+    let Some((server, leave)) = pool.emigrate_lent(server).await else {
+        close_without_company(*record);
+        return;
+    };
+    while !divide(&mut record, (&fleet, shard)) {
+        sleep(CROWDED_PAUSE).await;
+    }
+    let mut message = ShardMessage::EmigrantPair(Box::new((*record, *server)), leave);
+    while let Err(refused) = outbox.try_send(Seat::Control, message) {
+        message = refused.into_message();
+        sleep(PAUSE).await;
+    }
 }
 
 /// Tries again until there is room, of descriptors and in the mailbox.

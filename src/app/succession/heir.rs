@@ -209,6 +209,7 @@ fn event(message: Message) -> io::Result<Event> {
     } = message;
     match kind {
         kind::SESSION => Ok(Event::Session(body, descriptors.into_iter().next())),
+        kind::PAIR => Ok(Event::Pair(body, descriptors)),
         kind::SERVER => Ok(Event::Server(body, descriptors.into_iter().next())),
         kind::CHANGED => Ok(Event::Changed),
         kind::REMAINS => Ok(Event::Remains(

@@ -29,6 +29,7 @@ pub mod arrivals;
 mod cancels;
 pub mod departure;
 pub mod donor;
+mod emigrants;
 pub mod heir;
 pub mod notify;
 pub mod program;

@@ -23,16 +23,15 @@ use shards::{ShardId, Socket};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::config::Config;
-use crate::metrics::pool::{Leave, read_rights};
+use crate::metrics::pool::read_rights;
 use crate::protocol::cancel_key::GENERATION_MAX;
-use crate::server::passport::ServerRecord;
-use crate::session::passport::{self, Clock};
-use crate::session::resume::SessionRecord;
+use crate::session::passport::Clock;
 use crate::session::shard::Connections;
 use crate::upgrade::frame::DESCRIPTORS_MAX;
 
 use super::super::control::{Answerer, Control};
 use super::super::mailbox::{ShardMessage, WorkResult};
+use super::arrivals::Newcomer;
 use super::departure::Departure;
 use super::donor::Donor;
 use super::heir::Predecessor;
@@ -80,6 +79,8 @@ pub enum Event {
     Look,
     /// The old process sends a session; without its socket if this process had no descriptor for that.
     Session(Vec<u8>, Option<OwnedFd>),
+    /// The same with its server.
+    Pair(Vec<u8>, Vec<OwnedFd>),
     /// The old process sends a server; without its socket as there.
     Server(Vec<u8>, Option<OwnedFd>),
     /// Objects of databases have changed, as the old process has seen.
@@ -140,13 +141,13 @@ pub struct Succession {
     /// Where events go.
     pub events: UnboundedSender<Event>,
     /// Servers of that process that no shard has been given yet.
-    pub(super) newcomers: Vec<ServerRecord>,
+    pub(super) newcomers: Vec<Newcomer>,
     /// The shards are to be told of other sizes.
     pub(super) is_stale: bool,
     /// The changes in databases that the heir knows of.
-    changes_told: u64,
+    pub(super) changes_told: u64,
     /// Sessions that were sent and not confirmed.
-    transit: Transit,
+    pub(super) transit: Transit,
     /// Gets sessions next.
     pub(super) next_shard: usize,
     pub(super) phase: Phase,
@@ -308,6 +309,7 @@ impl Control {
                     self.succession.transit.refused(donor);
                 }
             }
+            Event::Pair(bytes, sockets) => self.pair_came(&bytes, sockets),
             Event::Server(bytes, socket) => self.server_came(&bytes, socket),
             Event::Changed => self.fleet.changes().raise_all(),
             Event::Remains(remains) => self.remains_changed(remains),
@@ -488,31 +490,6 @@ impl Control {
         self.look_after(LOOK);
     }
 
-    /// A session leaves this process.
-    pub(in crate::app) async fn emigrate(&mut self, record: Box<SessionRecord>) {
-        let Phase::Departing { donor, .. } = &self.succession.phase else {
-            // The heir has gone meanwhile.
-            self.settle(record).await;
-            return;
-        };
-        let written = passport::write(*record, &self.clock());
-        // Whoever has heard of a change gets no statement of the time before.
-        let changes = self.fleet.changes().total();
-        if std::mem::replace(&mut self.succession.changes_told, changes) != changes {
-            donor.send(kind::CHANGED, Vec::new(), Vec::new());
-        }
-        self.succession.transit.send(donor, written);
-    }
-
-    /// A server leaves this process.
-    pub(in crate::app) fn emigrate_server(&self, record: ServerRecord, leave: Leave) {
-        if let Phase::Departing { donor, .. } = &self.succession.phase {
-            let (bytes, socket) = record.write(Instant::now());
-            donor.send(kind::SERVER, bytes, vec![socket]);
-        }
-        drop(leave);
-    }
-
     pub(super) fn clock(&self) -> Clock {
         Clock {
             fleet: self.fleet.clone(),
@@ -550,13 +527,9 @@ impl Control {
                     let message = ShardMessage::Depart(Box::new(departure));
                     self.send(ShardId::new(shard as u16), message).await;
                 }
+                // Servers that come back before the sizes that make room for them.
+                self.take_back(back).await;
                 self.spread(Arc::clone(&self.config)).await;
-                for (bytes, socket, connection) in back {
-                    match passport::read(&bytes, socket, connection, &self.clock()) {
-                        Ok(record) => self.settle(Box::new(record)).await,
-                        Err(error) => tracing::error!(%error, "a client is lost"),
-                    }
-                }
             }
             Phase::Serving => {}
         }

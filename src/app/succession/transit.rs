@@ -15,13 +15,13 @@
 //! 2. A session counts as a connection of this process until it is forgotten.
 
 use std::collections::VecDeque;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::session::shard::Connection;
 
 use super::donor::Donor;
-use super::word::kind;
 
 /// Sessions that were sent and not confirmed.
 #[derive(Debug, Default)]
@@ -33,8 +33,9 @@ pub struct Transit {
 
 #[derive(Debug)]
 struct Sent {
+    kind: u8,
     bytes: Arc<Vec<u8>>,
-    socket: Arc<OwnedFd>,
+    sockets: Vec<Arc<OwnedFd>>,
     connection: Connection,
 }
 
@@ -44,21 +45,25 @@ impl Transit {
         self.sent.len() as u64
     }
 
-    /// Sends a session.
-    pub fn send(&mut self, donor: &Donor, (bytes, socket, connection): Written) {
-        self.keep_and_send(
-            donor,
-            Sent {
-                bytes: Arc::new(bytes),
-                socket: Arc::new(socket),
-                connection,
-            },
-        );
+    /// Sends a session, alone or with its server.
+    pub fn send(&mut self, donor: &Donor, written: Written) {
+        let Written {
+            kind,
+            bytes,
+            sockets,
+            connection,
+        } = written;
+        let sent = Sent {
+            kind,
+            bytes: Arc::new(bytes),
+            sockets: sockets.into_iter().map(Arc::new).collect(),
+            connection,
+        };
+        self.keep_and_send(donor, sent);
     }
 
     fn keep_and_send(&mut self, donor: &Donor, sent: Sent) {
-        let (bytes, socket) = (Arc::clone(&sent.bytes), Arc::clone(&sent.socket));
-        donor.send_shared(kind::SESSION, bytes, vec![socket]);
+        donor.send_shared(sent.kind, Arc::clone(&sent.bytes), sent.sockets.clone());
         self.sent.push_back(sent);
     }
 
@@ -79,8 +84,8 @@ impl Transit {
         let Self { sent, taken } = std::mem::take(self);
         let back = sent
             .into_iter()
-            .filter_map(|sent| match sent.socket.try_clone() {
-                Ok(socket) => Some((sent.bytes.to_vec(), socket, sent.connection)),
+            .filter_map(|sent| match sent.into_written() {
+                Ok(written) => Some(written),
                 Err(error) => {
                     tracing::error!(%error, "a client is lost");
                     None
@@ -90,5 +95,27 @@ impl Transit {
     }
 }
 
-/// A session as bytes, its socket, its place among the connections.
-pub type Written = (Vec<u8>, OwnedFd, Connection);
+impl Sent {
+    fn into_written(self) -> io::Result<Written> {
+        let sockets = self.sockets.iter().map(|socket| socket.try_clone());
+        Ok(Written {
+            kind: self.kind,
+            bytes: self.bytes.to_vec(),
+            sockets: sockets.collect::<io::Result<_>>()?,
+            connection: self.connection,
+        })
+    }
+}
+
+/// A session as it is sent.
+#[derive(Debug)]
+pub struct Written {
+    /// `SESSION` or `PAIR`.
+    pub kind: u8,
+    /// The session, or both.
+    pub bytes: Vec<u8>,
+    /// The socket, or both.
+    pub sockets: Vec<OwnedFd>,
+    /// Its place among the connections.
+    pub connection: Connection,
+}

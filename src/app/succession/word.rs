@@ -37,6 +37,8 @@ pub mod kind {
     pub const TAKEN: u8 = 12;
     /// Heir: it cannot take that session at the moment.
     pub const REFUSED: u8 = 13;
+    /// Donor: a session with its server, each with its socket.
+    pub const PAIR: u8 = 14;
 }
 
 /// What a process needs to know before it starts.
@@ -181,6 +183,26 @@ impl Hello {
         from.end()?;
         Ok(hello)
     }
+}
+
+/// A session and its server as a message.
+pub fn encode_pair(session: &[u8], server: &[u8]) -> Vec<u8> {
+    let mut out = Writer::default();
+    out.bytes(session);
+    out.bytes(server);
+    out.into_bytes()
+}
+
+/// The session and the server in a message.
+///
+/// # Errors
+///
+/// It is none of these.
+pub fn decode_pair(body: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
+    let mut from = Reader::new(body);
+    let pair = (from.bytes()?, from.bytes()?);
+    from.end()?;
+    Ok(pair)
 }
 
 /// The places of listening sockets as a message.
@@ -352,5 +374,7 @@ mod tests {
         };
         assert_eq!(Cancel::decode(&cancel.encode()), Ok(cancel));
         assert_eq!(decode_done(&encode_done(1, 2)), Ok((1, 2)));
+        let pair = encode_pair(b"a", b"bc");
+        assert_eq!(decode_pair(&pair), Ok((&b"a"[..], &b"bc"[..])));
     }
 }

@@ -111,7 +111,9 @@ pub struct Part<S, W> {
     post: Post<S>,
     closing: Vec<S>,
     /// Servers of another process that get the next permits.
-    arrivals: Vec<(S, Option<Instant>)>,
+    arrivals: Vec<(S, Option<Instant>, bool)>,
+    /// Of those, lent ones that have got one.
+    lent_out: Vec<S>,
     wakers: Vec<W>,
     review_at: Option<Instant>,
     tally: Tally,
@@ -152,6 +154,7 @@ impl<S, W> Part<S, W> {
             post: Vec::new(),
             closing: Vec::new(),
             arrivals: Vec::new(),
+            lent_out: Vec::new(),
             wakers: Vec::new(),
             review_at: None,
             tally: Tally::default(),
@@ -200,7 +203,7 @@ impl<S, W> Part<S, W> {
 
     /// True if there is something to take.
     pub const fn has_effects(&self) -> bool {
-        let has_let_out = self.tally.reserve > 0;
+        let has_let_out = self.tally.reserve > 0 || !self.lent_out.is_empty();
         !self.post.is_empty() || !self.closing.is_empty() || !self.wakers.is_empty() || has_let_out
     }
 
@@ -442,7 +445,7 @@ impl<S, W> Part<S, W> {
             }
         }
         // There is no room for them.
-        let arrivals = self.arrivals.drain(..).map(|(server, _)| server);
+        let arrivals = self.arrivals.drain(..).map(|(server, ..)| server);
         self.closing.extend(arrivals);
         self.review(now);
     }
