@@ -28,7 +28,7 @@ use super::word::{Guest, Remains, decode_pair};
 #[derive(Debug)]
 pub enum Newcomer {
     /// A server.
-    Server(ServerRecord),
+    Server(Box<ServerRecord>),
     /// A session with its server.
     Pair(Box<Pair>),
 }
@@ -68,7 +68,9 @@ impl Control {
             Ok(record) => {
                 let remains = &mut self.succession.remains;
                 remains.take_one(&record.database, &record.user);
-                self.succession.newcomers.push(Newcomer::Server(record));
+                self.succession
+                    .newcomers
+                    .push(Newcomer::Server(Box::new(record)));
                 self.succession.is_stale = true;
             }
             // What remains there says so, soon.
@@ -127,7 +129,7 @@ impl Control {
             match newcomer {
                 Newcomer::Server(record) => {
                     let home = self.home_of(&record);
-                    let message = ShardMessage::ImmigrantServer(Box::new(record));
+                    let message = ShardMessage::ImmigrantServer(record);
                     self.send(home, message).await;
                 }
                 Newcomer::Pair(pair) => self.settle_pair(*pair).await,
