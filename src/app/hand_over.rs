@@ -11,6 +11,7 @@
 //! 3. Nobody waits for room in a lane. A client that finds none stays; a notice goes through the post
 //!    office, which loses nothing.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
@@ -25,7 +26,7 @@ use shards::{Listener, Outbox, Seat, sleep, spawn};
 use super::balance;
 use super::mailbox::{Pair, ShardMessage};
 use super::post::PostOffice;
-use super::succession::departure;
+use super::succession::departure::{self, Place};
 use crate::config::Limits;
 use crate::metrics::{Fleet, ShardMetrics};
 use crate::pool::Pool;
@@ -86,6 +87,7 @@ pub struct Post {
     office: Rc<PostOffice>,
     fleet: Fleet,
     on_their_way: OnTheirWay,
+    relay_lifetime: Cell<Duration>,
 }
 
 impl Post {
@@ -103,7 +105,21 @@ impl Post {
             office,
             fleet,
             on_their_way,
+            relay_lifetime: Cell::default(),
         })
+    }
+
+    /// How long encrypted clients may stay when another process has taken over; zero = as long as they like.
+    pub fn set_relay_lifetime(&self, lifetime: Duration) {
+        self.relay_lifetime.set(lifetime);
+    }
+
+    fn place(&self) -> Place {
+        Place {
+            fleet: self.fleet.clone(),
+            shard: self.index,
+            lifetime: self.relay_lifetime.get(),
+        }
     }
 
     fn count(&self) -> usize {
@@ -185,7 +201,7 @@ impl Neighbours for Post {
     }
 
     fn emigrate(&self, record: Box<SessionRecord>) {
-        departure::send(&self.outbox, (&self.fleet, self.index), record);
+        departure::send(&self.outbox, &self.place(), record);
     }
 
     fn emigrate_with(
@@ -194,13 +210,8 @@ impl Neighbours for Post {
         pool: Rc<Pool>,
         server: Box<ServerConnection>,
     ) {
-        let place = (self.fleet.clone(), self.index);
-        spawn(departure::send_pair(
-            self.outbox.clone(),
-            place,
-            record,
-            (pool, server),
-        ));
+        let pair = departure::send_pair(self.outbox.clone(), self.place(), record, (pool, server));
+        spawn(pair);
     }
 
     fn tell(&self, shard: u16, notice: Notice) {

@@ -215,7 +215,11 @@ async fn read_messages(
             (_, ShardMessage::ImmigrantPair(pair)) => pair_arrived(shard, *pair),
             (_, ShardMessage::ImmigrantServer(record)) => departure::take_in(shard, *record),
             (_, ShardMessage::Depart(departure)) => match *departure {
-                Departure::Begin => departure::begin(shard),
+                Departure::Begin => {
+                    let general = &shard.directory().config.general;
+                    post.set_relay_lifetime(general.tls_relay_max_lifetime);
+                    departure::begin(shard);
+                }
                 Departure::End => departure::end(shard),
                 Departure::Back(sockets) => {
                     shard.doors.take_back();

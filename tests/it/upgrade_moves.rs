@@ -25,6 +25,7 @@ with_one_and_two_shards!(
     clients_of_a_pool_that_is_gone_are_told,
     encrypted_clients_stay_over_several_upgrades,
     a_relay_ends_with_its_client,
+    a_relay_ends_between_two_transactions_when_its_time_is_over,
     a_process_that_is_killed_while_it_starts_changes_nothing,
     a_process_that_is_told_to_end_takes_the_old_one_along,
     many_upgrades_leave_nothing_behind,
@@ -247,6 +248,26 @@ fn a_relay_ends_with_its_client(shards: usize) {
     });
     while late.try_receive_anything().is_ok_and(|count| count > 0) {}
     Postgres::shared().sql(&format!("drop table {table}"));
+    eventually("the old process ends", || !is_running(&first));
+    chain.0.assert_serves();
+}
+
+fn a_relay_ends_between_two_transactions_when_its_time_is_over(shards: usize) {
+    let chain = Chain::start(secured(shards).general("tls_relay_max_lifetime", "1s"));
+    let tls = Arc::new(Certificates::shared().client_config(None));
+    let first = chain.present();
+    let mut silent = connect(chain.0.port(), &tls);
+    let mut busy = connect(chain.0.port(), &tls);
+    chain.upgrade();
+    assert_eq!(silent.value("select 1"), "1");
+    busy.execute("begin");
+    assert_eq!(silent.expect('E').error_fields().sqlstate, "57P01");
+    assert!(silent.is_closed());
+    assert_eq!(busy.value("select 2"), "2");
+    assert!(is_running(&first));
+    busy.execute("commit");
+    assert_eq!(busy.expect('E').error_fields().sqlstate, "57P01");
+    assert!(busy.is_closed());
     eventually("the old process ends", || !is_running(&first));
     chain.0.assert_serves();
 }

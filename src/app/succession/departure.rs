@@ -27,7 +27,7 @@ use crate::session::resume::SessionRecord;
 use crate::transport::{Detached, Stream};
 
 use super::super::mailbox::ShardMessage;
-use super::relay::relay;
+use super::relay::{Term, relay};
 
 /// Sessions that are woken at once.
 const BATCH: usize = 256;
@@ -35,6 +35,17 @@ const BATCH: usize = 256;
 const PAUSE: Duration = Duration::from_millis(1);
 /// Time between two tries to get descriptors.
 const CROWDED_PAUSE: Duration = Duration::from_millis(50);
+
+/// Where relays stay, and how long.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The numbers of all shards.
+    pub fleet: Fleet,
+    /// The shard.
+    pub shard: usize,
+    /// Time until relays end; zero = never.
+    pub lifetime: Duration,
+}
 
 /// What a shard is told of an upgrade.
 #[derive(Debug)]
@@ -83,7 +94,7 @@ pub fn end(shard: &Rc<Shard>) {
 }
 
 /// Sends a session to the control thread, which sends it on; an encrypted one leaves a relay here.
-pub fn send(outbox: &Outbox<ShardMessage>, place: (&Fleet, usize), mut record: Box<SessionRecord>) {
+pub fn send(outbox: &Outbox<ShardMessage>, place: &Place, mut record: Box<SessionRecord>) {
     let is_ready = divide(&mut record, place);
     if is_ready {
         match outbox.try_send(Seat::Control, ShardMessage::Emigrant(record)) {
@@ -98,7 +109,7 @@ pub fn send(outbox: &Outbox<ShardMessage>, place: (&Fleet, usize), mut record: B
     }
     spawn(send_later(
         outbox.clone(),
-        (place.0.clone(), place.1),
+        place.clone(),
         (record, is_ready),
     ));
 }
@@ -106,7 +117,7 @@ pub fn send(outbox: &Outbox<ShardMessage>, place: (&Fleet, usize), mut record: B
 /// Sends a session and its server to the control thread, which sends them on.
 pub async fn send_pair(
     outbox: Outbox<ShardMessage>,
-    (fleet, shard): (Fleet, usize),
+    place: Place,
     mut record: Box<SessionRecord>,
     (pool, server): (Rc<Pool>, Box<ServerConnection>),
 ) {
@@ -114,7 +125,7 @@ pub async fn send_pair(
         close_without_company(*record);
         return;
     };
-    while !divide(&mut record, (&fleet, shard)) {
+    while !divide(&mut record, &place) {
         sleep(CROWDED_PAUSE).await;
     }
     let mut message = ShardMessage::EmigrantPair(Box::new((*record, *server)), leave);
@@ -127,12 +138,12 @@ pub async fn send_pair(
 /// Tries again until there is room, of descriptors and in the mailbox.
 async fn send_later(
     outbox: Outbox<ShardMessage>,
-    (fleet, shard): (Fleet, usize),
+    place: Place,
     (mut record, mut is_ready): (Box<SessionRecord>, bool),
 ) {
     while !is_ready {
         sleep(CROWDED_PAUSE).await;
-        is_ready = divide(&mut record, (&fleet, shard));
+        is_ready = divide(&mut record, &place);
     }
     let mut message = ShardMessage::Emigrant(record);
     while let Err(refused) = outbox.try_send(Seat::Control, message) {
@@ -145,9 +156,9 @@ async fn send_later(
 struct Counted(Fleet, usize);
 
 impl Counted {
-    fn new((fleet, shard): (&Fleet, usize)) -> Self {
-        fleet.shard(shard).relays.add(1);
-        Self(fleet.clone(), shard)
+    fn new(Place { fleet, shard, .. }: &Place) -> Self {
+        fleet.shard(*shard).relays.add(1);
+        Self(fleet.clone(), *shard)
     }
 }
 
@@ -159,7 +170,7 @@ impl Drop for Counted {
 
 /// Puts a relay between the client and the session, if the client is encrypted. False if there are no
 /// descriptors left for that at the moment.
-fn divide(record: &mut SessionRecord, place: (&Fleet, usize)) -> bool {
+fn divide(record: &mut SessionRecord, place: &Place) -> bool {
     if record.detached.tls.is_none() {
         return true;
     }
@@ -175,9 +186,11 @@ fn divide(record: &mut SessionRecord, place: (&Fleet, usize)) -> bool {
     if let Some(unread) = unread {
         record.detached.unread = unread.to_vec();
     }
+    let is_between = record.detached.unread.is_empty() && !record.has_begun;
+    let term = Term::after(place.lifetime, is_between);
     let counted = Counted::new(place);
     spawn(async move {
-        relay(client, Stream::new(near.into())).await;
+        relay(client, Stream::new(near.into()), term).await;
         drop(counted);
     });
     true
