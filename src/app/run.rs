@@ -186,6 +186,7 @@ fn serve(
         mock_secret: prover.secret(),
         generation: hello.generation,
         is_heir: inheritance.is_some(),
+        paused: hello.paused.as_slice().into(),
         listening: places.told().into(),
     };
     shared.connections.set_elsewhere(hello.remains.connections);

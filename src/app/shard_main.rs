@@ -75,6 +75,8 @@ pub struct Shared {
     pub generation: u8,
     /// Another process has handed clients on to this one.
     pub is_heir: bool,
+    /// Databases that lend no servers from the beginning: it was so in the process before this one.
+    pub paused: Arc<[String]>,
     /// Where clients can connect.
     pub listening: Arc<[Listening]>,
 }
@@ -91,6 +93,9 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
         Rc::clone(&office) as _,
         (shared.fleet.clone(), shared.quotas.clone(), shared.keyring),
     );
+    for database in shared.paused.iter() {
+        host.pause(Some(database));
+    }
     let book = OrderBook::new(Rc::clone(&office), Rc::clone(&desk));
     let directory = Directory::new(shared.config, &host, None);
     let post = Post::new(

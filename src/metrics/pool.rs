@@ -318,6 +318,17 @@ pub fn read_rights(fleet: &Fleet) -> BTreeMap<PoolName, u64> {
     rights
 }
 
+/// The databases that lend no servers at the moment.
+pub fn read_paused(fleet: &Fleet) -> Vec<String> {
+    let readings = read_counts(fleet).into_iter();
+    let mut paused: Vec<String> = readings
+        .filter(|(_, reading)| reading.is_paused)
+        .map(|((database, _), _)| database.into())
+        .collect();
+    paused.dedup();
+    paused
+}
+
 fn read(
     fleet: &Fleet,
     add_times: fn(&mut PoolReading, &PoolMetrics),

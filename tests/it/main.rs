@@ -85,6 +85,7 @@ mod transaction_pooling;
 mod tutorials;
 mod tutorials_console;
 mod upgrade;
+mod upgrade_load;
 mod upgrade_moves;
 mod upgrade_sessions;
 mod upkeep;

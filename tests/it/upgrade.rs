@@ -21,6 +21,7 @@ with_one_and_two_shards!(
     a_refused_configuration_changes_nothing,
     a_process_that_ends_at_once_changes_nothing,
     the_console_upgrades,
+    a_pause_goes_on,
     upgrades_follow_each_other_under_load,
     the_old_process_serves_again_if_the_new_one_ends,
     clients_that_a_killed_process_had_not_confirmed_go_on,
@@ -202,6 +203,28 @@ fn the_console_upgrades(shards: usize) {
     assert_eq!(client.value("select 1"), "1");
     assert_eq!(chain.0.wait().code(), Some(0));
     assert_eq!(client.value("select 2"), "2");
+}
+
+fn a_pause_goes_on(shards: usize) {
+    let mut chain = Chain::start(config(shards));
+    let login = || chain.0.login().user("admin").database("pgdoorman");
+    let (mut waiting, mut later) = (chain.0.connect(), chain.0.connect());
+    login().password("admin").connect().execute("pause");
+    waiting.send(&message::query("select 1"));
+    let port = chain.0.port();
+    chain.upgrade();
+    assert_eq!(chain.0.wait().code(), Some(0));
+    later.send(&message::query("select 2"));
+    let console = crate::common::Login::new(port);
+    let mut console = console
+        .user("admin")
+        .database("pgdoorman")
+        .password("admin")
+        .connect();
+    assert!(chain.0.server_pids(Postgres::shared()).is_empty());
+    console.execute("resume");
+    assert_eq!(waiting.reply().value(), "1");
+    assert_eq!(later.reply().value(), "2");
 }
 
 fn upgrades_follow_each_other_under_load(shards: usize) {

@@ -23,7 +23,7 @@ use shards::{ShardId, Socket};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::config::Config;
-use crate::metrics::pool::read_rights;
+use crate::metrics::pool::{read_paused, read_rights};
 use crate::protocol::cancel_key::GENERATION_MAX;
 use crate::session::passport::Clock;
 use crate::session::shard::Connections;
@@ -328,6 +328,7 @@ impl Control {
 
     fn start_heir(&mut self) -> io::Result<()> {
         let remains = self.remains();
+        let paused = read_paused(&self.fleet);
         let succession = &mut self.succession;
         let Ok(program) = &succession.program else {
             return Ok(());
@@ -341,6 +342,7 @@ impl Control {
             },
             has_pid_file: succession.pid_file.is_some(),
             remains,
+            paused,
         };
         let mut with = Vec::new();
         if let Some(file) = &succession.pid_file {

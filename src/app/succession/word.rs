@@ -50,6 +50,8 @@ pub struct Hello {
     pub has_pid_file: bool,
     /// What the donor has.
     pub remains: Remains,
+    /// Databases that lend no servers at the moment.
+    pub paused: Vec<String>,
 }
 
 /// What a process still has while it hands over.
@@ -165,6 +167,10 @@ impl Hello {
         out.u8(self.generation);
         out.flag(self.has_pid_file);
         self.remains.write(&mut out);
+        out.u32(self.paused.len() as u32);
+        for name in &self.paused {
+            out.text(name);
+        }
         out.into_bytes()
     }
 
@@ -175,11 +181,15 @@ impl Hello {
     /// It is none of these.
     pub fn decode(body: &[u8]) -> Result<Self, Malformed> {
         let mut from = Reader::new(body);
-        let hello = Self {
+        let mut hello = Self {
             generation: from.u8()?,
             has_pid_file: from.flag()?,
             remains: Remains::read(&mut from)?,
+            paused: Vec::new(),
         };
+        for _ in 0..from.u32()? {
+            hello.paused.push(from.text()?.to_owned());
+        }
         from.end()?;
         Ok(hello)
     }
@@ -325,6 +335,7 @@ mod tests {
                 connections: 7,
                 servers: vec![("db".to_owned(), "u".to_owned(), 4)],
             },
+            paused: vec!["db".to_owned()],
         };
         let bytes = hello.encode();
         assert_eq!(Hello::decode(&bytes), Ok(hello.clone()));
