@@ -8,6 +8,7 @@
 //!  F2  admin      the console: commands and their results
 //!      transport  bytes over a socket, plain or TLS
 //!      patroni    the members of a cluster, as its REST API tells them
+//!      upgrade    what two processes say to each other at a binary upgrade
 //!  F1  auth       who is who: SCRAM, md5, host-based rules
 //!      tls        keys, certificates, records; no sockets
 //!  F0  protocol   bytes ↔ messages        config   checked settings        metrics   numbers
@@ -35,6 +36,8 @@ pub mod patroni;
 pub mod admin;
 
 pub mod transport;
+
+pub mod upgrade;
 
 pub mod server;
 

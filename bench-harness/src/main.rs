@@ -10,7 +10,7 @@
 //!    │     ├── bulk       large answers, logins├── probe ── cpu, memory, proc_tree
 //!    │     └── idle       idle clients         ┘
 //!    ├── mesh             checks that shards are one pool, with clients of its own ┐
-//!    ├── operate          checks of reloads and moves under pgbench                ┴── verdict
+//!    ├── operate          checks of reloads, moves, upgrades under pgbench         ┴── verdict
 //!    └── report, plot     JSON, Markdown, SVG
 //! ```
 //!

@@ -26,6 +26,12 @@ pub(crate) fn private_kib(roots: &[u32]) -> Result<u64> {
     Ok(sum)
 }
 
+/// Private memory of one process without its descendants, in KiB; `None` if it is gone.
+pub(crate) fn private_kib_of(process: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).ok()?;
+    Some(parse_private_kib(&text))
+}
+
 fn parse_private_kib(text: &str) -> u64 {
     text.lines()
         .filter(|line| line.starts_with("Private_Clean:") || line.starts_with("Private_Dirty:"))

@@ -32,7 +32,7 @@ pub(crate) struct Pooler {
     pub(crate) address: SocketAddr,
     pub(crate) probe: Probe,
     // Dropped in this order: the processes end before their directory goes.
-    _processes: Vec<Supervised>,
+    processes: Vec<Supervised>,
     dir: Option<TempDir>,
 }
 
@@ -50,7 +50,7 @@ impl Pooler {
             return Ok(Self {
                 address: server.address(),
                 probe,
-                _processes: Vec::new(),
+                processes: Vec::new(),
                 dir: None,
             });
         }
@@ -90,13 +90,19 @@ impl Pooler {
         Ok(Self {
             address,
             probe,
-            _processes: processes,
+            processes,
             dir: Some(dir),
         })
     }
 }
 
 impl Pooler {
+    /// All that its processes wrote, and those that they have started.
+    pub(crate) fn log_text(&self) -> String {
+        let texts: Vec<String> = self.processes.iter().map(Supervised::log_text).collect();
+        texts.concat()
+    }
+
     /// The directory with its files; `None` for PostgreSQL itself.
     pub(crate) fn dir(&self) -> Option<&Path> {
         self.dir.as_ref().map(TempDir::path)

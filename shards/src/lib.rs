@@ -13,11 +13,11 @@
 //!  └────────────────────┘   └────────────────────┘   └────────────────────┘
 //! ```
 //!
-//! The crate offers seven things: *where* shards run ([`Topology`], [`place`]), whether they *can*
+//! The crate offers eight things: *where* shards run ([`Topology`], [`place`]), whether they *can*
 //! ([`probe_host`]), how they *start and stop* ([`launch`], [`spawn`]), how sockets *arrive*
 //! ([`Listener`], [`connect_tcp`]), how bytes *move* ([`Stream`], [`Chunk`], [`sleep`]), how
-//! shards *talk* ([`Inbox`], [`Outbox`]), and how a process gets into the [`background`] before it
-//! has any. It moves bytes and messages and never looks into them.
+//! shards *talk* ([`Inbox`], [`Outbox`]), how a process gets into the [`background`] before it
+//! has any, and what one leaves to the next ([`succession`]). It moves bytes and messages and never looks into them.
 //!
 //! **Invariants**
 //! 1. A shard's sockets, buffers and timers are touched by its own thread only.
@@ -38,6 +38,7 @@ mod ring;
 mod runtime;
 mod shard_id;
 mod stream;
+pub mod succession;
 mod timer;
 mod topology;
 

@@ -14,14 +14,17 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::{Rc, Weak};
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::ring::{RingRef, current};
 use crate::timer::sleep;
 
+/// Time between two looks whether the kernel has stopped accepting.
+const STOP_PAUSE: Duration = Duration::from_millis(1);
 /// How long accepting rests when descriptors or memory have run out.
 const REST: Duration = Duration::from_millis(10);
 
@@ -92,6 +95,39 @@ impl Listener {
         Rc::downgrade(&self.socket)
     }
 
+    /// Stops accepting. Returns the connections that had been accepted and not taken: unlike by a drop,
+    /// none is lost. Those that come later wait in the socket's queue for whoever else has it open.
+    ///
+    /// The kernel tells only one of those who accept on a socket of a connection. One that came while
+    /// this one stopped may be known to nobody else: whatever is in the queue afterwards is accepted, too.
+    pub async fn finish(self) -> Vec<OwnedFd> {
+        let mut all = Vec::new();
+        loop {
+            let finished = self.ring.borrow_mut().accept_finish(self.id);
+            let Some(accepted) = finished else {
+                sleep(STOP_PAUSE).await;
+                continue;
+            };
+            all.extend(accepted);
+            if !self.has_waiting() {
+                return all;
+            }
+            let next = self.ring.borrow_mut().accept_next(self.id, Waker::noop());
+            match next {
+                Some(Ok(accepted)) => all.push(accepted),
+                Some(Err(_)) => return all,
+                None => sleep(STOP_PAUSE).await,
+            }
+        }
+    }
+
+    /// True if there are connections in the queue of the socket.
+    fn has_waiting(&self) -> bool {
+        let mut asked = [PollFd::new(&*self.socket, PollFlags::IN)];
+        // If the question fails, nobody waits.
+        poll(&mut asked, Some(&Timespec::default())).is_ok_and(|count| count > 0)
+    }
+
     /// Waits for the next connection. When descriptors or memory have run out, or a connection was
     /// lost before it was accepted, it rests for 10 ms and goes on.
     ///
@@ -124,5 +160,25 @@ impl Drop for Listener {
     fn drop(&mut self) {
         let waker = self.ring.borrow_mut().abandon(self.id);
         drop(waker);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+    use crate::run_one;
+
+    #[test]
+    fn a_connection_that_nobody_was_told_of_is_found_by_who_stops() {
+        let count = run_one(|| async {
+            let socket = bind_tcp("127.0.0.1:0".parse().unwrap(), Families::Both).unwrap();
+            socket.listen(16).unwrap();
+            let address = socket.local_addr().unwrap().as_socket().unwrap();
+            let _peers = [(); 3].map(|()| TcpStream::connect(address).unwrap());
+            Listener::new(socket).finish().await.len()
+        });
+        assert_eq!(count.unwrap(), 3);
     }
 }

@@ -36,6 +36,8 @@ pub enum Command {
     Show(Subject),
     /// End the process.
     Shutdown(When),
+    /// Have a new process take over.
+    Upgrade,
 }
 
 /// When the process ends.
@@ -110,6 +112,7 @@ pub const USAGES: &[&str] = &[
     "SET key = value",
     "RELOAD",
     "SHUTDOWN [WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS]",
+    "UPGRADE",
 ];
 
 /// There is more than a name.
@@ -275,6 +278,12 @@ fn command(words: Vec<Word>) -> Result<Command, CommandError> {
         return shutdown(&rest)
             .map(Command::Shutdown)
             .ok_or_else(|| usage("SHUTDOWN"));
+    }
+    if first.is("UPGRADE") && rest.is_empty() {
+        return Ok(Command::Upgrade);
+    }
+    if first.is("UPGRADE") {
+        return Err(usage("UPGRADE"));
     }
     Err(CommandError::Unknown)
 }

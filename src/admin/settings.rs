@@ -67,6 +67,7 @@ const TABLE: &[(&str, Place)] = &[
     ("connect_timeout", Place::Bound(|general| &mut general.connect_timeout)),
     ("idle_timeout", Place::Time(|general| &mut general.idle_timeout)),
     ("shutdown_timeout", Place::Time(|general| &mut general.shutdown_timeout)),
+    ("tls_relay_max_lifetime", Place::Time(|general| &mut general.tls_relay_max_lifetime)),
     ("max_connections", Place::Count(|general| &mut general.max_connections)),
     ("client_login_timeout", Place::Time(|general| &mut general.client_login_timeout)),
     ("query_wait_timeout", Place::Bound(|general| &mut general.query_wait_timeout)),

@@ -11,8 +11,9 @@ use std::rc::Rc;
 use shards::{Outbox, Seat};
 
 use crate::session::Shard;
-use crate::session::cancel::{self, Forwarded};
+use crate::session::cancel::{self, CONTROL, Forwarded};
 
+use super::hand_over::Post;
 use super::mailbox::ShardMessage;
 use super::post::PostOffice;
 
@@ -26,7 +27,11 @@ impl cancel::Outbox for MeshOutbox {
         ticket: u32,
         request: Box<Forwarded>,
     ) -> Result<(), Box<Forwarded>> {
-        let to = Seat::of_shard(to);
+        let to = if to == CONTROL {
+            Seat::Control
+        } else {
+            Seat::of_shard(to)
+        };
         let sent = self
             .0
             .try_send(to, ShardMessage::Cancel { ticket, request });
@@ -35,6 +40,17 @@ impl cancel::Outbox for MeshOutbox {
             Ok(()) | Err(_) => Ok(()),
         }
     }
+}
+
+/// Runs a request that came to the process that takes over, then says that it is over.
+pub async fn run_cancel_for_heir(
+    shard: Rc<Shard>,
+    post: Rc<Post>,
+    ticket: u32,
+    request: Box<Forwarded>,
+) {
+    shard.cancels.run_anywhere(&request).await;
+    post.tell_control(ShardMessage::CancelDone { ticket }).await;
 }
 
 /// Runs a request that came from shard `from`, then says that it is over.

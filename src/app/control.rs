@@ -4,7 +4,7 @@
 //! **Does not own:** anything on the path of a query.
 
 use std::convert::Infallible;
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
+use tokio::task::JoinHandle;
 use tracing::Level;
 
 use crate::admin::settings;
@@ -30,6 +31,8 @@ use super::guests::Guests;
 use super::mailbox::{Confirmation, ShardMessage, Work, WorkResult};
 use super::prover::Prover;
 use super::scrape::Scrape;
+use super::succession::notify;
+use super::succession::steps::{Event, Succession};
 use super::{logging, report, sockets};
 
 /// How often a message that did not fit is tried again.
@@ -38,25 +41,33 @@ const RETRY: Duration = Duration::from_millis(5);
 /// How long shards may take to take a configuration over before the one who asks is told so.
 const CONFIRMATION_MAX: Duration = Duration::from_secs(10);
 
+/// Events of an upgrade that are looked at in one turn.
+const EVENTS_MAX: usize = 256;
+
 /// The control thread's state.
-struct Control {
-    seat: ControlSeat<ShardMessage>,
+pub(super) struct Control {
+    pub(super) seat: ControlSeat<ShardMessage>,
     config_file: PathBuf,
     /// What the shards have been told last.
-    config: Arc<Config>,
+    pub(super) config: Arc<Config>,
     /// What is logged if the file does not say it.
     log_level: Level,
     /// What the process was started with.
     started: Arc<Config>,
-    fleet: Fleet,
+    pub(super) fleet: Fleet,
     keyring: Keyring,
     is_winding_down: bool,
     chores: Chores,
-    guests: Guests,
+    pub(super) guests: Guests,
     /// Answers that wait until the shards have been told of guests.
     waiting: Vec<(Answerer, WorkResult)>,
     prover: Prover,
-    is_over: bool,
+    pub(super) is_over: bool,
+    pub(super) succession: Succession,
+    /// Serves metrics.
+    pub(super) scrape: Option<JoinHandle<()>>,
+    /// Cancel requests that another process has asked for: its shard, and its ticket.
+    pub(super) cancels_there: Vec<(u16, u32)>,
     done: UnboundedSender<(Seat, u32, WorkResult)>,
 }
 
@@ -70,6 +81,7 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
+    upgrade: Signal,
 }
 
 /// Prepares the control thread. To be called before anybody can connect: from then on a signal may
@@ -87,6 +99,7 @@ pub fn prepare() -> io::Result<Prepared> {
         terminate: signal(SignalKind::terminate())?,
         interrupt: signal(SignalKind::interrupt())?,
         hang_up: signal(SignalKind::hangup())?,
+        upgrade: signal(SignalKind::user_defined2())?,
     };
     drop(context);
     Ok(Prepared { runtime, signals })
@@ -103,12 +116,12 @@ pub fn control(
     (config_file, config, log_level): (PathBuf, Arc<Config>, Level),
     (fleet, keyring, prover): (Fleet, Keyring, Prover),
     scrape: Option<Scrape>,
-) -> io::Result<()> {
+    start: impl FnOnce(UnboundedSender<Event>) -> io::Result<Succession>,
+) -> io::Result<bool> {
     let Prepared { runtime, signals } = prepared;
     let outcome = runtime.block_on(async {
-        if let Some(scrape) = scrape {
-            tokio::spawn(scrape.serve());
-        }
+        let scrape = scrape.map(|scrape| tokio::spawn(scrape.serve()));
+        let (events, happens) = unbounded_channel();
         let (done, results) = unbounded_channel();
         #[expect(
             deprecated,
@@ -129,9 +142,12 @@ pub fn control(
             waiting: Vec::new(),
             prover,
             is_over: false,
+            succession: start(events)?,
+            scrape,
+            cancels_there: Vec::new(),
             done,
         }
-        .run(signals, &bell, results)
+        .run(signals, &bell, (results, happens))
         .await
     });
     // Who looks up a name or derives keys now does so for nobody; its thread ends with the process.
@@ -144,8 +160,11 @@ impl Control {
         mut self,
         mut signals: Signals,
         bell: &AsyncFd<OwnedFd>,
-        mut results: UnboundedReceiver<(Seat, u32, WorkResult)>,
-    ) -> io::Result<()> {
+        (mut results, mut happens): (
+            UnboundedReceiver<(Seat, u32, WorkResult)>,
+            UnboundedReceiver<Event>,
+        ),
+    ) -> io::Result<bool> {
         let mut windows = tokio::time::interval(WINDOW);
         // The first is at once.
         windows.tick().await;
@@ -160,10 +179,28 @@ impl Control {
                     }
                 }
                 _ = signals.terminate.recv() => break,
-                _ = signals.interrupt.recv() => self.wind_down().await,
+                _ = signals.interrupt.recv() => {
+                    if interrupt_upgrades() {
+                        self.upgrade(None);
+                    } else {
+                        self.wind_down().await;
+                    }
+                }
+                _ = signals.upgrade.recv() => self.upgrade(None),
+                Some(event) = happens.recv() => {
+                    self.succeed(event).await;
+                    // Sizes change once for all that has come meanwhile.
+                    for _ in 0..EVENTS_MAX {
+                        let Ok(event) = happens.try_recv() else { break };
+                        self.succeed(event).await;
+                    }
+                    self.settle_newcomers().await;
+                }
                 _ = signals.hang_up.recv() => {
                     // What is wrong is in the log.
+                    notify::reloading();
                     let _ = self.reload().await;
+                    notify::ready();
                 }
                 ready = bell.readable() => {
                     ready?.clear_ready();
@@ -177,6 +214,11 @@ impl Control {
                 }
             }
         }
+        let is_succeeded = self.succession.is_departing();
+        self.finish_succession();
+        if !is_succeeded {
+            notify::stopping();
+        }
         self.fleet.close();
         logging::tell_suppressed();
         tracing::info!("stopping");
@@ -184,7 +226,7 @@ impl Control {
             self.send(ShardId::new(shard as u16), ShardMessage::Stop)
                 .await;
         }
-        Ok(())
+        Ok(is_succeeded)
     }
 
     /// Has the shards let transactions end; one of them then says that it is over.
@@ -198,7 +240,7 @@ impl Control {
     }
 
     /// Sends a message, waiting for room. Only the control thread may wait: no shard waits for it.
-    async fn send(&self, shard: ShardId, message: ShardMessage) {
+    pub(super) async fn send(&self, shard: ShardId, message: ShardMessage) {
         let mut message = message;
         while let Err(refused) = self.seat.try_send(shard, message) {
             message = refused.into_message();
@@ -245,7 +287,7 @@ impl Control {
     }
 
     /// Gives a configuration to the shards, with the guests.
-    async fn spread(&mut self, config: Arc<Config>) -> Spread {
+    pub(super) async fn spread(&mut self, config: Arc<Config>) -> Spread {
         if config.general.log_level != self.config.general.log_level
             && let Some(level) = config.general.log_level
             && let Err(error) = logging::set_level(level)
@@ -254,6 +296,7 @@ impl Control {
         }
         self.config = config;
         let config = self.guests.over(&self.config);
+        let config = self.succession.over(&config);
         let (confirmation, confirmed) = channel(1);
         for shard in 0..self.seat.shard_count() {
             let confirmation = Confirmation(confirmation.clone());
@@ -278,6 +321,15 @@ impl Control {
                 ShardMessage::Ask { number, work } => {
                     self.start(from, number, *work).await;
                 }
+                ShardMessage::Emigrant(record) => self.emigrate(record).await,
+                ShardMessage::EmigrantPair(pair, leave) => self.emigrate_pair(*pair, leave).await,
+                ShardMessage::EmigrantServer(record, leave) => {
+                    self.emigrate_server(*record, leave);
+                }
+                ShardMessage::Cancel { ticket, request } => {
+                    self.cancel_there(from, ticket, &request).await;
+                }
+                ShardMessage::CancelDone { ticket } => self.cancelled_here(ticket),
                 other => tracing::error!(?from, message = ?other, "a message for somebody else"),
             }
         }
@@ -334,6 +386,11 @@ impl Control {
                 answer.give_when_done(spread, WorkResult::Set);
             }
             Work::ShutDown => self.is_over = true,
+            Work::Refuse => {
+                self.succession.listeners.clear();
+                answer.give(WorkResult::Refused);
+            }
+            Work::Upgrade => self.upgrade(Some(answer)),
             Work::Sockets => {
                 tokio::task::spawn_blocking(|| {
                     answer.give(WorkResult::Sockets(sockets::count().map(Box::new)));
@@ -348,7 +405,8 @@ impl Control {
 }
 
 /// A configuration on its way: ends when all shards have it.
-struct Spread(Receiver<Infallible>);
+#[derive(Debug)]
+pub(super) struct Spread(Receiver<Infallible>);
 
 impl Spread {
     async fn done(mut self) -> Result<(), String> {
@@ -359,14 +417,15 @@ impl Spread {
 }
 
 /// Takes the result of one errand.
-struct Answerer {
+#[derive(Debug)]
+pub(super) struct Answerer {
     done: UnboundedSender<(Seat, u32, WorkResult)>,
     from: Seat,
     number: u32,
 }
 
 impl Answerer {
-    fn give(self, result: WorkResult) {
+    pub(super) fn give(self, result: WorkResult) {
         // The receiver is gone only when the process ends.
         let _ = self.done.send((self.from, self.number, result));
     }
@@ -384,6 +443,13 @@ impl Answerer {
             }
         }
     }
+}
+
+/// Whether `SIGINT` has another process take over, as in earlier versions: nobody who types it at a
+/// terminal wants that.
+fn interrupt_upgrades() -> bool {
+    let only_stops = std::env::var_os("PG_DOORMAN_CI_SHUTDOWN_ONLY");
+    only_stops.is_none_or(|value| value != "1") && !io::stdin().is_terminal()
 }
 
 async fn resolve(host: &str, port: u16) -> Result<Vec<std::net::SocketAddr>, String> {

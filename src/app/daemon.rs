@@ -138,7 +138,8 @@ fn lock_pid_file(path: &Path) -> Result<File, String> {
     Ok(file)
 }
 
-fn write_pid(file: &mut File) -> io::Result<()> {
+/// Writes the pid of this process.
+pub(super) fn write_pid(file: &mut File) -> io::Result<()> {
     file.set_len(0)?;
     file.rewind()?;
     writeln!(file, "{}", std::process::id())

@@ -15,6 +15,8 @@ use crate::metrics::Fleet;
 use crate::metrics::pool::read_all;
 use crate::server::chores::Guest;
 
+use super::succession::word::Guest as Told;
+
 /// Databases that are not in the file, and their users, if nothing else limits them.
 const DATABASES_MAX: usize = 1000;
 
@@ -62,6 +64,20 @@ impl Guests {
         let used = Instant::now();
         self.0.insert(name, Entry { stored, used });
         Ok(())
+    }
+
+    /// All of them, for another process.
+    pub fn list(&self) -> Vec<Told> {
+        let all = self.0.iter();
+        all.map(|((database, user), entry)| Told {
+            database: database.clone(),
+            user: user.clone(),
+            stored: entry
+                .stored
+                .as_ref()
+                .map(|stored| stored.expose().to_owned()),
+        })
+        .collect()
     }
 
     /// The configuration with all guests. Who has lost its settings is struck off.

@@ -11,6 +11,7 @@
 //! 3. Nobody waits for room in a lane. A client that finds none stays; a notice goes through the post
 //!    office, which loses nothing.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
@@ -23,11 +24,16 @@ use std::time::Duration;
 use shards::{Listener, Outbox, Seat, sleep, spawn};
 
 use super::balance;
-use super::mailbox::ShardMessage;
+use super::mailbox::{Pair, ShardMessage};
 use super::post::PostOffice;
+use super::succession::departure::{self, Place};
+use crate::config::Limits;
 use crate::metrics::{Fleet, ShardMetrics};
+use crate::pool::Pool;
+use crate::server::ServerConnection;
 use crate::session::Shard;
 use crate::session::client::Session;
+use crate::session::company::close_without_company;
 use crate::session::login::log_in;
 use crate::session::resume::{Neighbours, Notice, SessionRecord};
 use crate::transport::Stream;
@@ -81,6 +87,7 @@ pub struct Post {
     office: Rc<PostOffice>,
     fleet: Fleet,
     on_their_way: OnTheirWay,
+    relay_lifetime: Cell<Duration>,
 }
 
 impl Post {
@@ -98,7 +105,21 @@ impl Post {
             office,
             fleet,
             on_their_way,
+            relay_lifetime: Cell::default(),
         })
+    }
+
+    /// How long encrypted clients may stay when another process has taken over; zero = as long as they like.
+    pub fn set_relay_lifetime(&self, lifetime: Duration) {
+        self.relay_lifetime.set(lifetime);
+    }
+
+    fn place(&self) -> Place {
+        Place {
+            fleet: self.fleet.clone(),
+            shard: self.index,
+            lifetime: self.relay_lifetime.get(),
+        }
     }
 
     fn count(&self) -> usize {
@@ -131,6 +152,14 @@ impl Post {
             expected.fetch_sub(1, Ordering::Relaxed);
             refused.into_message()
         })
+    }
+
+    /// Tells the control thread something, when it has room.
+    pub async fn tell_control(&self, mut message: ShardMessage) {
+        while let Err(refused) = self.outbox.try_send(Seat::Control, message) {
+            message = refused.into_message();
+            sleep(BATCH_TIME).await;
+        }
     }
 
     /// Passes a fresh connection to a shard that has clearly fewer clients; gives it back otherwise.
@@ -171,6 +200,20 @@ impl Neighbours for Post {
         }
     }
 
+    fn emigrate(&self, record: Box<SessionRecord>) {
+        departure::send(&self.outbox, &self.place(), record);
+    }
+
+    fn emigrate_with(
+        &self,
+        record: Box<SessionRecord>,
+        pool: Rc<Pool>,
+        server: Box<ServerConnection>,
+    ) {
+        let pair = departure::send_pair(self.outbox.clone(), self.place(), record, (pool, server));
+        spawn(pair);
+    }
+
     fn tell(&self, shard: u16, notice: Notice) {
         self.office
             .send(usize::from(shard), ShardMessage::Whereabouts(notice));
@@ -183,6 +226,12 @@ pub async fn accept(shard: Rc<Shard>, post: Rc<Post>, mut listener: Listener) {
         let accepted = tokio::select! {
             biased;
             () = shard.doors.closed() => return,
+            () = shard.doors.handed_over() => {
+                for socket in listener.finish().await {
+                    welcome(&shard, socket);
+                }
+                return;
+            }
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -263,6 +312,44 @@ pub fn client_arrived(shard: &Rc<Shard>, post: &Post, socket: OwnedFd) {
 pub fn session_arrived(shard: &Rc<Shard>, post: &Post, record: Box<SessionRecord>) {
     host(Present::new(shard), go_on(Rc::clone(shard), record));
     arrived(post);
+}
+
+/// A session from another process.
+pub fn immigrant_arrived(shard: &Rc<Shard>, record: Box<SessionRecord>) {
+    host(Present::new(shard), settle(Rc::clone(shard), record));
+}
+
+/// A session from another process, with its server.
+pub fn pair_arrived(shard: &Rc<Shard>, (record, server): Pair) {
+    let directory = shard.directory();
+    let tenant = directory.tenant(&record.database, &record.user);
+    let Some(arrives) = tenant.and_then(|tenant| tenant.pool.take_in_lent(server)) else {
+        close_without_company(record);
+        return;
+    };
+    let session = settle(Rc::clone(shard), Box::new(record));
+    host(Present::new(shard), async move {
+        let mut session = session.await?;
+        match arrives.await {
+            Ok(companion) => session.go_on_with(companion),
+            Err(_) => session.lose_company(),
+        }
+        Some(session)
+    });
+}
+
+async fn settle(shard: Rc<Shard>, mut record: Box<SessionRecord>) -> Option<Session> {
+    // There was room for it where it comes from.
+    let SessionRecord {
+        connection,
+        database,
+        user,
+        ..
+    } = &mut *record;
+    if connection.join(database, user, &Limits::default()).is_err() {
+        tracing::error!("a client cannot be counted");
+    }
+    go_on(shard, record).await
 }
 
 fn arrived(post: &Post) {

@@ -51,6 +51,8 @@ pub(super) struct Unusable {
 pub(super) struct Opened {
     /// Those of each shard.
     pub(super) of_shards: Vec<Vec<Socket>>,
+    /// All of them once, each with its place.
+    pub(super) all: Vec<(String, Socket)>,
     /// Removes the socket file when dropped.
     pub(super) file: Option<SocketFile>,
 }
@@ -83,36 +85,73 @@ impl Places {
 
     /// Finds out whether another process listens there. The shards share an address among themselves
     /// (`SO_REUSEPORT`), and would share it with a stranger of the same user just as well.
-    pub(super) fn check_free(&self) -> Result<(), Unusable> {
+    /// What is inherited is not looked at.
+    pub(super) fn check_free(&self, inherited: &[(String, Socket)]) -> Result<(), Unusable> {
+        let is_new = |place: &str| !inherited.iter().any(|(known, _)| *known == place);
         for address in &self.tcp {
-            try_to_bind(*address, self.families).map_err(|error| unusable(address, error))?;
+            if is_new(&address.to_string()) {
+                try_to_bind(*address, self.families).map_err(|error| unusable(address, error))?;
+            }
         }
-        if let Some(path) = &self.unix {
+        if let Some(path) = &self.unix
+            && is_new(&unix_place(path))
+        {
             remove_stale(path).map_err(|error| unusable(&path.display(), error))?;
         }
         Ok(())
     }
 
-    /// Listens everywhere, for `shards` shards.
-    pub(super) fn open(&self, shards: usize, general: &General) -> Result<Opened, Unusable> {
+    /// Listens everywhere, for `shards` shards: on the sockets of another process where there are some,
+    /// however many it had of a place.
+    pub(super) fn open(
+        &self,
+        shards: usize,
+        general: &General,
+        mut inherited: Vec<(String, Socket)>,
+    ) -> Result<Opened, Unusable> {
         let mut of_shards: Vec<Vec<Socket>> = (0..shards).map(|_| Vec::new()).collect();
+        let mut all = Vec::new();
         for address in &self.tcp {
-            for sockets in &mut of_shards {
-                let socket = listen_tcp(general, *address, self.families)
-                    .map_err(|error| unusable(address, error))?;
-                sockets.push(socket);
+            let failed = |error| unusable(address, error);
+            let place = address.to_string();
+            let mut sockets = take(&mut inherited, &place);
+            while sockets.len() < shards {
+                let more = listen_more(general, *address, self.families, sockets.first());
+                sockets.push(more.map_err(failed)?);
+            }
+            for (number, socket) in sockets.into_iter().enumerate() {
+                let accepted_on = socket.try_clone().map_err(failed)?;
+                of_shards[number % shards].push(accepted_on);
+                all.push((place.clone(), socket));
             }
         }
         let mut file = None;
         if let Some(path) = &self.unix {
             let failed = |error| unusable(&path.display(), error);
-            let (socket, bound) = listen_unix(general, path).map_err(failed)?;
+            let place = unix_place(path);
+            let (socket, bound) = match take(&mut inherited, &place).pop() {
+                Some(socket) => (socket, SocketFile::new(path).map_err(failed)?),
+                None => listen_unix(general, path).map_err(failed)?,
+            };
             file = Some(bound);
             for sockets in &mut of_shards {
                 sockets.push(socket.try_clone().map_err(failed)?);
             }
+            all.push((place, socket));
         }
-        Ok(Opened { of_shards, file })
+        for (place, _) in inherited {
+            tracing::warn!(place, "not listened on any more");
+        }
+        Ok(Opened {
+            of_shards,
+            all,
+            file,
+        })
+    }
+
+    /// The first TCP address, as a place.
+    pub(super) fn first_tcp(&self) -> Option<String> {
+        self.tcp.first().map(ToString::to_string)
     }
 
     /// As the console shows them.
@@ -139,6 +178,32 @@ impl Places {
         };
         let tcp = self.tcp.iter().map(of_tcp);
         tcp.chain(self.unix.iter().map(of_unix)).collect()
+    }
+}
+
+/// What a socket file is called among places.
+fn unix_place(path: &Path) -> String {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    format!("unix:{}", path.display())
+}
+
+/// The sockets of a place.
+fn take(sockets: &mut Vec<(String, Socket)>, place: &str) -> Vec<Socket> {
+    let found = sockets.extract_if(.., |(known, _)| *known == place);
+    found.map(|(_, socket)| socket).collect()
+}
+
+/// One more socket for an address. One that was inherited may not share its address; then it serves
+/// several shards.
+fn listen_more(
+    general: &General,
+    address: SocketAddr,
+    families: Families,
+    inherited: Option<&Socket>,
+) -> io::Result<Socket> {
+    match (listen_tcp(general, address, families), inherited) {
+        (Err(_), Some(socket)) => socket.try_clone(),
+        (opened, _) => opened,
     }
 }
 
@@ -243,6 +308,13 @@ impl SocketFile {
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     let found = fs::symlink_metadata(path)?;
     Ok((found.dev(), found.ino()))
+}
+
+impl SocketFile {
+    /// Another process has the socket.
+    pub(super) fn leave(mut self) {
+        self.identity = (0, 0);
+    }
 }
 
 impl Drop for SocketFile {

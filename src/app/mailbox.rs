@@ -16,13 +16,17 @@ use tokio::sync::mpsc::Sender;
 use crate::admin::Sockets;
 use crate::auth::ScramKeys;
 use crate::config::{Config, Secret};
+use crate::metrics::pool::Leave;
 use crate::metrics::statements::StatementAccount;
 use crate::pool::PoolId;
 use crate::pool::travel::Letter;
 use crate::server::chores::{Chore, Done, Guest};
+use crate::server::passport::ServerRecord;
 use crate::session::cancel::Forwarded;
 use crate::session::orders::{Order, Outcome};
 use crate::session::resume::{Notice, SessionRecord};
+
+use super::succession::departure::Departure;
 
 /// A message between two seats.
 #[derive(Debug)]
@@ -43,7 +47,7 @@ pub enum ShardMessage {
     },
     /// Between shards: a letter of one pool's part to another.
     Pool(Box<(PoolId, Letter)>),
-    /// To the shard that gave out `key`: run this cancel request, then answer.
+    /// To the shard that gave out `key`, or to control for a key of another process: run this cancel request, then answer.
     Cancel {
         /// Names the request on the shard that asks.
         ticket: u32,
@@ -71,6 +75,21 @@ pub enum ShardMessage {
         /// What has come of it.
         outcome: Box<Outcome>,
     },
+    /// To a shard: another process takes over, or does not any more.
+    Depart(Box<Departure>),
+    /// To the control thread: a session for another process.
+    Emigrant(Box<SessionRecord>),
+    /// To the control thread: a server for another process, which counts here as long as it is on its way.
+    EmigrantServer(Box<ServerRecord>, Leave),
+    /// To the control thread: a session for another process with its server.
+    EmigrantPair(Box<Pair>, Leave),
+    /// To the home shard of its pool: the same of another process. As for a server, a configuration follows.
+    ImmigrantPair(Box<Pair>),
+    /// To a shard: go on with this session of another process.
+    Immigrant(Box<SessionRecord>),
+    /// To the home shard of its pool: a server of another process. The configuration that follows makes room
+    /// for it.
+    ImmigrantServer(Box<ServerRecord>),
     /// To a shard: this is the configuration from now on.
     Reload(Arc<Config>, Confirmation),
     /// To a shard: go on with this session.
@@ -94,6 +113,9 @@ pub enum ShardMessage {
     /// To a shard: where a session is that has logged in there.
     Whereabouts(Notice),
 }
+
+/// A session and its server.
+pub type Pair = (SessionRecord, ServerRecord);
 
 /// Dropped when a shard has taken a configuration over, or has ended: control waits for all of them.
 #[derive(Clone, Debug)]
@@ -133,8 +155,12 @@ pub enum Work {
     },
     /// End the process.
     ShutDown,
+    /// Listen on nothing any more.
+    Refuse,
     /// Count the sockets of the process.
     Sockets,
+    /// Have another process take over.
+    Upgrade,
 }
 
 /// What has come of work; errors as text.
@@ -150,6 +176,10 @@ pub enum WorkResult {
     Reloaded(Result<(), String>),
     /// All shards have the setting.
     Set(Result<(), String>),
+    /// Nothing is listened on any more.
+    Refused,
+    /// Another process has taken over.
+    Upgraded(Result<(), String>),
     /// The sockets.
     Sockets(io::Result<Box<Sockets>>),
 }

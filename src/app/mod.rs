@@ -31,4 +31,5 @@ mod say;
 pub mod scrape;
 pub mod shard_main;
 mod sockets;
+pub mod succession;
 pub mod surveys;

@@ -86,6 +86,17 @@ impl Ticket {
 /// The book as consoles know it.
 pub struct BookStaff(pub Rc<OrderBook>);
 
+/// Tells the control thread something; the lane to it may be full for a while.
+fn tell(desk: &Rc<ErrandDesk>, work: fn() -> Work) {
+    let desk = Rc::clone(desk);
+    shards::spawn(async move {
+        // The answer to some of it is the end of the process.
+        while Rc::clone(&desk).run(work()).await.is_err() {
+            shards::sleep(RETRY).await;
+        }
+    });
+}
+
 impl Staff for BookStaff {
     fn order(&self, shard: usize, order: Order) -> Answer<Outcome> {
         let book = Rc::clone(&self.0);
@@ -109,14 +120,22 @@ impl Staff for BookStaff {
         })
     }
 
-    fn shut_down(&self) {
-        let desk = Rc::clone(&self.0.errands);
-        shards::spawn(async move {
-            // The answer is the end; until then the lane to control was full.
-            while Rc::clone(&desk).run(Work::ShutDown).await.is_err() {
-                shards::sleep(RETRY).await;
+    fn upgrade(&self) -> Answer<Result<(), String>> {
+        let errand = Rc::clone(&self.0.errands).run(Work::Upgrade);
+        Box::pin(async move {
+            match errand.await? {
+                WorkResult::Upgraded(outcome) => Ok(outcome),
+                _ => Err(wrong_answer()),
             }
-        });
+        })
+    }
+
+    fn refuse(&self) {
+        tell(&self.0.errands, || Work::Refuse);
+    }
+
+    fn shut_down(&self) {
+        tell(&self.0.errands, || Work::ShutDown);
     }
 
     fn sockets(&self) -> Answer<Sockets> {

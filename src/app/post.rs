@@ -16,8 +16,10 @@ use std::time::Duration;
 use shards::{Outbox, Seat};
 
 use crate::metrics::Fleet;
+use crate::metrics::pool::Leave;
 use crate::pool::travel::Letter;
 use crate::pool::{Alarm, Mail, PoolId};
+use crate::server::passport::ServerRecord;
 
 use super::mailbox::ShardMessage;
 
@@ -100,5 +102,16 @@ impl Mail for PostOffice {
     fn send(&self, to: usize, id: PoolId, letter: Letter) {
         let message = ShardMessage::Pool(Box::new((id, letter)));
         Self::send(self, to, message);
+    }
+
+    fn emigrate(&self, server: Box<ServerRecord>, leave: Leave) {
+        let outbox = self.outbox.clone();
+        let mut message = ShardMessage::EmigrantServer(server, leave);
+        shards::spawn(async move {
+            while let Err(refused) = outbox.try_send(Seat::Control, message) {
+                message = refused.into_message();
+                shards::sleep(PAUSE).await;
+            }
+        });
     }
 }

@@ -5,13 +5,17 @@
 //!
 //! Source: sysexits.h for the exit codes.
 
+use std::fs::File;
 use std::io;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use crossbeam_queue::SegQueue;
-use shards::{Policy, Requested, ShardCount, Topology, launch, place, probe_host};
+use shards::{
+    Placement, Policy, Requested, ShardCount, Socket, Topology, launch, place, probe_host,
+};
+use tokio::sync::mpsc::UnboundedSender;
 
 use crate::admin::Listening;
 use crate::config::{self, Config, General};
@@ -31,6 +35,9 @@ use super::logging::{Destination, Syslog};
 use super::prover::Prover;
 use super::scrape::{self, Scrape, Sources};
 use super::shard_main::{Shared, shard_main};
+use super::succession::heir::{self, Inheritance, Predecessor};
+use super::succession::notify;
+use super::succession::steps::{Event, METRICS, Succession, reduced};
 use super::{generate, logging, migrate, say};
 
 /// Exit code for something that the operating system refuses.
@@ -57,7 +64,17 @@ pub fn run(cli: &Cli) -> ExitCode {
         return cli::refuse_config(&error);
     }
     let mut foreground = None;
-    if cli.daemon {
+    let inheritance = match heir::inherit() {
+        Ok(inheritance) => inheritance,
+        Err(error) => {
+            say::err(&format_args!(
+                "pg_doorman: cannot take over from the old process: {error}"
+            ));
+            return ExitCode::from(EXIT_OS);
+        }
+    };
+    // An heir is where the old process is: in the background already.
+    if cli.daemon && inheritance.is_none() {
         match daemon::detach(&loaded.config.general.daemon_pid_file) {
             Ok(Side::Daemon(waiting)) => foreground = Some(waiting),
             Ok(Side::Foreground(code)) => return code,
@@ -86,7 +103,8 @@ pub fn run(cli: &Cli) -> ExitCode {
     for warning in loaded.warnings.iter().chain(&doubts) {
         tracing::warn!("configuration: {warning}");
     }
-    match serve(cli, &Arc::new(loaded.config), prover, &mut foreground) {
+    let config = Arc::new(loaded.config);
+    match serve(cli, &config, (prover, inheritance), &mut foreground) {
         Ok(()) => ExitCode::SUCCESS,
         Err(refused) => refused.end(foreground),
     }
@@ -141,11 +159,89 @@ impl From<Unusable> for Refused {
 fn serve(
     cli: &Cli,
     config: &Arc<Config>,
-    prover: Prover,
+    (prover, mut inheritance): (Prover, Option<Inheritance>),
     foreground: &mut Option<Foreground>,
 ) -> Result<(), Refused> {
     let general = &config.general;
     let os = |what: &'static str| move |error: io::Error| Refused::new(EXIT_OS, what, &error);
+    let placement = placement(general)?;
+    let prepared = prepare().map_err(os("cannot prepare the control thread"))?;
+    let listeners = Arc::new(SegQueue::new());
+    let places = Places::of(general)?;
+    let mut inherited = match &mut inheritance {
+        Some(inheritance) => std::mem::take(&mut inheritance.listeners),
+        None => adopted(cli, &places)?,
+    };
+    places.check_free(&inherited)?;
+    let hello = inheritance.as_ref().map(|inheritance| &inheritance.hello);
+    let hello = hello.cloned().unwrap_or_default();
+    let shared = Shared {
+        config: Arc::new(reduced(config, &hello.remains)),
+        connections: Connections::default(),
+        budget: Budget::default(),
+        fleet: Fleet::new(placement.plans.len()),
+        quotas: Quotas::default(),
+        keyring: keyring(config)?,
+        on_their_way: OnTheirWay::new(placement.plans.len()),
+        mock_secret: prover.secret(),
+        generation: hello.generation,
+        is_heir: inheritance.is_some(),
+        paused: hello.paused.as_slice().into(),
+        listening: places.told().into(),
+    };
+    shared.connections.set_elsewhere(hello.remains.connections);
+    // Before the address for clients: who can connect there finds the rest in place.
+    let scrape = listen_for_scrapes(config, &shared, &mut inherited)?;
+    let mut opened = places.open(placement.plans.len(), general, inherited)?;
+    let for_metrics = scrape.as_ref().map(Scrape::socket).transpose();
+    let for_metrics = for_metrics.map_err(os("cannot keep the socket for metrics"))?;
+    let for_metrics = for_metrics.map(|socket| (METRICS.to_owned(), socket.into()));
+    opened.all.extend(for_metrics);
+    for sockets in opened.of_shards {
+        listeners.push(sockets);
+    }
+    let socket_file = opened.file;
+    let connections = shared.connections.clone();
+    let listening = Arc::clone(&shared.listening);
+    let numbers = (shared.fleet.clone(), shared.keyring.clone(), prover);
+    let (fleet, seat) = launch(&placement.plans, move |context| {
+        shard_main(context, shared.clone(), listeners.pop().unwrap_or_default())
+    })
+    .map_err(os("cannot start the shards"))?;
+    tell_places(&listening);
+    tracing::info!(shards = placement.plans.len(), "Waiting for dear clients");
+    let ready = foreground.take().map(Foreground::ready).transpose();
+    let pid_file = ready.map_err(os("cannot write the pid file"))?;
+    let told = (cli.config_file.clone(), Arc::clone(config), cli.log_level);
+    let start = |events: UnboundedSender<Event>| {
+        let (pid_file, predecessor) = take_over(pid_file, inheritance, &events)?;
+        let known = (hello.generation, connections, hello.remains);
+        let (all, events) = (opened.all, events);
+        Ok(Succession::new(known, all, pid_file, predecessor, events))
+    };
+    let is_succeeded = control(prepared, seat, told, numbers, scrape, start)
+        .map_err(os("the control thread has failed"))?;
+    if is_succeeded && let Some(file) = socket_file {
+        file.leave();
+    }
+    wait_for_end(fleet);
+    Ok(())
+}
+
+/// Waits until the shards have closed everything, but not for long.
+fn wait_for_end(fleet: shards::Fleet) {
+    let (ended, ends) = mpsc::channel();
+    std::thread::spawn(move || {
+        // The receiver may have given up.
+        let _ = ended.send(fleet.join().is_ok());
+    });
+    if ends.recv_timeout(STOP_MAX) != Ok(true) {
+        tracing::warn!("not every shard has ended in time");
+    }
+}
+
+/// Where the shards run.
+fn placement(general: &General) -> Result<Placement, Refused> {
     let count = ShardCount::new(general.worker_threads)
         .map_err(|error| Refused::new(EXIT_CONFIG, "worker_threads", &error))?;
     probe_host(count).map_err(|error| Refused::new(EXIT_OS, "cannot run here", &error))?;
@@ -160,56 +256,51 @@ fn serve(
     for note in &placement.notes {
         tracing::warn!("{note}");
     }
-    let prepared = prepare().map_err(os("cannot prepare the control thread"))?;
-    let listeners = Arc::new(SegQueue::new());
-    let places = Places::of(general)?;
-    places.check_free()?;
-    let shared = Shared {
-        config: Arc::clone(config),
-        connections: Connections::default(),
-        budget: Budget::default(),
-        fleet: Fleet::new(placement.plans.len()),
-        quotas: Quotas::default(),
-        keyring: keyring(config)?,
-        on_their_way: OnTheirWay::new(placement.plans.len()),
-        mock_secret: prover.secret(),
-        listening: places.told().into(),
-    };
-    // Before the address for clients: who can connect there finds the rest in place.
-    let scrape = listen_for_scrapes(config, &shared)?;
-    let opened = places.open(placement.plans.len(), general)?;
-    for sockets in opened.of_shards {
-        listeners.push(sockets);
-    }
-    let _socket_file = opened.file;
-    let listening = Arc::clone(&shared.listening);
-    let numbers = (shared.fleet.clone(), shared.keyring.clone(), prover);
-    let (fleet, seat) = launch(&placement.plans, move |context| {
-        shard_main(context, shared.clone(), listeners.pop().unwrap_or_default())
-    })
-    .map_err(os("cannot start the shards"))?;
+    Ok(placement)
+}
+
+fn tell_places(listening: &[Listening]) {
     for Listening {
         address,
         port,
         family,
-    } in &*listening
+    } in listening
     {
         tracing::info!(%address, port, family, "listening");
     }
-    tracing::info!(shards = placement.plans.len(), "Waiting for dear clients");
-    let ready = foreground.take().map(Foreground::ready).transpose();
-    let _pid_file = ready.map_err(os("cannot write the pid file"))?;
-    let told = (cli.config_file.clone(), Arc::clone(config), cli.log_level);
-    control(prepared, seat, told, numbers, scrape).map_err(os("the control thread has failed"))?;
-    let (ended, ends) = mpsc::channel();
-    std::thread::spawn(move || {
-        // The receiver may have given up.
-        let _ = ended.send(fleet.join().is_ok());
-    });
-    if ends.recv_timeout(STOP_MAX) != Ok(true) {
-        tracing::warn!("not every shard has ended in time");
+}
+
+/// Says to everybody who waits for it that clients can connect; from then on this is the process that
+/// accepts them.
+fn take_over(
+    mut pid_file: Option<File>,
+    inheritance: Option<Inheritance>,
+    events: &UnboundedSender<Event>,
+) -> io::Result<(Option<File>, Option<Predecessor>)> {
+    let mut predecessor = None;
+    if let Some(mut inheritance) = inheritance {
+        if let Some(mut file) = inheritance.pid_file.take() {
+            daemon::write_pid(&mut file)?;
+            pid_file = Some(file);
+        }
+        predecessor = Some(inheritance.ready(events.clone())?);
     }
-    Ok(())
+    heir::tell_ready()?;
+    notify::ready();
+    Ok((pid_file, predecessor))
+}
+
+/// The listening socket that was handed over in the manner of earlier versions, under the address that
+/// the configuration has: that of the socket counts.
+fn adopted(cli: &Cli, places: &Places) -> Result<Vec<(String, Socket)>, Refused> {
+    let Some(number) = cli.inherit_fd else {
+        return Ok(Vec::new());
+    };
+    let adopted = heir::adopt_listener(number);
+    let refused = |error| Refused::new(EXIT_CONFIG, "--inherit-fd", &error);
+    let (address, socket) = adopted.map_err(refused)?;
+    let place = places.first_tcp().unwrap_or(address);
+    Ok(vec![(place, socket)])
 }
 
 /// Keys and certificates as they are in their files now.
@@ -223,7 +314,13 @@ fn keyring(config: &Config) -> Result<Keyring, Refused> {
 }
 
 /// The socket for metrics, if they are wanted.
-fn listen_for_scrapes(config: &Config, shared: &Shared) -> Result<Option<Scrape>, Refused> {
+fn listen_for_scrapes(
+    config: &Config,
+    shared: &Shared,
+    inherited: &mut Vec<(String, Socket)>,
+) -> Result<Option<Scrape>, Refused> {
+    let kept = inherited.extract_if(.., |(place, _)| *place == METRICS);
+    let kept: Vec<Socket> = kept.map(|(_, socket)| socket).collect();
     let prometheus = &config.prometheus;
     if !prometheus.enabled {
         return Ok(None);
@@ -241,7 +338,16 @@ fn listen_for_scrapes(config: &Config, shared: &Shared) -> Result<Option<Scrape>
         connections: shared.connections.clone(),
         budget: shared.budget.clone(),
     };
-    let scrape = Scrape::bind(address, sources).map_err(refused)?;
+    let is_there = |socket: &Socket| {
+        socket
+            .local_addr()
+            .is_ok_and(|at| at.as_socket() == Some(address))
+    };
+    let scrape = match kept.into_iter().find(is_there) {
+        Some(socket) => Scrape::on(socket.into(), sources),
+        None => Scrape::bind(address, sources),
+    };
+    let scrape = scrape.map_err(refused)?;
     tracing::info!(%address, "metrics are served at /metrics");
     Ok(Some(scrape))
 }

@@ -119,8 +119,26 @@ impl Scrape {
     /// If the address cannot be listened on.
     pub fn bind(address: SocketAddr, sources: Sources) -> io::Result<Self> {
         let listener = std::net::TcpListener::bind(address)?;
+        Self::on(listener, sources)
+    }
+
+    /// Serves on a socket that listens.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn on(listener: std::net::TcpListener, sources: Sources) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         Ok(Self { listener, sources })
+    }
+
+    /// The socket once more, for another process.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn socket(&self) -> io::Result<std::net::TcpListener> {
+        self.listener.try_clone()
     }
 
     /// Serves until the runtime ends.

@@ -35,20 +35,22 @@ use crate::tls::Keyring;
 use crate::transport::Gate;
 
 use super::busy;
-use super::cancels::{MeshOutbox, run_cancel};
+use super::cancels::{MeshOutbox, run_cancel, run_cancel_for_heir};
 use super::errands::{DeskErrands, ErrandDesk};
-use super::hand_over::{OnTheirWay, Post, accept, client_arrived, rebalance, session_arrived};
+use super::hand_over::{
+    OnTheirWay, Post, accept, client_arrived, immigrant_arrived, pair_arrived, rebalance,
+    session_arrived,
+};
 use super::mailbox::ShardMessage;
 use super::orders::{BookStaff, OrderBook};
 use super::post::PostOffice;
+use super::succession::departure::{self, Departure};
 use super::surveys::{self, MeshSurveyors};
 
 /// The shortest pause between two rounds of housekeeping.
 const REST_MIN: Duration = Duration::from_millis(1);
 /// How often permits that a shard does not need are given back.
 const SETTLE_PERIOD: Duration = Duration::from_secs(1);
-/// Number of this process among those that hand clients on to each other.
-const GENERATION: u8 = 0;
 
 /// What the shards of a process share from the start.
 #[derive(Clone)]
@@ -69,6 +71,12 @@ pub struct Shared {
     pub on_their_way: OnTheirWay,
     /// Makes the salts of users who do not exist.
     pub mock_secret: [u8; 32],
+    /// Number of this process among those that hand clients on to each other.
+    pub generation: u8,
+    /// Another process has handed clients on to this one.
+    pub is_heir: bool,
+    /// Databases that lend no servers from the beginning: it was so in the process before this one.
+    pub paused: Arc<[String]>,
     /// Where clients can connect.
     pub listening: Arc<[Listening]>,
 }
@@ -85,6 +93,9 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
         Rc::clone(&office) as _,
         (shared.fleet.clone(), shared.quotas.clone(), shared.keyring),
     );
+    for database in shared.paused.iter() {
+        host.pause(Some(database));
+    }
     let book = OrderBook::new(Rc::clone(&office), Rc::clone(&desk));
     let directory = Directory::new(shared.config, &host, None);
     let post = Post::new(
@@ -95,11 +106,12 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
         shared.on_their_way,
     );
     let neighbours = Rc::clone(&post) as Rc<dyn Neighbours>;
-    let name = (place.0 as u16, GENERATION);
+    let name = (place.0 as u16, shared.generation);
     let registry = Registry::new(name, Rc::clone(&neighbours), shards::now());
     let cancels = Cancels::new(
         Place {
-            generation: GENERATION,
+            generation: shared.generation,
+            is_heir: shared.is_heir,
             index: place.0,
             count: place.1,
         },
@@ -111,7 +123,7 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
     let shard = Rc::new(Shard {
         index: place.0,
         count: place.1,
-        generation: GENERATION,
+        generation: shared.generation,
         directory: RefCell::new(Rc::new(directory)),
         registry,
         roster: Rc::default(),
@@ -132,16 +144,26 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
         listening: shared.listening,
     });
     let mut listening = Vec::new();
-    for listener in listeners {
-        let listener = Listener::new(listener);
-        listening.push(listener.reference());
-        spawn(accept(Rc::clone(&shard), Rc::clone(&post), listener));
-    }
+    listen(&shard, &post, listeners, &mut listening);
     start_tasks(&shard, &post, &office);
-    let readers = (&*desk, &*post, &*book, &listening[..]);
+    let readers = (&*desk, &post, &*book, listening);
     read_messages(&shard, readers, &office, context.inbox).await;
     for tenant in shard.directory().tenants() {
         tenant.pool.retire_for_good(false);
+    }
+}
+
+/// Accepts clients.
+fn listen(
+    shard: &Rc<Shard>,
+    post: &Rc<Post>,
+    sockets: Vec<Socket>,
+    listening: &mut Vec<Weak<Socket>>,
+) {
+    for socket in sockets {
+        let listener = Listener::new(socket);
+        listening.push(listener.reference());
+        spawn(accept(Rc::clone(shard), Rc::clone(post), listener));
     }
 }
 
@@ -161,7 +183,7 @@ fn start_tasks(shard: &Rc<Shard>, post: &Rc<Post>, office: &Rc<PostOffice>) {
 
 async fn read_messages(
     shard: &Rc<Shard>,
-    (desk, post, book, listening): (&ErrandDesk, &Post, &OrderBook, &[Weak<Socket>]),
+    (desk, post, book, mut listening): (&ErrandDesk, &Rc<Post>, &OrderBook, Vec<Weak<Socket>>),
     office: &Rc<PostOffice>,
     mut inbox: Inbox<ShardMessage>,
 ) {
@@ -186,6 +208,30 @@ async fn read_messages(
                 shard.surveys.answered(ticket, *accounts);
             }
             (_, ShardMessage::CancelDone { ticket }) => shard.cancels.done(ticket),
+            (Seat::Control, ShardMessage::Cancel { ticket, request }) => {
+                spawn(run_cancel_for_heir(
+                    Rc::clone(shard),
+                    Rc::clone(post),
+                    ticket,
+                    request,
+                ));
+            }
+            (_, ShardMessage::Immigrant(record)) => immigrant_arrived(shard, record),
+            (_, ShardMessage::ImmigrantPair(pair)) => pair_arrived(shard, *pair),
+            (_, ShardMessage::ImmigrantServer(record)) => departure::take_in(shard, *record),
+            (_, ShardMessage::Depart(departure)) => match *departure {
+                Departure::Begin => {
+                    let general = &shard.directory().config.general;
+                    post.set_relay_lifetime(general.tls_relay_max_lifetime);
+                    departure::begin(shard);
+                }
+                Departure::End => departure::end(shard),
+                Departure::Back(sockets) => {
+                    shard.doors.take_back();
+                    shard.host.set_departing(false);
+                    listen(shard, post, sockets, &mut listening);
+                }
+            },
             (_, ShardMessage::Client(socket)) => client_arrived(shard, post, socket),
             (_, ShardMessage::Session(record)) => session_arrived(shard, post, record),
             (Seat::Shard(from), ShardMessage::Whereabouts(notice)) => {
@@ -198,7 +244,7 @@ async fn read_messages(
             (_, ShardMessage::OrderDone { ticket, outcome }) => book.answer(ticket, *outcome),
             (Seat::Control, ShardMessage::Reload(config, confirmation)) => {
                 renew(
-                    listening,
+                    &listening,
                     &shard.directory().config.general,
                     &config.general,
                 );

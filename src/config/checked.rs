@@ -84,6 +84,8 @@ pub struct General {
     pub server_idle_check_timeout: Duration,
     /// Time a graceful shutdown may take.
     pub shutdown_timeout: Duration,
+    /// Time that an old process keeps encrypted clients after an upgrade; 0 = as long as they like.
+    pub tls_relay_max_lifetime: Duration,
     /// Times and numbers that databases and users may have for themselves.
     pub limits: Limits,
     /// Time to relay one streamed message.
@@ -442,6 +444,7 @@ fn build_general(raw: schema::General, resolved: Resolved) -> General {
         retain_connections_max: raw.retain_connections_max,
         server_idle_check_timeout: raw.server_idle_check_timeout.duration(),
         shutdown_timeout: raw.shutdown_timeout.duration(),
+        tls_relay_max_lifetime: raw.tls_relay_max_lifetime.duration(),
         proxy_copy_data_timeout: raw.proxy_copy_data_timeout.duration(),
         message_size_to_be_stream: raw.message_size_to_be_stream.bytes(),
         max_memory_usage: raw.max_memory_usage.bytes(),

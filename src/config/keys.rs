@@ -166,6 +166,8 @@ pub static KEYS: &[Key] = keys! {
         "Server connections idle for longer are tested with an empty query before use. 0 = off.";
     shutdown_timeout: "duration" = "\"10s\"", Restart,
         "Time a graceful shutdown may take.";
+    tls_relay_max_lifetime: "duration" = "0", AtOnce,
+        "After a binary upgrade, encrypted clients that the old process still has for this long are disconnected between two transactions (57P01), each up to a fifth earlier. 0 = off.";
     proxy_copy_data_timeout: "duration" = "\"15s\"", AtOnce,
         "Time to relay one message that is streamed to a client.";
     client_idle_timeout: "duration" = "0", AtOnce,

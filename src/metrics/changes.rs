@@ -35,6 +35,21 @@ impl Changes {
         self.of(database).load(Ordering::Acquire)
     }
 
+    /// Changes of all databases.
+    pub fn total(&self) -> u64 {
+        let counts = self.0.iter();
+        counts
+            .map(|count| u64::from(count.load(Ordering::Acquire)))
+            .sum()
+    }
+
+    /// Objects of any database may have changed.
+    pub fn raise_all(&self) {
+        for count in &self.0 {
+            count.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
     /// Objects of this database may have changed.
     pub fn raise(&self, database: u64) {
         self.of(database).fetch_add(1, Ordering::AcqRel);

@@ -193,6 +193,8 @@ pub static DESCRIPTORS: &[Descriptor] = &[
         "Fresh connections that were passed to a shard with fewer clients"),
     shard!("pg_doorman_shard_consoles", Gauge, Count, consoles,
         "Connections to the console on the shard"),
+    shard!("pg_doorman_shard_relays", Gauge, Count, relays,
+        "Encrypted clients of the shard whose sessions another process has, after a binary upgrade"),
     shard!("pg_doorman_shard_logins_plain_total", Counter, Count, logins_plain,
         "Logins without encryption that have succeeded, those of consoles included"),
     shard!("pg_doorman_shard_logins_tls_total", Counter, Count, logins_tls,

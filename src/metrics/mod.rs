@@ -122,6 +122,8 @@ pub struct ShardMetrics {
     pub clients_moved_out: Counter,
     /// Connections to the console.
     pub consoles: Gauge,
+    /// Encrypted clients whose sessions another process has.
+    pub relays: Gauge,
     /// Logins without encryption that have succeeded, those of consoles included.
     pub logins_plain: Counter,
     /// Logins over TLS that have succeeded, those of consoles included.

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 
@@ -45,6 +46,10 @@ pub struct PoolMetrics {
     pub servers_login: Gauge,
     /// Servers that the pool may have, over all shards.
     pub size: Gauge,
+    /// Servers that exist or may be opened beyond `size`, because it was larger.
+    pub debt: Gauge,
+    /// Servers on their way to another process; see [`Leave`].
+    leaving: AtomicU64,
     /// 1 if the pool lends no servers at the moment.
     pub is_paused: Gauge,
     /// Since when the first in the queue waits, as [`Fleet::micros`] has it; 0 = nobody waits.
@@ -75,6 +80,16 @@ pub struct PoolMetrics {
     servers: ArcSwap<Vec<Arc<ServerNumbers>>>,
 }
 
+/// A server on its way to another process: it counts until this is dropped, on whatever thread.
+#[derive(Debug)]
+pub struct Leave(Arc<PoolMetrics>);
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        self.0.leaving.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// A block on the list of its shard; it leaves the list when dropped.
 #[derive(Debug)]
 pub struct Enrolled {
@@ -99,6 +114,12 @@ impl Enrolled {
             shard,
             cells,
         })
+    }
+
+    /// A server is about to leave for another process.
+    pub fn leave(&self) -> Leave {
+        self.cells.leaving.fetch_add(1, Ordering::AcqRel);
+        Leave(Arc::clone(&self.cells))
     }
 
     /// The numbers of a new server connection. To be called on the shard of the block.
@@ -194,6 +215,7 @@ pub struct PoolReading {
     pub servers_idle: u64,
     pub servers_login: u64,
     pub size: u64,
+    pub debt: u64,
     pub is_paused: bool,
     /// How long the one has waited who has waited longest, in microseconds.
     pub wait_us_max: u64,
@@ -227,6 +249,7 @@ impl PoolReading {
         self.servers_idle += cells.servers_idle.get();
         self.servers_login += cells.servers_login.get();
         self.size = self.size.max(cells.size.get());
+        self.debt += cells.debt.get();
         self.is_paused |= cells.is_paused.get() > 0;
         let since = cells.waits_since_us.get();
         if since > 0 {
@@ -277,6 +300,33 @@ pub fn read_all(fleet: &Fleet) -> BTreeMap<PoolName, PoolReading> {
 /// As [`read_all`], without times: for those who stop a shard while they read.
 pub fn read_counts(fleet: &Fleet) -> BTreeMap<PoolName, PoolReading> {
     read(fleet, |_, _| {})
+}
+
+/// How many servers of each pool exist or may be opened, those included that are on their way to another
+/// process: never too few, if a server counts as leaving before it ceases to count as the pool's.
+pub fn read_rights(fleet: &Fleet) -> BTreeMap<PoolName, u64> {
+    let readings = read_counts(fleet).into_iter();
+    let mut rights: BTreeMap<PoolName, u64> = readings
+        .map(|(name, reading)| (name, reading.size + reading.debt))
+        .collect();
+    for shard in 0..fleet.shards().len() {
+        for cells in fleet.pools(shard).iter() {
+            let name = (cells.database.clone(), cells.user.clone());
+            *rights.entry(name).or_default() += cells.leaving.load(Ordering::Acquire);
+        }
+    }
+    rights
+}
+
+/// The databases that lend no servers at the moment.
+pub fn read_paused(fleet: &Fleet) -> Vec<String> {
+    let readings = read_counts(fleet).into_iter();
+    let mut paused: Vec<String> = readings
+        .filter(|(_, reading)| reading.is_paused)
+        .map(|((database, _), _)| database.into())
+        .collect();
+    paused.dedup();
+    paused
 }
 
 fn read(

@@ -490,9 +490,10 @@ impl Pool {
     /// Changes the sizes; connections stay.
     pub fn resize(self: &Rc<Self>, sizes: Sizes) {
         let reloads = self.host.reloads();
-        self.metrics.size.set(sizes.size as u64);
         self.part.borrow_mut().resize(sizes, reloads, shards::now());
         self.open_more();
+        // Behind the debt: whoever adds the two up at any moment has them both.
+        self.metrics.size.set(sizes.size as u64);
     }
 
     /// There is news of an idle connection: it has ended, or said something unasked.
@@ -568,6 +569,7 @@ async fn open_one(pool: Rc<Pool>, right: Right) {
                 card,
                 born,
                 expires: expiry(born, settings.server_lifetime.get()),
+                awaited: None,
             });
             tracing::debug!(pool = %pool.key.database, pid = server.pid(), "server connected");
             pool.opened(server);

@@ -57,6 +57,8 @@ pub struct Host {
     /// Pools that are not configured any more, as long as a client uses them.
     retired: RefCell<Vec<Weak<Pool>>>,
     planned: RefCell<Vec<Rc<Pool>>>,
+    /// Another process takes the servers that this one has no permits for any more.
+    departs: Cell<bool>,
     /// Letters to pools of a configuration that has not arrived here yet.
     early: RefCell<Vec<(usize, PoolId, Letter)>>,
 }
@@ -96,8 +98,18 @@ impl Host {
             pools: RefCell::default(),
             retired: RefCell::default(),
             planned: RefCell::default(),
+            departs: Cell::new(false),
             early: RefCell::default(),
         })
+    }
+
+    /// Whether servers that are given up go to another process.
+    pub fn set_departing(&self, departs: bool) {
+        self.departs.set(departs);
+    }
+
+    pub(super) const fn departs(&self) -> bool {
+        self.departs.get()
     }
 
     /// The numbers that this shard counts.

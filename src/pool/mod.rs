@@ -22,6 +22,7 @@ pub mod permits;
 mod quarantine;
 mod room;
 pub mod state;
+pub mod succession;
 pub mod travel;
 
 pub use alarm::Alarm;

@@ -85,6 +85,7 @@ pub(super) struct Noted {
     lent: usize,
     idle: usize,
     opening: usize,
+    debt: usize,
     waits_since: Option<Instant>,
 }
 
@@ -214,6 +215,7 @@ impl Pool {
             lent: state.lent_count(),
             idle: state.idle_count(),
             opening: state.opening_count(),
+            debt: part.debt(),
             waits_since: state.head(),
         });
     }
@@ -227,6 +229,7 @@ impl Pool {
         metrics.servers_active.shift(before.lent, now.lent);
         metrics.servers_idle.shift(before.idle, now.idle);
         metrics.servers_login.shift(before.opening, now.opening);
+        metrics.debt.shift(before.debt, now.debt);
         if before.waits_since != now.waits_since {
             let since = now.waits_since;
             let since = since.map_or(0, |since| metrics.fleet().micros(since));

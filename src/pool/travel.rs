@@ -14,12 +14,15 @@ use std::time::Duration;
 
 use shards::spawn;
 
+use crate::metrics::pool::Leave;
 use crate::protocol::backend::TransactionStatus;
 use crate::server::baits::Baits;
+use crate::server::connection::Companion;
 use crate::server::credentials::LearnedKeys;
 use crate::server::detach::Travelling;
 use crate::server::lease::CancelTarget;
 use crate::server::parameters::ParameterSet;
+use crate::server::passport::ServerRecord;
 use crate::server::reset::Leftovers;
 use crate::server::sync::Sync;
 use crate::server::{Lease, ServerCard, ServerConnection};
@@ -33,20 +36,27 @@ use super::letter;
 pub type Letter = letter::Letter<Box<Travelling>>;
 
 /// How long the kernel may take to let go of a socket.
-const DETACH_MAX: Duration = Duration::from_secs(1);
+pub(super) const DETACH_MAX: Duration = Duration::from_secs(1);
 
 /// Takes letters to other shards. None is lost; those to one shard arrive in order.
 pub trait Mail {
     /// Sends `letter` to pool `id` on shard `to`.
     fn send(&self, to: usize, id: PoolId, letter: Letter);
+
+    /// Sends a server to the process that takes over. One that nobody takes is closed.
+    fn emigrate(&self, server: Box<ServerRecord>, leave: Leave) {
+        drop((server, leave));
+    }
 }
 
 impl Pool {
     /// Carries out what the part has decided.
     pub(super) fn act(self: &Rc<Self>) {
         self.renew_claim();
-        let (post, closing, wakers, tally) = {
+        let (post, closing, wakers, tally, (mut leaves, lent_out)) = {
             let mut part = self.part.borrow_mut();
+            // Before they cease to count.
+            let leaves = self.leaves(part.closing_count());
             self.note_numbers(&part);
             if let Some(at) = part.review_at() {
                 self.host.plan_review(self);
@@ -60,6 +70,7 @@ impl Pool {
                 part.take_closing(),
                 part.take_wakers(),
                 part.take_tally(),
+                (leaves, part.take_lent_out()),
             )
         };
         let metrics = self.host.metrics();
@@ -74,10 +85,16 @@ impl Pool {
             waker.wake();
         }
         for server in closing {
-            self.close(server);
+            match leaves.pop() {
+                Some(leave) => self.emigrate(server, leave),
+                None => self.close(server),
+            }
         }
         for (to, letter) in post {
             self.send(to, letter);
+        }
+        for server in lent_out {
+            self.give_to_companion(server);
         }
     }
 
@@ -159,7 +176,7 @@ impl Pool {
     }
 
     /// Takes a clean server off this shard; `None` if it is of no further use.
-    async fn pack(&self, mut server: Box<ServerConnection>) -> Option<Box<Travelling>> {
+    pub(super) async fn pack(&self, mut server: Box<ServerConnection>) -> Option<Box<Travelling>> {
         let deadline = shards::now() + DETACH_MAX;
         let quiescent = poll_fn(|context| server.stream.poll_quiescent(context));
         let has_let_go = shards::until(deadline, quiescent).await.is_some();
@@ -168,13 +185,18 @@ impl Pool {
             self.close(server);
             return None;
         }
+        Some(self.take_off(server).await)
+    }
+
+    /// Takes a server of which the kernel has let go off this shard, whatever it has said.
+    pub(super) async fn take_off(&self, server: Box<ServerConnection>) -> Box<Travelling> {
         self.host.free_number(server.number);
         self.host.metrics().servers_moved_out.add(1);
         let server = *server;
         let target = server.lease.target();
         let key = target.map(|target| (target.pid, target.secret.clone()));
         let peer = target.and_then(|target| target.peer);
-        Some(Box::new(Travelling {
+        Box::new(Travelling {
             detached: server.stream.detach().await,
             framer: server.framer,
             right: server.right,
@@ -187,11 +209,24 @@ impl Pool {
             tally: server.card.tally.get(),
             born: server.born,
             expires: server.expires,
-        }))
+        })
     }
 
     /// Puts a server on this shard; `None` if it has ended on its way.
-    fn unpack(self: &Rc<Self>, travelling: Travelling) -> Option<Box<ServerConnection>> {
+    pub(super) fn unpack(self: &Rc<Self>, travelling: Travelling) -> Option<Box<ServerConnection>> {
+        let (mut server, unread) = self.put_on(travelling);
+        let is_fit = unread.is_none_or(|chunk| cleaner::read_own_replies(self, &mut server, chunk));
+        if is_fit && server.is_clean() && !self.is_outdated(&server) {
+            server.stream.watch(server.number);
+            Some(server)
+        } else {
+            self.close(server);
+            None
+        }
+    }
+
+    /// Puts a server on this shard, with what it has said on its way.
+    pub(super) fn put_on(self: &Rc<Self>, travelling: Travelling) -> Companion {
         let (stream, unread) = Stream::attach(travelling.detached);
         let base = self.intern(travelling.base);
         // What it said at its own login is old by now.
@@ -211,7 +246,7 @@ impl Pool {
         let (born, tally) = (travelling.born, travelling.tally);
         let card = ServerCard::new(Rc::clone(&self.metrics), pid, born, tally);
         card.is_lent.set(false);
-        let mut server = Box::new(ServerConnection {
+        let server = Box::new(ServerConnection {
             stream,
             right: travelling.right,
             framer: travelling.framer,
@@ -228,16 +263,10 @@ impl Pool {
             card,
             born,
             expires: travelling.expires,
+            awaited: None,
         });
         self.host.metrics().servers_moved_in.add(1);
-        let is_fit = unread.is_none_or(|chunk| cleaner::read_own_replies(self, &mut server, chunk));
-        if is_fit && server.is_clean() && !self.is_outdated(&server) {
-            server.stream.watch(server.number);
-            Some(server)
-        } else {
-            self.close(server);
-            None
-        }
+        (server, unread)
     }
 }
 

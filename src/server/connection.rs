@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use shards::{Chunk, connect_tcp, connect_unix};
+use tokio::sync::oneshot::Sender;
 
 use crate::config::{Endpoint, Secret};
 use crate::protocol::backend::TransactionStatus;
@@ -109,7 +110,21 @@ pub struct ServerConnection {
     pub born: Instant,
     /// When it is to be replaced.
     pub expires: Option<Instant>,
+    /// It has come with a client, who gets it.
+    pub awaited: Option<Box<Awaited>>,
 }
+
+/// Who has come from another process together with a server. Learns of its end by a drop.
+#[derive(Debug)]
+pub struct Awaited {
+    /// The client.
+    pub client: Sender<Companion>,
+    /// What the server has said on its way.
+    pub unread: Option<Chunk>,
+}
+
+/// A server for the client that has come with it, and what it has said on its way.
+pub type Companion = (Box<ServerConnection>, Option<Chunk>);
 
 impl ServerConnection {
     /// The process id of the session, 0 if the server has told none.
@@ -325,11 +340,12 @@ async fn converse(
         // Nothing may follow the first ReadyForQuery unasked at this point.
         return Err(ServerError::Unexpected(b'Z'));
     }
-    Ok((
-        stream,
-        Framer::new(&INTEREST, BODY_BYTES_MAX),
-        handshake.greeting,
-    ))
+    Ok((stream, framer(), handshake.greeting))
+}
+
+/// Finds replies in what a server sends behind its login.
+pub(super) fn framer() -> Framer {
+    Framer::new(&INTEREST, BODY_BYTES_MAX)
 }
 
 /// True if nobody on a network can read along.

@@ -16,6 +16,7 @@ pub mod error;
 pub mod handshake;
 pub mod lease;
 pub mod parameters;
+pub mod passport;
 pub mod question;
 pub mod quota;
 pub mod reset;

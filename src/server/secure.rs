@@ -65,6 +65,11 @@ impl Security {
         }
     }
 
+    /// How much it insists on TLS.
+    pub(super) const fn mode(&self) -> ServerTlsMode {
+        self.mode
+    }
+
     /// How a connection to `endpoint` begins.
     pub(super) fn first(&self, endpoint: &Endpoint) -> Approach {
         // As in PostgreSQL, a Unix socket is never encrypted.

@@ -41,6 +41,9 @@ const ROOM_WAIT_MAX: Duration = Duration::from_secs(1);
 /// The pause between two tries to send.
 const ROOM_PAUSE: Duration = Duration::from_millis(1);
 
+/// Stands for the control thread among the shards: it asks the process before this one.
+pub const CONTROL: usize = usize::MAX;
+
 /// A cancel request on its way to another shard.
 #[derive(Clone, Copy, Debug)]
 pub struct Forwarded {
@@ -72,6 +75,8 @@ pub trait Outbox {
 pub struct Place {
     /// Counts this process among those that handed clients on to each other.
     pub generation: u8,
+    /// Another process has handed clients on to this one.
+    pub is_heir: bool,
     /// Number of this shard.
     pub index: usize,
     /// Number of shards.
@@ -83,6 +88,8 @@ pub struct Place {
 enum Route {
     Here(CancelKey),
     There(usize, CancelKey),
+    /// A process before this one.
+    Before(CancelKey),
     Nowhere,
 }
 
@@ -92,7 +99,9 @@ impl Place {
             return Route::Nowhere;
         };
         let shard = usize::from(key.shard);
-        if key.generation != self.generation || shard >= self.count {
+        if key.generation != self.generation && self.is_heir {
+            Route::Before(key)
+        } else if key.generation != self.generation || shard >= self.count {
             Route::Nowhere
         } else if shard == self.index {
             Route::Here(key)
@@ -164,6 +173,35 @@ impl Cancels {
                 shards::until(until, self.run(&request(key))).await;
             }
             Route::There(shard, key) => self.pass_on(shard, request(key)).await,
+            Route::Before(key) => self.run_before(&request(key), true).await,
+        }
+    }
+
+    /// Runs a request of the process that takes over from this one, wherever its session is.
+    pub async fn run_anywhere(&self, request: &Forwarded) {
+        let key = request.key;
+        let shard = usize::from(key.shard);
+        if key.generation != self.place.generation {
+            self.run_before(request, false).await;
+        } else if shard == self.place.index {
+            self.run(request).await;
+        } else if shard < self.place.count {
+            self.pass_on(shard, *request).await;
+        }
+    }
+
+    /// Runs a request with a key of a process before this one: its session is on any shard, or still in
+    /// that process if that is to be asked.
+    async fn run_before(&self, request: &Forwarded, asks_back: bool) {
+        for shard in 0..self.place.count {
+            if shard == self.place.index {
+                shards::until(request.until, self.run(request)).await;
+            } else {
+                self.pass_on(shard, *request).await;
+            }
+        }
+        if asks_back {
+            self.pass_on(CONTROL, *request).await;
         }
     }
 
@@ -180,6 +218,8 @@ impl Cancels {
                 };
                 self.pass_on(usize::from(shard), request).await;
             }
+            // All shards are asked for a session of another process, and at most one has it.
+            Lookup::Unknown if request.key.generation != self.place.generation => {}
             Lookup::Unknown => self.metrics().cancels_unknown.add(1),
             // Nothing of it runs on a server, as far as the client can know.
             Lookup::Idle => {}
@@ -284,6 +324,8 @@ pub(super) mod tests {
             Err(record)
         }
 
+        fn emigrate(&self, _: Box<SessionRecord>) {}
+
         fn tell(&self, _: u16, _: Notice) {}
     }
 
@@ -315,6 +357,7 @@ pub(super) mod tests {
     const fn place(index: usize) -> Place {
         Place {
             generation: 3,
+            is_heir: false,
             index,
             count: 2,
         }

@@ -441,7 +441,9 @@ impl Session {
         self.card.note(match &self.phase {
             Phase::Idle | Phase::Leaving => ClientState::Idle,
             Phase::Waiting(_) => ClientState::Waiting,
-            Phase::Preparing(..) | Phase::Serving(_) => ClientState::Active,
+            Phase::Preparing(..) | Phase::Serving(_) | Phase::LeavingTogether(_) => {
+                ClientState::Active
+            }
         });
         step
     }

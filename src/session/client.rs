@@ -41,7 +41,6 @@ use crate::config::PoolMode;
 use crate::pool::{Acquired, Pool, Ticket};
 use crate::protocol::backend::TransactionStatus;
 use crate::protocol::framer::{BODY_BYTES_MAX, Framer, HEADER_BYTES, Interest};
-use crate::protocol::sqlstate;
 use crate::server::ServerConnection;
 use crate::server::parameters::{self, ParameterSet};
 use crate::server::reset::Leftovers;
@@ -83,6 +82,8 @@ pub(super) enum Phase {
     Serving(Box<ServerConnection>),
     /// Goes to another shard as soon as the kernel lets go of its stream.
     Leaving,
+    /// Goes to another process with its server.
+    LeavingTogether(Box<ServerConnection>),
 }
 
 /// What a step has led to.
@@ -189,6 +190,7 @@ impl Session {
                 step
             }
             Phase::Leaving => self.leaving(context),
+            Phase::LeavingTogether(server) => self.leaving_together(server, context),
         }
     }
 
@@ -257,20 +259,6 @@ impl Session {
         }
     }
 
-    fn invalid_length(&mut self, tag: u8, length: u32) -> Step {
-        let memory = self.shard.directory().config.general.max_memory_usage;
-        if u64::from(length) > memory {
-            self.fail(&out_of_memory());
-            return Step::End;
-        }
-        let text = format!(
-            "invalid length {length} of message '{}'",
-            tag.escape_ascii()
-        );
-        self.fail(&Failure::new(sqlstate::PROTOCOL_VIOLATION, text));
-        Step::End
-    }
-
     /// The message at the start of `chunk` is not whole. It is held until it is, unless it is long.
     fn hold(&mut self, chunk: Chunk, message_bytes: usize, context: &mut Context<'_>) -> Step {
         if let Some(failure) = odd_beginning(&chunk) {
@@ -301,24 +289,12 @@ impl Session {
         }
     }
 
-    /// Claims memory for a message that does not come in one piece. Fails the session otherwise.
-    pub(super) fn claim_memory(&mut self, bytes: usize) -> bool {
-        if self.claim.is_some() {
-            return true;
-        }
-        let limit = self.shard.directory().config.general.max_memory_usage;
-        if let Some(claim) = self.shard.budget.claim(bytes as u64, limit) {
-            self.claim = Some(Box::new(claim));
-            true
-        } else {
-            self.fail(&out_of_memory());
-            false
-        }
-    }
-
     pub(super) fn acquire(&mut self, context: &mut Context<'_>) -> Step {
         if self.pool.is_retired() {
             self.change_pool();
+        }
+        if self.emigrates(context) {
+            return Step::Again;
         }
         match self.pool.acquire(context.waker()) {
             Acquired::Server(server) => self.attach(server),
@@ -491,6 +467,10 @@ impl Session {
         }
         let has_caught_up =
             self.has_caught_up(&server) || (has_waited && !self.awaits_description());
+        if !has_caught_up && self.goes_with(&server, context) {
+            self.phase = Phase::LeavingTogether(server);
+            return Step::Again;
+        }
         self.phase = Phase::Serving(server);
         if has_caught_up {
             Step::Again
@@ -556,14 +536,6 @@ impl Session {
     }
 }
 
-fn out_of_memory() -> Failure {
-    Failure::new(
-        sqlstate::OUT_OF_MEMORY,
-        "Server is temporarily out of memory. Please try again later or reduce the size of your \
-         query.",
-    )
-}
-
 impl Future for Session {
     type Output = ();
 
@@ -585,7 +557,9 @@ impl Drop for Session {
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Idle | Phase::Leaving => {}
             Phase::Waiting(ticket) => self.pool.give_up(ticket),
-            Phase::Preparing(server, _) => self.pool.discard(server),
+            Phase::Preparing(server, _) | Phase::LeavingTogether(server) => {
+                self.pool.discard(server);
+            }
             Phase::Serving(mut server) => {
                 if self.is_message_cut() {
                     server.sync.cut_off();

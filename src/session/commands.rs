@@ -105,6 +105,12 @@ pub(super) async fn run(shard: &Rc<Shard>, command: Command) -> Result<Done, Ref
             outcome.map_err(|text| Refusal::new(sqlstate::INVALID_PARAMETER_VALUE, text))?;
             Ok(Done::Tag("SET"))
         }
+        Command::Upgrade => {
+            let outcome = shard.staff.upgrade().await;
+            let outcome = outcome.map_err(|error| Refusal::system(error.to_string()))?;
+            outcome.map_err(Refusal::system)?;
+            Ok(Done::Tag("UPGRADE"))
+        }
         Command::Shutdown(when) => {
             if when != When::Now {
                 ask_all(shard, &Order::Refuse).await?;

@@ -164,6 +164,10 @@ impl Session {
             self.pool.give_up(ticket);
             return self.acquire(context);
         }
+        if self.emigrates(context) {
+            self.pool.give_up(ticket);
+            return Step::Again;
+        }
         match self.pool.collect(ticket, context.waker()) {
             Some(Ok(server)) => self.attach(server),
             Some(Err(error)) => {

@@ -1,10 +1,11 @@
 //! Whether a shard accepts clients, and whether it keeps those that it has.
 //!
-//! **Owns:** these two bits, and telling those who wait for one of them to change.
+//! **Owns:** these bits, and telling those who wait for one of them to change.
 //! **Does not own:** the listening sockets (`app::hand_over`), when it is time (`commands`).
 //!
 //! ```text
 //!   open ── SHUTDOWN WAIT_FOR_… ──▶ closed ── nobody is waited for any more ──▶ over
+//!   open ── binary upgrade ──▶ handed over ── the new process has gone ──▶ open
 //! ```
 //!
 //! **Invariant:** a wait that is given up leaves nothing behind: logins come and go without end.
@@ -15,9 +16,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-/// Open at first; once closed, closed for good.
+/// Open at first; once closed, closed for good. Another process may be let in at the front instead.
 #[derive(Debug, Default)]
 pub struct Doors {
+    are_handed_over: Change,
     are_closed: Change,
     is_over: Change,
 }
@@ -90,6 +92,26 @@ impl Doors {
     pub fn end(&self) {
         self.close();
         self.is_over.make();
+    }
+
+    /// Has another process let clients in, and those that are here go there.
+    pub fn hand_over(&self) {
+        self.are_handed_over.make();
+    }
+
+    /// Takes back [`Doors::hand_over`]: the other process has gone.
+    pub fn take_back(&self) {
+        self.are_handed_over.is_made.set(false);
+    }
+
+    /// True if another process takes the clients.
+    pub const fn are_handed_over(&self) -> bool {
+        self.are_handed_over.is_made.get()
+    }
+
+    /// Waits until another process takes the clients.
+    pub fn handed_over(&self) -> Wait<'_> {
+        self.are_handed_over.wait()
     }
 
     /// True if nobody is let in any more.

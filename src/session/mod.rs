@@ -14,11 +14,13 @@
 
 mod awaiting;
 mod binding;
+mod bounds;
 pub mod budget;
 pub mod cancel;
 pub mod card;
 pub mod client;
 mod commands;
+pub mod company;
 pub mod console;
 mod deallocate;
 pub mod directory;
@@ -38,6 +40,7 @@ pub mod lookup;
 pub mod orders;
 pub mod overtime;
 mod parting;
+pub mod passport;
 mod pipeline;
 pub mod prepared;
 pub mod proofs;

@@ -81,6 +81,12 @@ pub trait Staff {
     /// Changes a setting on all shards. The inner error is for the one who asked.
     fn set(&self, key: String, value: String) -> Answer<Result<(), String>>;
 
+    /// Has another process take over. The inner error is for the one who asked.
+    fn upgrade(&self) -> Answer<Result<(), String>>;
+
+    /// Nobody is let in any more: nothing more is to be listened on.
+    fn refuse(&self);
+
     /// Ends the process.
     fn shut_down(&self);
 
@@ -121,6 +127,7 @@ pub fn carry_out(shard: &Rc<Shard>, order: Order) -> Outcome {
         Order::Refuse => {
             shard.doors.close();
             shard.fleet.close();
+            shard.staff.refuse();
             Outcome::Done(0)
         }
     }

@@ -26,6 +26,7 @@
 //! 4. A slot names a server only while the session's messages go to it.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -59,6 +60,8 @@ struct Entries {
     free: Vec<u32>,
     /// Where the next search for sessions begins that may leave.
     cursor: usize,
+    /// Slots of sessions that have logged in to another process, by what their keys say of that.
+    foreign: HashMap<(u8, u16, u32), u32>,
 }
 
 /// One slot. There is one a session, idle or not, so its size matters.
@@ -196,6 +199,11 @@ impl Entry {
     }
 }
 
+/// What a key says besides its secret.
+const fn name(key: &CancelKey) -> (u8, u16, u32) {
+    (key.generation, key.shard, key.slot)
+}
+
 impl Entries {
     fn take_free(&mut self) -> u32 {
         self.free.pop().unwrap_or_else(|| {
@@ -206,6 +214,12 @@ impl Entries {
 
     fn clear(&mut self, number: u32) {
         if let Some(entry) = self.all.get_mut(number as usize) {
+            if let Secret::Guest(guest) = &entry.secret {
+                let named = name(&guest.key);
+                if self.foreign.get(&named) == Some(&number) {
+                    self.foreign.remove(&named);
+                }
+            }
             entry.clear();
             self.free.push(number);
         }
@@ -260,6 +274,9 @@ impl Registry {
         entry.shard = HERE;
         if !self.is_origin_of(&identity.key) {
             entry.secret = Secret::Guest(Box::new(identity));
+            if identity.key.generation != self.generation {
+                entries.foreign.insert(name(&identity.key), number);
+            }
             drop(entries);
             let Identity { key, life, moves } = identity;
             let notice = Notice::Moved {
@@ -358,6 +375,10 @@ impl Registry {
     /// it has logged in on another shard.
     pub fn find(&self, key: &CancelKey, slot: Option<u32>) -> Lookup {
         let place = match slot {
+            None if key.generation != self.generation => {
+                let slot = self.entries.borrow().foreign.get(&name(key)).copied();
+                slot.map_or(Place::Unknown, |slot| self.locate_guest(slot, key))
+            }
             None => self.locate(key),
             Some(slot) => self.locate_guest(slot, key),
         };
@@ -570,6 +591,8 @@ mod tests {
         fn hand_over(&self, record: Box<SessionRecord>) -> Result<(), Box<SessionRecord>> {
             Err(record)
         }
+
+        fn emigrate(&self, _: Box<SessionRecord>) {}
 
         fn tell(&self, shard: u16, notice: Notice) {
             self.0.borrow_mut().push((shard, notice));

@@ -25,7 +25,9 @@ use super::registry::{Identity, Slot};
 use super::report::Failure;
 use super::shard::{Connection, Shard};
 use crate::metrics::Droppable;
+use crate::pool::Pool;
 use crate::protocol::sqlstate;
+use crate::server::ServerConnection;
 use crate::server::parameters::ParameterSet;
 use crate::transport::{Detached, Stream};
 
@@ -88,6 +90,20 @@ pub trait Neighbours {
     /// The record, if no shard can take it at the moment.
     fn hand_over(&self, record: Box<SessionRecord>) -> Result<(), Box<SessionRecord>>;
 
+    /// Sends a session to the process that takes over.
+    fn emigrate(&self, record: Box<SessionRecord>);
+
+    /// Sends a session to the process that takes over, with the server of this pool that it has. If nobody
+    /// takes them both are closed.
+    fn emigrate_with(
+        &self,
+        record: Box<SessionRecord>,
+        pool: Rc<Pool>,
+        server: Box<ServerConnection>,
+    ) {
+        drop((record, pool, server));
+    }
+
     /// Tells `shard` of a session that has logged in there. It arrives sooner or later.
     fn tell(&self, shard: u16, notice: Notice);
 }
@@ -103,6 +119,13 @@ impl SessionRecord {
 impl Session {
     /// There is nothing to do: the time to go, if the shard has asked for it.
     pub(super) fn stay_or_leave(&mut self, context: &mut Context<'_>) -> Step {
+        if self.shard.doors.are_handed_over() {
+            return if self.emigrates(context) {
+                Step::Again
+            } else {
+                Step::Wait
+            };
+        }
         if !self.slot.as_ref().is_some_and(Slot::is_asked) {
             return Step::Wait;
         }
@@ -124,6 +147,26 @@ impl Session {
         Step::Again
     }
 
+    /// True if the session goes to another process now, because all do: it has no server, and what its
+    /// client has sent goes along. Otherwise it is woken when its client has got what is queued for it.
+    pub(super) fn emigrates(&mut self, context: &mut Context<'_>) -> bool {
+        let is_wanted = self.shard.doors.are_handed_over();
+        if !is_wanted || self.client.poll_sent(0, context).is_pending() {
+            return false;
+        }
+        let can_go = self.framer.is_at_boundary()
+            && self.skip.is_none()
+            && self.client.queued_bytes() == 0
+            && self.client.send_error().is_none()
+            && !self.has_farewell
+            && !self.is_leaving;
+        if can_go {
+            self.claim = None;
+            self.phase = Phase::Leaving;
+        }
+        can_go
+    }
+
     /// True if nothing but the socket, what comes from it and the settings have to travel.
     fn may_leave(&self) -> bool {
         let key = &self.pool.key;
@@ -138,7 +181,7 @@ impl Session {
     }
 
     pub(super) fn leaving(&mut self, context: &mut Context<'_>) -> Step {
-        if self.client.has_ended() {
+        if self.client.has_ended() && !self.shard.doors.are_handed_over() {
             return Step::Again;
         }
         let Poll::Ready(detached) = self.client.poll_detach(context) else {
@@ -149,6 +192,10 @@ impl Session {
             return Step::End;
         };
         let shard = Rc::clone(&self.shard);
+        if shard.doors.are_handed_over() {
+            shard.neighbours.emigrate(record);
+            return Step::End;
+        }
         let Err(record) = shard.neighbours.hand_over(record) else {
             return Step::End;
         };
@@ -163,8 +210,12 @@ impl Session {
     }
 
     /// The session as a value, once its stream is detached. What is left may only be dropped.
-    fn take_record(&mut self, detached: Detached) -> Option<Box<SessionRecord>> {
+    pub(super) fn take_record(&mut self, detached: Detached) -> Option<Box<SessionRecord>> {
         let (slot, connection) = (self.slot.take()?, self.connection.take()?);
+        let mut detached = detached;
+        if let Some(input) = self.input.take() {
+            detached.unread.splice(..0, input.iter().copied());
+        }
         Some(Box::new(SessionRecord {
             detached,
             database: (*self.pool.key.database).into(),
@@ -297,7 +348,13 @@ mod tests {
             Box::pin(std::future::pending())
         }
 
+        fn refuse(&self) {}
+
         fn shut_down(&self) {}
+
+        fn upgrade(&self) -> orders::Answer<Result<(), String>> {
+            Box::pin(std::future::pending())
+        }
 
         fn sockets(&self) -> orders::Answer<Sockets> {
             Box::pin(std::future::pending())
@@ -315,6 +372,8 @@ mod tests {
         fn hand_over(&self, record: Box<SessionRecord>) -> Result<(), Box<SessionRecord>> {
             Err(record)
         }
+
+        fn emigrate(&self, _: Box<SessionRecord>) {}
 
         fn tell(&self, shard: u16, notice: Notice) {
             assert_eq!(shard, 1);
@@ -348,6 +407,7 @@ mod tests {
         let registry = Registry::new((0, 0), Rc::clone(&neighbours), Instant::now());
         let place = cancel::Place {
             generation: 0,
+            is_heir: false,
             index: 0,
             count: 2,
         };

@@ -32,6 +32,8 @@ use super::survey::Surveys;
 #[derive(Clone, Debug, Default)]
 pub struct Connections {
     all: Arc<AtomicU64>,
+    /// Of those, connections of the process before this one.
+    elsewhere: Arc<AtomicU64>,
     headcounts: Headcounts,
 }
 
@@ -64,6 +66,28 @@ impl Connections {
         } else {
             Err(connection)
         }
+    }
+
+    /// Counts `count` connections of the process before this one, instead of those counted before.
+    pub fn set_elsewhere(&self, count: u64) {
+        let before = self.elsewhere.swap(count, Ordering::Relaxed);
+        self.all.fetch_add(count, Ordering::Relaxed);
+        self.all.fetch_sub(before, Ordering::Relaxed);
+    }
+
+    /// One that has come from the process before this one: there is room for it.
+    pub fn take_over(&self) -> Connection {
+        let one_less = |count: u64| count.checked_sub(1);
+        let was_counted =
+            self.elsewhere
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
+        if was_counted.is_err() {
+            self.all.fetch_add(1, Ordering::Relaxed);
+        }
+        Connection(Box::new(Counted {
+            connections: self.clone(),
+            member_of: None,
+        }))
     }
 
     /// How many there are.

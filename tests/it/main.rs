@@ -85,4 +85,8 @@ mod tls_servers;
 mod transaction_pooling;
 mod tutorials;
 mod tutorials_console;
+mod upgrade;
+mod upgrade_load;
+mod upgrade_moves;
+mod upgrade_sessions;
 mod upkeep;

@@ -278,12 +278,14 @@ fn a_statement_that_cannot_be_parsed_any_more_fails_in_its_place(shards: usize) 
     let mut stage = Stage::new(shards);
     let told = [parse("s", &stage.sql()), describe(b'S', "s")];
     assert_eq!(tags(&mut stage.client, &told), "1tTZ");
-    stage.change("rename to gone_for_a_while");
+    // Both variants of this test run at the same time.
+    let elsewhere = unique("gone_for_a_while");
+    stage.change(&format!("rename to {elsewhere}"));
     stage.replace_servers();
     let before = unnamed("select 1", &[]);
     let reply = tags(&mut stage.client, &[before, run("s", &[]), run("s", &[])]);
     assert_eq!(reply, "12TDCEZ 42P01");
-    let back = format!("alter table gone_for_a_while rename to {}", stage.table);
+    let back = format!("alter table {elsewhere} rename to {}", stage.table);
     Postgres::shared().sql(&back);
     assert_eq!(tags(&mut stage.client, &[run("s", &[])]), "2DCZ");
     stage.end();

@@ -24,7 +24,11 @@ with_one_and_two_shards!(
 );
 
 fn config(shards: usize) -> Config {
-    Config::new(Postgres::shared()).shards(shards).pool_size(2)
+    // Without a terminal SIGINT would have another process take over.
+    Config::new(Postgres::shared())
+        .environment("PG_DOORMAN_CI_SHUTDOWN_ONLY", "1")
+        .shards(shards)
+        .pool_size(2)
 }
 
 fn reload_adds_a_pool(shards: usize) {

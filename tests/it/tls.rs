@@ -44,7 +44,7 @@ fn dial(port: u16, config: &Arc<ClientConfig>) -> Client {
     Client::raw(tls::unwrap(tls::ask(port, config).unwrap(), usize::MAX))
 }
 
-fn connect(port: u16, config: &Arc<ClientConfig>) -> Client {
+pub(crate) fn connect(port: u16, config: &Arc<ClientConfig>) -> Client {
     let client = Login::new(port).attempt_on(dial(port, config));
     client.unwrap().0
 }

@@ -31,6 +31,8 @@ pub(crate) struct Group<'a> {
     /// `simple`, `extended` or `prepared`.
     pub(crate) protocol: &'a str,
     pub(crate) clients: u32,
+    /// The clients use TLS.
+    pub(crate) is_encrypted: bool,
 }
 
 /// What all of them run.
@@ -91,9 +93,6 @@ impl Crowd {
     ) -> Result<Self> {
         let dir = server.create_dir("crowd-")?;
         let arguments = script_arguments(scripts, dir.path())?;
-        let environment =
-            ["PGSSLMODE", "PGGSSENCMODE"].map(|name| (name.to_owned(), "disable".to_owned()));
-        let environment = BTreeMap::from(environment);
         let mut members = Vec::new();
         for group in groups {
             let mut command = vec![server.pgbench(), "-n".into(), "--log".into()];
@@ -108,6 +107,14 @@ impl Crowd {
             option("-T", seconds.to_string());
             command.extend(arguments.iter().cloned());
             command.push(group.database.to_owned());
+            let encryption = if group.is_encrypted {
+                "require"
+            } else {
+                "disable"
+            };
+            let environment = [("PGSSLMODE", encryption), ("PGGSSENCMODE", "disable")];
+            let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            let environment = BTreeMap::from(environment);
             let program = Supervised::start(&Launch {
                 name: &format!("{}-report", group.name),
                 command,

@@ -1,9 +1,9 @@
 //! Checks that a pooler can be operated while clients work.
 //!
 //! ```text
-//!   reloads ─┬── crowd      pgbench, several at a time
-//!   moves ───┤── doorman    the pooler and its files ── edition   what the files say
-//!            └── console    psql
+//!   reloads ──┬── crowd      pgbench, several at a time
+//!   moves ────┤── doorman    the pooler and its files ── edition   what the files say
+//!   upgrades ─┴── console    psql
 //! ```
 //!
 //! Owns: the list of checks, starting what they need, writing the report.
@@ -17,6 +17,7 @@ mod doorman;
 mod edition;
 mod moves;
 mod reloads;
+mod upgrades;
 
 use std::path::Path;
 
@@ -42,7 +43,7 @@ struct Check {
     run: fn(&Bench<'_>, &mut Finding) -> Result<()>,
 }
 
-const CHECKS: [Check; 2] = [
+const CHECKS: [Check; 5] = [
     Check {
         name: "reloads",
         description: "200 clients of pgbench, simple and prepared, on a pool of 20 and 2 shards, 40 more on a pool \
@@ -56,6 +57,22 @@ const CHECKS: [Check; 2] = [
                       another address of the server, RELOAD, RESUME: no transaction fails, gets lost or goes to the \
                       old server.",
         run: moves::run,
+    },
+    Check {
+        name: "upgrades",
+        description: "200 clients of pgbench, simple, extended and prepared, on a pool of 20 and 2 shards; 20 binary \
+                      upgrades in 60 s: nobody notices, and the servers stay.",
+        run: upgrades::run,
+    },
+    Check {
+        name: "upgrades-tls",
+        description: "The same with TLS between the clients and the pooler.",
+        run: upgrades::run_encrypted,
+    },
+    Check {
+        name: "upgrades-chain",
+        description: "40 clients, half of them with TLS; 50 binary upgrades one after the other: nothing piles up.",
+        run: upgrades::run_chain,
     },
 ];
 
@@ -95,7 +112,7 @@ impl Bench<'_> {
 }
 
 /// Names and descriptions of all checks.
-pub(crate) fn checks() -> [(&'static str, &'static str); 2] {
+pub(crate) fn checks() -> [(&'static str, &'static str); 5] {
     CHECKS.map(|check| (check.name, check.description))
 }
 

@@ -35,12 +35,14 @@ const GROUPS: [Group<'_>; 2] = [
         database: KEPT.0,
         protocol: "simple",
         clients: 100,
+        is_encrypted: false,
     },
     Group {
         name: "prepared",
         database: KEPT.0,
         protocol: "prepared",
         clients: 100,
+        is_encrypted: false,
     },
 ];
 const VISIT: &str = "insert into visits values (clock_timestamp());\n";

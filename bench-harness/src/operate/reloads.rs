@@ -28,24 +28,28 @@ const GROUPS: [Group<'_>; 4] = [
         database: KEPT.0,
         protocol: "simple",
         clients: 100,
+        is_encrypted: false,
     },
     Group {
         name: "kept-prepared",
         database: KEPT.0,
         protocol: "prepared",
         clients: 100,
+        is_encrypted: false,
     },
     Group {
         name: "changed-simple",
         database: CHANGED.0,
         protocol: "simple",
         clients: 20,
+        is_encrypted: false,
     },
     Group {
         name: "changed-prepared",
         database: CHANGED.0,
         protocol: "prepared",
         clients: 20,
+        is_encrypted: false,
     },
 ];
 /// One writing transaction of several statements for three reads.

@@ -124,6 +124,23 @@ impl Ring {
         None
     }
 
+    /// Has the kernel stop accepting; when it has, the sockets that nobody has taken.
+    pub(crate) fn accept_finish(&mut self, id: u32) -> Option<Vec<OwnedFd>> {
+        let operation = self.operations.get(id);
+        if operation.in_kernel {
+            // Asked for again at each call: a cancellation misses an operation that is between two of
+            // the kernel's lists.
+            let data = user_data(kind::OPERATION, id);
+            let entry = opcode::AsyncCancel::new(data).build();
+            self.push(&entry.user_data(kind::UNTRACKED));
+            return None;
+        }
+        match &mut operation.purpose {
+            Purpose::Accept { accepted, .. } => Some(accepted.drain(..).collect()),
+            Purpose::Connect { .. } | Purpose::Eventfd(_) => Some(Vec::new()),
+        }
+    }
+
     /// Starts connecting `socket`.
     pub(crate) fn connect_start(&mut self, socket: OwnedFd, address: SockAddr) -> u32 {
         let fd = types::Fd(socket.as_raw_fd());

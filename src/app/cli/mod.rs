@@ -39,7 +39,9 @@ Start with:
 Signals:
   SIGHUP           reads the configuration again; clients stay
   SIGTERM          stops at once
-  SIGINT           lets transactions end, for shutdown_timeout at most, and stops
+  SIGUSR2          has the program that is on disk now take over; clients stay
+  SIGINT           at a terminal: lets transactions end, for shutdown_timeout at most, and stops;
+                   otherwise as SIGUSR2
 
 Exit codes:
   0   ended by a signal; the check or the command succeeded

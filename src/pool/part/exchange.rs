@@ -384,6 +384,39 @@ impl<S, W> Part<S, W> {
         }
     }
 
+    /// A server of another process: it gets one of the permits that the next resizing makes, or is closed. To
+    /// be called at home.
+    pub fn arrive(&mut self, server: S, expires: Option<Instant>) {
+        self.arrivals.push((server, expires, false));
+    }
+
+    /// The same for one that is lent from the beginning: see [`Part::take_lent_out`].
+    pub fn arrive_lent(&mut self, server: S) {
+        self.arrivals.push((server, None, true));
+    }
+
+    /// Servers that have come lent, and have a permit now.
+    pub fn take_lent_out(&mut self) -> Vec<S> {
+        std::mem::take(&mut self.lent_out)
+    }
+
+    /// Gives permits that a resizing has made to servers that have arrived; returns how many are left.
+    pub(super) fn admit(&mut self, permits: usize, now: Instant) -> usize {
+        let count = permits.min(self.arrivals.len());
+        // Those first that nothing can replace.
+        self.arrivals.sort_by_key(|(_, _, is_lent)| !is_lent);
+        for (server, expires, is_lent) in self.arrivals.drain(..count) {
+            self.state.receive(1, true);
+            if is_lent {
+                self.lent_out.push(server);
+                continue;
+            }
+            let waker = self.state.checkin(server, now, expires);
+            self.wakers.extend(waker);
+        }
+        permits - count
+    }
+
     /// Takes over that some of the permits are to have a server, unless that was before a resizing
     /// which has settled it anew.
     fn receive_kept(&mut self, count: usize, sizing: u32) {

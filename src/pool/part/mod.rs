@@ -110,6 +110,10 @@ pub struct Part<S, W> {
     ledger: Option<Ledger>,
     post: Post<S>,
     closing: Vec<S>,
+    /// Servers of another process that get the next permits.
+    arrivals: Vec<(S, Option<Instant>, bool)>,
+    /// Of those, lent ones that have got one.
+    lent_out: Vec<S>,
     wakers: Vec<W>,
     review_at: Option<Instant>,
     tally: Tally,
@@ -149,6 +153,8 @@ impl<S, W> Part<S, W> {
             ledger: is_home.then(|| Ledger::new(sizes.size, count, home, sizes.opening_max)),
             post: Vec::new(),
             closing: Vec::new(),
+            arrivals: Vec::new(),
+            lent_out: Vec::new(),
             wakers: Vec::new(),
             review_at: None,
             tally: Tally::default(),
@@ -185,6 +191,11 @@ impl<S, W> Part<S, W> {
         std::mem::take(&mut self.closing)
     }
 
+    /// How many servers are to be closed.
+    pub const fn closing_count(&self) -> usize {
+        self.closing.len()
+    }
+
     /// Those whose wait a letter has ended.
     pub fn take_wakers(&mut self) -> Vec<W> {
         std::mem::take(&mut self.wakers)
@@ -192,7 +203,7 @@ impl<S, W> Part<S, W> {
 
     /// True if there is something to take.
     pub const fn has_effects(&self) -> bool {
-        let has_let_out = self.tally.reserve > 0;
+        let has_let_out = self.tally.reserve > 0 || !self.lent_out.is_empty();
         !self.post.is_empty() || !self.closing.is_empty() || !self.wakers.is_empty() || has_let_out
     }
 
@@ -427,11 +438,15 @@ impl<S, W> Part<S, W> {
             if sizes.size >= before.size {
                 let more = sizes.size - before.size;
                 let new = ledger.forgive(home, more, now, &mut self.post);
-                self.state.receive(new, false);
+                let left = self.admit(new, now);
+                self.state.receive(left, false);
             } else {
                 ledger.owe(before.size - sizes.size, now, &mut self.post);
             }
         }
+        // There is no room for them.
+        let arrivals = self.arrivals.drain(..).map(|(server, ..)| server);
+        self.closing.extend(arrivals);
         self.review(now);
     }
 

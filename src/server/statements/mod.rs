@@ -146,6 +146,44 @@ impl Statements {
         self.expected_count
     }
 
+    /// For another process: all that the server has, oldest first, and whether each means the same as a Parse
+    /// of now would, when the database has changed `generation` times. `None` as long as replies are missing.
+    pub fn to_travel(&self, generation: u32) -> Option<Vec<(Key, bool)>> {
+        if self.is_doubtful || !self.journal.is_empty() {
+            return None;
+        }
+        let is_common = self.trust.is_common(generation);
+        let mut list = Vec::with_capacity(self.expected_count);
+        let mut at = self.oldest;
+        while let Some(slot) = self.slots.get(at as usize) {
+            let is_current = is_common && self.trust.holds(slot.world, Asker::Parse);
+            list.push((slot.key, is_current));
+            at = slot.newer;
+        }
+        Some(list)
+    }
+
+    /// Those of a server that comes from another process.
+    pub fn arrived(list: &[(Key, bool)]) -> Self {
+        let mut statements = Self::default();
+        for (key, is_current) in list {
+            if statements.index.contains_key(key) {
+                continue;
+            }
+            let at = statements.add(*key);
+            let world = if *is_current {
+                statements.trust.world()
+            } else {
+                World::NOWHERE
+            };
+            let slot = &mut statements.slots[at as usize];
+            slot.exists = true;
+            (slot.world, slot.world_expected) = (world, world);
+            statements.expect(at);
+        }
+        statements
+    }
+
     /// True if it has `key`, as far as replies have told.
     pub fn has(&self, key: Key) -> bool {
         let at = self.index.get(&key);

@@ -10,11 +10,10 @@
 //!
 //! **Invariant:** two results that a client might read differently have different shapes, but for one
 //! in four billion. Which table a column comes from, and its format, are not parts of it, nor are they for
-//! PostgreSQL.
+//! PostgreSQL. The digest is the same in every build: processes tell it each other.
 //!
 //! Source: PostgreSQL documentation, `protocol-message-formats.html` (`RowDescription`), `sql-prepare.html`.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::Range;
 
 use super::text::{without_space, word};
@@ -23,6 +22,9 @@ use super::text::{without_space, word};
 const COLUMN_BYTES: usize = 18;
 /// Where that has OID, size and modifier of the type.
 const TYPE: Range<usize> = 6..16;
+
+/// Start and factor of FNV-1a with 64 bits.
+const FNV: (u64, u64) = (0xcbf2_9ce4_8422_2325, 0x0000_0100_0000_01b3);
 
 /// A digest of a result's columns: their names and types. The same on all shards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,6 +37,16 @@ impl Shape {
     pub const NOTHING: Self = Self(1);
     /// Its description is too long to be looked at.
     pub const UNSEEN: Self = Self(2);
+
+    /// As a number, for another process, where it has the same meaning.
+    pub const fn digest(self) -> u32 {
+        self.0
+    }
+
+    /// The opposite of [`Shape::digest`].
+    pub const fn from_digest(digest: u32) -> Self {
+        Self(digest)
+    }
 
     /// True if somebody knows.
     pub fn is_known(self) -> bool {
@@ -51,17 +63,22 @@ impl Shape {
     }
 
     fn of_columns(body: &[u8]) -> Option<Self> {
-        let mut hasher = DefaultHasher::new();
+        let mut sum = FNV.0;
+        let mut add = |bytes: &[u8]| {
+            for byte in bytes {
+                sum = (sum ^ u64::from(*byte)).wrapping_mul(FNV.1);
+            }
+        };
         let (count, mut rest) = body.split_first_chunk::<2>()?;
         for _ in 0..u16::from_be_bytes(*count) {
             let (name, behind) = rest.split_at(memchr::memchr(0, rest)? + 1);
-            name.hash(&mut hasher);
+            add(name);
             // The table's OID and the number of the column there are left out, and so is the format.
             let (column, behind) = behind.split_first_chunk::<COLUMN_BYTES>()?;
-            column[TYPE].hash(&mut hasher);
+            add(&column[TYPE]);
             rest = behind;
         }
-        let digest = hasher.finish() as u32;
+        let digest = (sum >> 32) as u32 ^ sum as u32;
         Some(Self(digest.max(Self::UNSEEN.0 + 1)))
     }
 }
@@ -108,6 +125,13 @@ mod tests {
         ] {
             assert!(other != one && other.is_known());
         }
+    }
+
+    #[test]
+    fn the_digest_is_that_of_earlier_versions() {
+        let columns = [Column::int4("a"), Column::int8("b")];
+        assert_eq!(shape(&columns).digest(), 0x4630_ec09);
+        assert_eq!(Shape::from_digest(7).digest(), 7);
     }
 
     #[test]

@@ -125,6 +125,11 @@ impl Trust {
         self.world
     }
 
+    /// True if the server reads what all servers of its database read that has changed `generation` times.
+    pub fn is_common(&self, generation: u32) -> bool {
+        self.world == self.common && self.generation == generation
+    }
+
     /// True if a statement parsed in `world` will do for `asker`.
     pub fn holds(&self, world: World, asker: Asker) -> bool {
         if world == World::NOWHERE {
