@@ -5,14 +5,12 @@
 //! Invariants: rows are read with one large buffer and discarded, so that the reader costs as
 //! little as a reader can.
 
-use std::net::SocketAddr;
 use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
-use crate::client::Client;
 use crate::cpu;
 use crate::interrupt;
 use crate::metric::{Figures, Metric};
@@ -23,10 +21,11 @@ use crate::scenario::Bulk;
 const READ_BYTES: usize = 256 * 1024;
 
 impl Bulk {
-    /// The query, about 100 MB and 23 MB of answer.
+    /// The query, about 100 MB, 40 MB and 23 MB of answer.
     fn sql(self) -> &'static str {
         match self {
             Self::Rows => "select repeat('x', 1000000) from generate_series(1, 100)",
+            Self::LargeRow => "select repeat('x', 40000000)",
             Self::Copy => {
                 "copy (select g, repeat('x', 100) from generate_series(1, 200000) g) to stdout"
             }
@@ -40,7 +39,7 @@ impl Bulk {
 /// The query fails or the user interrupts.
 pub(crate) fn read_large(bulk: Bulk, seconds: u32, pooler: &Pooler) -> Result<Figures> {
     let mut buffer = vec![0; READ_BYTES];
-    let mut client = Client::connect(pooler.address, &mut buffer)?;
+    let mut client = pooler.connect(&mut buffer)?;
     // The first answer opens the server connection and fills caches.
     client.simple(bulk.sql(), &mut buffer)?;
     let (begin, driver_before) = (pooler.probe.begin()?, cpu::own_ns());
@@ -65,14 +64,13 @@ pub(crate) fn read_large(bulk: Bulk, seconds: u32, pooler: &Pooler) -> Result<Fi
 /// # Errors
 /// A login fails or the user interrupts.
 pub(crate) fn log_in(clients: u32, seconds: u32, pooler: &Pooler) -> Result<Figures> {
-    let address = pooler.address;
     let duration = Duration::from_secs(u64::from(seconds));
     let start = Barrier::new(clients as usize + 1);
     // The first login makes the pooler ask the server for its parameters.
-    Client::connect(address, &mut [0; 4096])?.terminate()?;
+    pooler.connect(&mut [0; 4096])?.terminate()?;
     thread::scope(|scope| {
         let threads: Vec<_> = (0..clients)
-            .map(|_| scope.spawn(|| log_in_until(address, duration, &start)))
+            .map(|_| scope.spawn(|| log_in_until(pooler, duration, &start)))
             .collect();
         let begin = pooler.probe.begin();
         let driver_before = cpu::own_ns();
@@ -93,16 +91,14 @@ pub(crate) fn log_in(clients: u32, seconds: u32, pooler: &Pooler) -> Result<Figu
     })
 }
 
-fn log_in_until(address: SocketAddr, duration: Duration, start: &Barrier) -> Result<u64> {
+fn log_in_until(pooler: &Pooler, duration: Duration, start: &Barrier) -> Result<u64> {
     let mut buffer = [0; 4096];
     start.wait();
     let started = Instant::now();
     let mut logins = 0;
     while started.elapsed() < duration {
         interrupt::check()?;
-        Client::connect(address, &mut buffer)
-            .context("login")?
-            .terminate()?;
+        pooler.connect(&mut buffer).context("login")?.terminate()?;
         logins += 1;
     }
     Ok(logins)

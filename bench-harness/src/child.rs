@@ -219,6 +219,15 @@ pub(crate) fn output(words: &[String], user: Option<&User>, dir: &Path) -> Resul
     Ok(text)
 }
 
+/// Sets the priority of this thread, which what it starts inherits. False if that is not allowed.
+pub(crate) fn renice(niceness: &str) -> bool {
+    let thread = nix::unistd::gettid().to_string();
+    let renice = Command::new("renice")
+        .args(["-n", niceness, "-p", &thread])
+        .output();
+    renice.is_ok_and(|output| output.status.success())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,8 +1,8 @@
-//! A minimal PostgreSQL client: trust authentication, one query at a time, rows discarded.
+//! A minimal PostgreSQL client: one query at a time, rows discarded.
 //!
 //! Owns: the startup packet, simple and extended queries, cancel requests, finding `ReadyForQuery`
 //! in the answer.
-//! Does not own: passwords, TLS, values; pgbench drives everything that needs those.
+//! Does not own: passwords and TLS (`knock.rs`), values; pgbench drives everything that needs those.
 //! Invariants: an idle [`Client`] holds a socket and no buffer, so thousands cost the harness
 //! nothing; the framing keeps no body except that of an error (at most 4 KiB of it), the cancel
 //! key and the first bytes of the last row.
@@ -14,8 +14,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::knock::{Knock, Manner, Wire};
+
 /// The longest a server may stay silent.
-const SILENCE_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 /// How much of an error message is kept.
 const ERROR_BYTES_MAX: usize = 4096;
 /// How much of a row is kept.
@@ -28,22 +30,39 @@ const CANCEL_LIMIT: Duration = Duration::from_secs(5);
 /// A logged-in connection.
 #[derive(Debug)]
 pub(crate) struct Client {
-    stream: TcpStream,
+    stream: Wire,
 }
 
 impl Client {
-    /// Connects and logs in as user `postgres` to database `postgres`.
+    /// Connects and logs in as user `postgres` to database `postgres`, without TLS and password.
     ///
     /// # Errors
     /// No connection, a password is wanted, or the server refuses.
     pub(crate) fn connect(address: SocketAddr, buffer: &mut [u8]) -> Result<Self> {
-        let stream = TcpStream::connect(address).context("cannot connect")?;
-        stream.set_nodelay(true).context("cannot set TCP_NODELAY")?;
-        stream
-            .set_read_timeout(Some(SILENCE_LIMIT))
-            .context("cannot set a timeout")?;
+        Self::connect_as(address, &Manner::default(), buffer)
+    }
+
+    /// The same in any manner.
+    ///
+    /// # Errors
+    /// No connection, or the server refuses.
+    pub(crate) fn connect_as(
+        address: SocketAddr,
+        manner: &Manner,
+        buffer: &mut [u8],
+    ) -> Result<Self> {
+        let mut knock = Knock::begin(address, manner)?;
+        while !knock.advance()? {}
+        Self::let_in(knock, buffer)
+    }
+
+    /// Reads the end of a login.
+    ///
+    /// # Errors
+    /// The server refuses.
+    pub(crate) fn let_in(knock: Knock, buffer: &mut [u8]) -> Result<Self> {
+        let stream = knock.into_wire();
         let mut client = Self { stream };
-        client.send(&startup_packet())?;
         client.read_answer(buffer)?;
         Ok(client)
     }
@@ -100,7 +119,7 @@ impl Client {
     pub(crate) fn terminate(mut self) -> Result<()> {
         self.send(&message(b'X', b""))?;
         // A peer that closes by a reset has been faster.
-        match self.stream.shutdown(Shutdown::Both) {
+        match self.stream.socket().shutdown(Shutdown::Both) {
             Err(error) if error.kind() != ErrorKind::NotConnected => {
                 Err(error).context("cannot close")
             }
@@ -109,7 +128,8 @@ impl Client {
     }
 
     fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        self.stream.write_all(bytes).context("cannot send")
+        self.stream.write_all(bytes).context("cannot send")?;
+        self.stream.flush().context("cannot send")
     }
 
     /// The answer and how many bytes it had.
@@ -174,7 +194,8 @@ impl CancelKey {
     }
 }
 
-fn message(tag: u8, body: &[u8]) -> Vec<u8> {
+/// A message as sent.
+pub(crate) fn message(tag: u8, body: &[u8]) -> Vec<u8> {
     [&[tag], length_of(body).as_slice(), body].concat()
 }
 

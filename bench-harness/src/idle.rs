@@ -75,7 +75,8 @@ fn read_steps(pooler: &Pooler, queried: Option<&str>) -> Result<Vec<f64>> {
         while clients.len() < step as usize {
             interrupt::check()?;
             let number = clients.len() + 1;
-            let mut client = Client::connect(pooler.address, &mut buffer)
+            let mut client = pooler
+                .connect(&mut buffer)
                 .with_context(|| format!("idle client {number}"))?;
             if let Some(statement) = queried {
                 client.simple("select 1", &mut buffer)?;

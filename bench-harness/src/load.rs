@@ -64,7 +64,18 @@ pub(crate) fn run(
     let words = arguments(load, settings, pooler, server, dir.path())?;
     let children_before = children_cpu_us()?;
     let mut child = child::command(&words, None)?
-        .env("PGSSLMODE", "disable")
+        .env(
+            "PGSSLMODE",
+            if pooler.manner.tls {
+                "require"
+            } else {
+                "disable"
+            },
+        )
+        .env(
+            "PGPASSWORD",
+            pooler.manner.password.as_deref().unwrap_or_default(),
+        )
         .env("PGGSSENCMODE", "disable")
         .current_dir(dir.path())
         .stdout(Stdio::piped())

@@ -8,6 +8,7 @@
 //!    ├── run ── pooler    a target while it runs
 //!    │     ├── load       pgbench              ┐
 //!    │     ├── bulk       large answers, logins├── probe ── cpu, memory, proc_tree
+//!    │     ├── storm      logins all at once   │
 //!    │     └── idle       idle clients         ┘
 //!    ├── mesh             checks that shards are one pool, with clients of its own ┐
 //!    ├── operate          checks of reloads, moves, upgrades under pgbench         ┴── verdict
@@ -26,6 +27,7 @@ mod cpu;
 mod demo;
 mod idle;
 mod interrupt;
+mod knock;
 mod load;
 mod machine;
 mod memory;
@@ -41,6 +43,7 @@ mod report;
 mod run;
 mod scenario;
 mod statistics;
+mod storm;
 mod target;
 mod verdict;
 

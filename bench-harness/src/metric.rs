@@ -19,6 +19,8 @@ pub(crate) enum Metric {
     LatencyP50Ms,
     LatencyP99Ms,
     LatencyP999Ms,
+    /// p99 of the same queries before the load began.
+    QuietP99Ms,
     /// CPU of all threads and processes of the pooler per unit, µs.
     PoolerCpuUs,
     PoolerUserUs,
@@ -49,6 +51,7 @@ impl Metric {
             Self::LatencyP50Ms => "p50 ms".into(),
             Self::LatencyP99Ms => "p99 ms".into(),
             Self::LatencyP999Ms => "p99.9 ms".into(),
+            Self::QuietP99Ms => "p99 ms in quiet".into(),
             Self::PoolerCpuUs => format!("pooler CPU µs/{unit}"),
             Self::PoolerUserUs => "user".into(),
             Self::PoolerSystemUs => "system".into(),
@@ -76,7 +79,9 @@ impl Metric {
     /// The value with as many digits as it deserves.
     pub(crate) fn format(self, value: f64) -> String {
         match self {
-            Self::LatencyP50Ms | Self::LatencyP99Ms | Self::LatencyP999Ms if value < 100.0 => {
+            Self::LatencyP50Ms | Self::LatencyP99Ms | Self::LatencyP999Ms | Self::QuietP99Ms
+                if value < 100.0 =>
+            {
                 format!("{value:.3}")
             }
             Self::KibPerIdleClient | Self::KibPerUsedClient => format!("{value:.2}"),

@@ -17,8 +17,9 @@ use nix::sys::signal::Signal;
 use nix::unistd::User;
 use tempfile::TempDir;
 
-use crate::child::{Launch, Supervised};
+use crate::child::{self, Launch, Supervised};
 use crate::client::Client;
+use crate::knock::Manner;
 use crate::postgres::Postgres;
 use crate::probe::Probe;
 use crate::target::Target;
@@ -30,6 +31,8 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(crate) struct Pooler {
     pub(crate) address: SocketAddr,
+    /// How clients log in.
+    pub(crate) manner: Manner,
     pub(crate) probe: Probe,
     // Dropped in this order: the processes end before their directory goes.
     processes: Vec<Supervised>,
@@ -49,6 +52,7 @@ impl Pooler {
             };
             return Ok(Self {
                 address: server.address(),
+                manner: Manner::default(),
                 probe,
                 processes: Vec::new(),
                 dir: None,
@@ -59,6 +63,13 @@ impl Pooler {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let standard = placeholders(target, server, pool_size, dir.path(), address.port());
         write_files(target, &standard, dir.path(), user)?;
+        if target.tls {
+            make_certificate(dir.path(), user)?;
+        }
+        let manner = Manner {
+            tls: target.tls,
+            password: target.password.clone(),
+        };
         let mut processes = Vec::new();
         for number in 1..=target.processes {
             processes.push(Supervised::start(&Launch {
@@ -78,7 +89,7 @@ impl Pooler {
             let mut buffer = [0; 4096];
             process
                 .wait_until(START_LIMIT, || {
-                    Client::connect(address, &mut buffer)?.terminate()
+                    Client::connect_as(address, &manner, &mut buffer)?.terminate()
                 })
                 .with_context(|| format!("target {}", target.name))?;
         }
@@ -89,6 +100,7 @@ impl Pooler {
         };
         Ok(Self {
             address,
+            manner,
             probe,
             processes,
             dir: Some(dir),
@@ -101,6 +113,14 @@ impl Pooler {
     pub(crate) fn log_text(&self) -> String {
         let texts: Vec<String> = self.processes.iter().map(Supervised::log_text).collect();
         texts.concat()
+    }
+
+    /// Logs in.
+    ///
+    /// # Errors
+    /// No connection, or it refuses.
+    pub(crate) fn connect(&self, buffer: &mut [u8]) -> Result<Client> {
+        Client::connect_as(self.address, &self.manner, buffer)
     }
 
     /// The directory with its files; `None` for PostgreSQL itself.
@@ -140,12 +160,25 @@ fn write_files(
         let path = dir.join(name);
         fs::write(&path, target.fill(text, standard))
             .with_context(|| format!("cannot write {}", path.display()))?;
-        if let Some(user) = user {
-            chown(&path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
-                .with_context(|| format!("cannot give {} to {}", path.display(), user.name))?;
-        }
+        give(&path, user)?;
     }
     Ok(())
+}
+
+fn give(path: &Path, user: Option<&User>) -> Result<()> {
+    let Some(user) = user else { return Ok(()) };
+    chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
+        .with_context(|| format!("cannot give {} to {}", path.display(), user.name))
+}
+
+/// Writes `server.crt` and `server.key`, an ECDSA key on P-256.
+fn make_certificate(dir: &Path, user: Option<&User>) -> Result<()> {
+    let words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
+                 -keyout server.key -out server.crt -subj /CN=localhost -days 9";
+    let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
+    child::output(&words, None, dir).context("cannot make a certificate")?;
+    give(&dir.join("server.crt"), user)?;
+    give(&dir.join("server.key"), user)
 }
 
 /// A TCP port of loopback that nobody listens on.

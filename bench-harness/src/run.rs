@@ -18,6 +18,7 @@ use crate::pooler::Pooler;
 use crate::postgres::Postgres;
 use crate::report::{Cell, ScenarioResult};
 use crate::scenario::{Kind, Scenario};
+use crate::storm;
 use crate::target::Target;
 
 /// What to measure.
@@ -43,6 +44,7 @@ impl Plan {
             .filter(|(scenario, target)| target.lacks(scenario).is_none())
             .map(|(scenario, _)| match scenario.kind {
                 Kind::IdleMemory => 8,
+                Kind::LoginStorm { .. } => 2 * u64::from(self.load.seconds) + 2,
                 _ => u64::from(self.load.seconds) + 2,
             })
             .sum();
@@ -111,6 +113,7 @@ impl Plan {
             Kind::Pgbench(load) => load::run(load, self.load, &start()?, server),
             Kind::Bulk(bulk) => bulk::read_large(bulk, seconds, &start()?),
             Kind::Login { clients } => bulk::log_in(clients, seconds, &start()?),
+            Kind::LoginStorm { clients } => storm::measure(clients, seconds, &start()?),
             Kind::IdleMemory => {
                 let statement = if target.has_prepared() { "one" } else { "" };
                 idle::measure_memory(start, statement)
@@ -151,6 +154,7 @@ fn line(scenario: &Scenario, figures: &Figures) -> String {
         Metric::Throughput,
         Metric::LatencyP50Ms,
         Metric::LatencyP99Ms,
+        Metric::QuietP99Ms,
         Metric::PoolerCpuUs,
         Metric::ServerCpuUs,
         Metric::KibPerIdleClient,

@@ -45,6 +45,8 @@ pub(crate) struct Load {
 pub(crate) enum Bulk {
     /// 100 rows of 1 MB a query.
     Rows,
+    /// One row of 40 MB a query.
+    LargeRow,
     /// `COPY … TO STDOUT` of 200 000 rows of about 110 bytes.
     Copy,
 }
@@ -56,6 +58,10 @@ pub(crate) enum Kind {
     Bulk(Bulk),
     /// Log in and leave, without a query.
     Login {
+        clients: u32,
+    },
+    /// Log in all at once, again and again, while others ask.
+    LoginStorm {
         clients: u32,
     },
     /// Memory of clients that are logged in and do nothing.
@@ -103,7 +109,7 @@ impl Scenario {
         match self.kind {
             Kind::Pgbench(_) => Unit::Transaction,
             Kind::Bulk(_) => Unit::Megabyte,
-            Kind::Login { .. } => Unit::Login,
+            Kind::Login { .. } | Kind::LoginStorm { .. } => Unit::Login,
             Kind::IdleMemory | Kind::IdleCpu => Unit::Second,
         }
     }
@@ -112,7 +118,7 @@ impl Scenario {
     pub(crate) fn clients(&self) -> u32 {
         match self.kind {
             Kind::Pgbench(load) => load.clients,
-            Kind::Login { clients } => clients,
+            Kind::Login { clients } | Kind::LoginStorm { clients } => clients,
             Kind::IdleMemory => *crate::idle::STEPS.last().unwrap_or(&0),
             Kind::Bulk(_) | Kind::IdleCpu => 1,
         }
@@ -172,11 +178,20 @@ pub(crate) fn all() -> Vec<Scenario> {
         sampling: 1.0,
         ..Load::closed(Protocol::Simple, 10)
     };
-    let others = [
+    let reconnecting = Kind::Pgbench(load);
+    for (name, description, kind) in others(reconnecting) {
+        add(name, description.to_owned(), kind);
+    }
+    scenarios
+}
+
+/// Those that are not one kind of load in several sizes.
+fn others(reconnecting: Kind) -> [(&'static str, &'static str, Kind); 8] {
+    [
         (
             "reconnect-10",
             "10 clients, a new connection per transaction",
-            Kind::Pgbench(load),
+            reconnecting,
         ),
         (
             "login-10",
@@ -189,9 +204,19 @@ pub(crate) fn all() -> Vec<Scenario> {
             Kind::Bulk(Bulk::Rows),
         ),
         (
+            "row-40mb",
+            "one row of 40 MB, one client",
+            Kind::Bulk(Bulk::LargeRow),
+        ),
+        (
             "copy-out",
             "COPY out of rows of 110 bytes, one client",
             Kind::Bulk(Bulk::Copy),
+        ),
+        (
+            "login-storm",
+            "2000 clients log in at once, again and again; latency of eight others",
+            Kind::LoginStorm { clients: 2000 },
         ),
         (
             "idle-memory",
@@ -199,11 +224,7 @@ pub(crate) fn all() -> Vec<Scenario> {
             Kind::IdleMemory,
         ),
         ("idle-cpu", "CPU of the pooler without load", Kind::IdleCpu),
-    ];
-    for (name, description, kind) in others {
-        add(name, description.to_owned(), kind);
-    }
-    scenarios
+    ]
 }
 
 const QUICK: [&str; 5] = [

@@ -42,6 +42,12 @@ pub(crate) struct Target {
     pub(crate) as_server_user: bool,
     #[serde(default = "many")]
     pub(crate) clients_max: u32,
+    /// Clients come over TLS; `server.crt` and `server.key` are made in its directory.
+    #[serde(default)]
+    pub(crate) tls: bool,
+    /// Clients prove this password by SCRAM-SHA-256.
+    #[serde(default)]
+    pub(crate) password: Option<String>,
     /// The first version with protocol-level prepared statements in transaction mode; absent when
     /// all have them.
     prepared_since: Option<String>,

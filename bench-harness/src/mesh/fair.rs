@@ -5,7 +5,6 @@
 //! Invariants: what is compared is measured in turns, each time with a fresh pooler.
 
 use std::net::SocketAddr;
-use std::process::Command;
 
 use anyhow::Result;
 
@@ -13,6 +12,7 @@ use super::Bench;
 use super::closed_loop::{self, Counted};
 use super::errors::Errors;
 use super::observer::{Sampler, Samples};
+use crate::child::renice;
 use crate::cpu;
 use crate::interrupt;
 use crate::metric::Metric;
@@ -219,15 +219,6 @@ pub(crate) fn one(bench: &Bench<'_>, finding: &mut Finding) -> Result<()> {
     finding.tell("tx/s with 1 shard", single.tps());
     judge_errors(finding, &[&four, &single]);
     Ok(())
-}
-
-/// Sets the priority of this thread, which what it starts inherits. False if that is not allowed.
-fn renice(niceness: &str) -> bool {
-    let thread = nix::unistd::gettid().to_string();
-    let renice = Command::new("renice")
-        .args(["-n", niceness, "-p", &thread])
-        .output();
-    renice.is_ok_and(|output| output.status.success())
 }
 
 /// 500 clients share 10 server connections over two shards.
