@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pg_doorman::auth::hba::{HbaClient, WantedMethod, decide, named};
+use pg_doorman::auth::hba::{HbaClient, Verdict, choose};
 use pg_doorman::config::hba::parse_rules;
 use pg_doorman::config::ident::IdentMaps;
 
@@ -25,8 +25,8 @@ fuzz_target!(|data: &[u8]| {
             user: "user",
             database: "database",
         };
-        let _ = named(&rules, &client);
-        let _ = decide(&rules, &client, &maps, WantedMethod::Md5);
-        let _ = decide(&rules, &client, &maps, WantedMethod::ScramSha256);
+        let verdict = Verdict::by_rules(&rules, &client, &maps);
+        let _ = verdict.allows_roles();
+        let _ = choose(verdict, None, true);
     }
 });
