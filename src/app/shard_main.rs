@@ -232,6 +232,7 @@ async fn read_messages(
                     listen(shard, post, sockets, &mut listening);
                 }
             },
+            (_, ShardMessage::Ping(confirmation)) => drop(confirmation),
             (_, ShardMessage::Client(socket)) => client_arrived(shard, post, socket),
             (_, ShardMessage::Session(record)) => session_arrived(shard, post, record),
             (Seat::Shard(from), ShardMessage::Whereabouts(notice)) => {
