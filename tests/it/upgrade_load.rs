@@ -15,7 +15,7 @@ use crate::upgrade::{Chain, is_running};
 /// Server connections of the pool.
 const SIZE: usize = 8;
 /// Clients of each kind.
-const CLIENTS: usize = 66;
+const CLIENTS: usize = 10;
 /// Time that one upgrade is given.
 const ROUND: Duration = Duration::from_millis(400);
 
