@@ -4,7 +4,7 @@
 //! Does not own: daemons without a service manager (`daemon`), upgrades (`upgrade`).
 //! Invariant: no process outlives its test.
 //!
-//! Source: sd_notify(3), sd_listen_fds(3), systemd.service(5).
+//! Source: `sd_notify(3)`, `sd_listen_fds(3)`, `systemd.service(5)`.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
