@@ -16,6 +16,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 use tracing::Level;
 
 use crate::admin::settings;
@@ -40,6 +41,9 @@ const RETRY: Duration = Duration::from_millis(5);
 
 /// How long shards may take to take a configuration over before the one who asks is told so.
 const CONFIRMATION_MAX: Duration = Duration::from_secs(10);
+
+/// The period of what is never done.
+const NEVER: Duration = Duration::from_secs(86400);
 
 /// Events of an upgrade that are looked at in one turn.
 const EVENTS_MAX: usize = 256;
@@ -168,8 +172,12 @@ impl Control {
         let mut windows = tokio::time::interval(WINDOW);
         // The first is at once.
         windows.tick().await;
+        let period = notify::watchdog_period();
+        let mut watchdog = tokio::time::interval(period.unwrap_or(NEVER));
+        watchdog.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.is_over {
             tokio::select! {
+                _ = watchdog.tick(), if period.is_some() => self.watch(),
                 _ = windows.tick() => {
                     self.fleet.tick();
                     logging::tell_suppressed();
@@ -227,6 +235,27 @@ impl Control {
                 .await;
         }
         Ok(is_succeeded)
+    }
+
+    /// Tells the service manager that all shards answer, as soon as they have.
+    fn watch(&self) {
+        let (confirmation, mut confirmed) = channel::<Infallible>(1);
+        for shard in 0..self.seat.shard_count() {
+            let message = ShardMessage::Ping(Confirmation(confirmation.clone()));
+            if self
+                .seat
+                .try_send(ShardId::new(shard as u16), message)
+                .is_err()
+            {
+                // It has not read what it was sent before; the next time it may have.
+                return;
+            }
+        }
+        drop(confirmation);
+        tokio::spawn(async move {
+            confirmed.recv().await;
+            notify::alive();
+        });
     }
 
     /// Has the shards let transactions end; one of them then says that it is over.

@@ -154,6 +154,20 @@ impl Places {
         self.tcp.first().map(ToString::to_string)
     }
 
+    /// The place of a socket that somebody else has bound: that of its address, or else the one that has its
+    /// port.
+    pub(super) fn of_address(&self, bound: SocketAddr) -> Option<String> {
+        let exact = self.tcp.iter().find(|address| **address == bound);
+        let same_port = || self.tcp.iter().find(|it| it.port() == bound.port());
+        exact.or_else(same_port).map(ToString::to_string)
+    }
+
+    /// The same for a socket file.
+    pub(super) fn of_file(&self, bound: &Path) -> Option<String> {
+        let own = self.unix.as_deref().map(unix_place);
+        own.filter(|place| *place == unix_place(bound))
+    }
+
     /// As the console shows them.
     pub(super) fn told(&self) -> Vec<Listening> {
         let is_dual = |address: &SocketAddr| {

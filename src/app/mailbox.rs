@@ -92,6 +92,8 @@ pub enum ShardMessage {
     ImmigrantServer(Box<ServerRecord>),
     /// To a shard: this is the configuration from now on.
     Reload(Arc<Config>, Confirmation),
+    /// To a shard: answer.
+    Ping(Confirmation),
     /// To a shard: go on with this session.
     Session(Box<SessionRecord>),
     /// To one shard: let transactions end, on all shards, and then have control end the process.

@@ -4,6 +4,7 @@
 //! the messages between them.
 //! **Does not own:** anything a client or server sees on the wire.
 
+mod activation;
 pub mod advice;
 pub mod balance;
 pub mod busy;

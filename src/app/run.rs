@@ -25,6 +25,7 @@ use crate::session::budget::Budget;
 use crate::session::shard::Connections;
 use crate::tls::{Keyring, Material};
 
+use super::activation::activated;
 use super::advice::{self, Facts};
 use super::cli::{self, Cli, Command, EXIT_CONFIG};
 use super::control::{control, prepare};
@@ -279,6 +280,7 @@ fn take_over(
 ) -> io::Result<(Option<File>, Option<Predecessor>)> {
     let mut predecessor = None;
     if let Some(mut inheritance) = inheritance {
+        notify::inherit();
         if let Some(mut file) = inheritance.pid_file.take() {
             daemon::write_pid(&mut file)?;
             pid_file = Some(file);
@@ -294,7 +296,8 @@ fn take_over(
 /// the configuration has: that of the socket counts.
 fn adopted(cli: &Cli, places: &Places) -> Result<Vec<(String, Socket)>, Refused> {
     let Some(number) = cli.inherit_fd else {
-        return Ok(Vec::new());
+        let what = "a socket of the service manager (LISTEN_FDS)";
+        return activated(places).map_err(|error| Refused::new(EXIT_CONFIG, what, &error));
     };
     let adopted = heir::adopt_listener(number);
     let refused = |error| Refused::new(EXIT_CONFIG, "--inherit-fd", &error);

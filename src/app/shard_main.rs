@@ -219,19 +219,10 @@ async fn read_messages(
             (_, ShardMessage::Immigrant(record)) => immigrant_arrived(shard, record),
             (_, ShardMessage::ImmigrantPair(pair)) => pair_arrived(shard, *pair),
             (_, ShardMessage::ImmigrantServer(record)) => departure::take_in(shard, *record),
-            (_, ShardMessage::Depart(departure)) => match *departure {
-                Departure::Begin => {
-                    let general = &shard.directory().config.general;
-                    post.set_relay_lifetime(general.tls_relay_max_lifetime);
-                    departure::begin(shard);
-                }
-                Departure::End => departure::end(shard),
-                Departure::Back(sockets) => {
-                    shard.doors.take_back();
-                    shard.host.set_departing(false);
-                    listen(shard, post, sockets, &mut listening);
-                }
-            },
+            (_, ShardMessage::Depart(departure)) => {
+                depart(shard, post, &mut listening, *departure);
+            }
+            (_, ShardMessage::Ping(confirmation)) => drop(confirmation),
             (_, ShardMessage::Client(socket)) => client_arrived(shard, post, socket),
             (_, ShardMessage::Session(record)) => session_arrived(shard, post, record),
             (Seat::Shard(from), ShardMessage::Whereabouts(notice)) => {
@@ -256,6 +247,28 @@ async fn read_messages(
                 shard.host.receive(from.index(), id, letter);
             }
             (from, message) => tracing::error!(?from, ?message, "a message for somebody else"),
+        }
+    }
+}
+
+/// Does its part of an upgrade.
+fn depart(
+    shard: &Rc<Shard>,
+    post: &Rc<Post>,
+    listening: &mut Vec<Weak<Socket>>,
+    departure: Departure,
+) {
+    match departure {
+        Departure::Begin => {
+            let general = &shard.directory().config.general;
+            post.set_relay_lifetime(general.tls_relay_max_lifetime);
+            departure::begin(shard);
+        }
+        Departure::End => departure::end(shard),
+        Departure::Back(sockets) => {
+            shard.doors.take_back();
+            shard.host.set_departing(false);
+            listen(shard, post, sockets, listening);
         }
     }
 }

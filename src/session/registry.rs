@@ -263,7 +263,11 @@ impl Registry {
         identity.moves = identity.moves.wrapping_add(1);
         let arrived = self.seconds(now) + 1;
         let mut entries = self.entries.borrow_mut();
-        let number = if self.is_origin_of(&identity.key) {
+        // Numbers of processes go round: the slot may be another client's, or nobody's.
+        let own = entries.all.get(identity.key.slot as usize);
+        let own = own.and_then(Entry::own_secret);
+        let is_own = self.is_origin_of(&identity.key) && own == Some(identity.key.secret);
+        let number = if is_own {
             identity.key.slot
         } else {
             entries.take_free()
@@ -272,7 +276,7 @@ impl Registry {
         entry.moves = identity.moves;
         entry.arrived = arrived;
         entry.shard = HERE;
-        if !self.is_origin_of(&identity.key) {
+        if !is_own {
             entry.secret = Secret::Guest(Box::new(identity));
             if identity.key.generation != self.generation {
                 entries.foreign.insert(name(&identity.key), number);

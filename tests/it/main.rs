@@ -71,6 +71,7 @@ mod reset;
 mod scripted_server;
 mod secrets;
 mod server_failures;
+mod service;
 mod session_ends;
 mod session_pooling;
 mod session_state;

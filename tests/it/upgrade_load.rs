@@ -20,9 +20,14 @@ const CLIENTS: usize = 10;
 const ROUND: Duration = Duration::from_millis(400);
 
 fn pgbench(port: u16, protocol: &str, seconds: u64) -> Child {
+    // Of the other protocols pgbench waits for the answer to each Parse, with other transactions open.
+    let script = match protocol {
+        "simple" => "tests/it/fixtures/upgrade.pgbench",
+        _ => "tests/it/fixtures/upgrade_single.pgbench",
+    };
     Command::new("pgbench")
         .args(["-n", "-h", "127.0.0.1", "-U", "app", "-M", protocol])
-        .args(["-f", "tests/it/fixtures/upgrade.pgbench", "-j", "1"])
+        .args(["-f", script, "-j", "1"])
         .args(["-c", &CLIENTS.to_string(), "-T", &seconds.to_string()])
         .args(["-p", &port.to_string(), "it"])
         .stdin(Stdio::null())

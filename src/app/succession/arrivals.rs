@@ -54,7 +54,10 @@ impl Control {
         };
         let connection = self.succession.connections.take_over();
         match passport::read(bytes, socket, connection, &self.clock()) {
-            Ok(record) => self.settle(Box::new(record)).await,
+            Ok(record) => {
+                self.note_generation(&record);
+                self.settle(Box::new(record)).await;
+            }
             Err(error) => tracing::error!(%error, "a client of the old process is lost"),
         }
     }
@@ -76,6 +79,11 @@ impl Control {
             // What remains there says so, soon.
             Err(error) => tracing::warn!(%error, "a server of the old process is lost"),
         }
+    }
+
+    fn note_generation(&mut self, record: &SessionRecord) {
+        let number = u32::from(record.identity.key.generation);
+        self.succession.generations |= 1_u64.checked_shl(number).unwrap_or(0);
     }
 
     fn home_of(&self, server: &ServerRecord) -> ShardId {
@@ -109,6 +117,7 @@ impl Control {
         });
         match pair {
             Ok(pair) => {
+                self.note_generation(&pair.0);
                 let remains = &mut self.succession.remains;
                 remains.take_one(&pair.1.database, &pair.1.user);
                 self.succession

@@ -11,8 +11,12 @@ use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
+
+static IS_HEIR: AtomicBool = AtomicBool::new(false);
 
 /// Clients can connect, or can again.
 pub fn ready() {
@@ -32,6 +36,25 @@ pub fn reloading() {
 /// The process ends.
 pub fn stopping() {
     say("STOPPING=1");
+}
+
+/// All shards answer.
+pub fn alive() {
+    say("WATCHDOG=1");
+}
+
+/// How often the service manager wants to hear that, if it does: half of the time after which it would act.
+pub fn watchdog_period() -> Option<Duration> {
+    let number = |variable| -> Option<u64> { std::env::var(variable).ok()?.parse().ok() };
+    let is_meant = IS_HEIR.load(Ordering::Relaxed)
+        || number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
+    let period = Duration::from_micros(number("WATCHDOG_USEC")?) / 2;
+    (is_meant && !period.is_zero()).then_some(period)
+}
+
+/// This process has taken over from the one that the service manager has started, with what it was told.
+pub fn inherit() {
+    IS_HEIR.store(true, Ordering::Relaxed);
 }
 
 /// The service goes on in another process.

@@ -146,6 +146,8 @@ pub struct Succession {
     pub(super) is_stale: bool,
     /// The changes in databases that the heir knows of.
     pub(super) changes_told: u64,
+    /// The processes that clients have logged in to which have come here, a bit each.
+    pub(super) generations: u64,
     /// Sessions that were sent and not confirmed.
     pub(super) transit: Transit,
     /// Gets sessions next.
@@ -178,6 +180,7 @@ impl Succession {
             newcomers: Vec::new(),
             is_stale: false,
             changes_told: 0,
+            generations: 0,
             transit: Transit::default(),
             next_shard: 0,
             phase: Phase::Serving,
@@ -230,6 +233,15 @@ fn resized(config: &Config, size: impl Fn(&str, &str, u32) -> u32) -> Config {
         }
     }
     config
+}
+
+/// The number of the process after this one: one that no cancel key of a client has that has come here (`taken`,
+/// a bit each), as long as there is one.
+fn next_generation(own: u8, taken: u64) -> u8 {
+    let after = |steps: u8| (u16::from(own) + u16::from(steps)) % (u16::from(GENERATION_MAX) + 1);
+    let mut following = (1..=GENERATION_MAX).map(after);
+    let free = following.find(|number| taken.checked_shr(u32::from(*number)).unwrap_or(0) & 1 == 0);
+    free.unwrap_or(after(1)) as u8
 }
 
 impl Control {
@@ -335,11 +347,7 @@ impl Control {
         };
         let donor = Donor::start(program, succession.events.clone())?;
         let hello = Hello {
-            generation: if succession.generation >= GENERATION_MAX {
-                0
-            } else {
-                succession.generation + 1
-            },
+            generation: next_generation(succession.generation, succession.generations),
             has_pid_file: succession.pid_file.is_some(),
             remains,
             paused,
@@ -545,5 +553,18 @@ impl Control {
             Phase::Starting(donor) => donor.end(),
             Phase::Serving | Phase::Checking | Phase::Relaying => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_has_a_number_that_no_client_has() {
+        assert_eq!(next_generation(0, 1), 1);
+        assert_eq!(next_generation(GENERATION_MAX, 0), 0);
+        assert_eq!(next_generation(GENERATION_MAX, 0b11), 2);
+        assert_eq!(next_generation(1, u64::MAX), 2);
     }
 }
