@@ -427,7 +427,18 @@ impl Statements {
             (self.slots.len() - 1) as u32
         };
         self.index.insert(key, at);
+        self.forget_result(at);
         at
+    }
+
+    /// Whatever was known of the result of the statement at this place is of another one.
+    fn forget_result(&mut self, at: u32) {
+        self.editions = self.editions.wrapping_add(1);
+        self.slots[at as usize].result = ResultOf {
+            wanted: at,
+            edition: self.editions,
+            ..ResultOf::default()
+        };
     }
 
     fn made(&mut self, at: u32) {
@@ -437,13 +448,8 @@ impl Statements {
         slot.pending += 1;
         slot.segment = segment;
         slot.world_expected = world;
-        self.editions = self.editions.wrapping_add(1);
-        slot.result = ResultOf {
-            wanted: at,
-            edition: self.editions,
-            ..ResultOf::default()
-        };
         self.journal.push_back(Record::Made(slot.key, world));
+        self.forget_result(at);
     }
 
     /// All records about a statement have been answered.

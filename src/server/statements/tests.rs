@@ -37,6 +37,25 @@ fn a_statement_is_made_once() {
 }
 
 #[test]
+fn what_is_learned_of_a_statement_that_came_from_elsewhere_is_about_no_other() {
+    let mut statements = Statements::arrived(&[(1, true), (2, true)]);
+    let shape = |digest| shape::Shape::from_digest(digest);
+    let mut result_of = |key, described: Option<u32>| {
+        assert_eq!(statements.want(key, Asker::Parse), Need::Nothing);
+        let result = statements.result();
+        if let Some(digest) = described {
+            statements.asked(result);
+            statements.described(result, shape(digest));
+        }
+        result.shape
+    };
+    result_of(2, Some(7));
+    assert_eq!(result_of(1, Some(8)), shape::Shape::UNKNOWN);
+    assert_eq!(result_of(2, None), shape(7));
+    assert_eq!(result_of(1, None), shape(8));
+}
+
+#[test]
 fn a_failed_parse_leaves_nothing() {
     let mut statements = Statements::default();
     assert_eq!(statements.want(1, Asker::Parse), Need::Parse);
