@@ -9,7 +9,7 @@
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::{Config, Postgres, eventually};
+use crate::common::{Config, Doorman, Postgres, eventually};
 use crate::upgrade::{Chain, is_running};
 
 /// Server connections of the pool.
@@ -19,7 +19,8 @@ const CLIENTS: usize = 10;
 /// Time that one upgrade is given.
 const ROUND: Duration = Duration::from_millis(400);
 
-fn pgbench(port: u16, protocol: &str, seconds: u64) -> Child {
+/// A pgbench whose servers are still found by the name that the pooler gives them.
+fn pgbench(doorman: &Doorman, protocol: &str, seconds: u64) -> Child {
     // Of the other protocols pgbench waits for the answer to each Parse, with other transactions open.
     let script = match protocol {
         "simple" => "tests/it/fixtures/upgrade.pgbench",
@@ -29,7 +30,8 @@ fn pgbench(port: u16, protocol: &str, seconds: u64) -> Child {
         .args(["-n", "-h", "127.0.0.1", "-U", "app", "-M", protocol])
         .args(["-f", script, "-j", "1"])
         .args(["-c", &CLIENTS.to_string(), "-T", &seconds.to_string()])
-        .args(["-p", &port.to_string(), "it"])
+        .args(["-p", &doorman.port().to_string(), "it"])
+        .env("PGAPPNAME", doorman.application_name())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -68,7 +70,7 @@ fn upgrades_in_a_row_under_load_are_not_noticed() {
     for client in &mut all {
         client.execute("commit");
     }
-    let load = protocols.map(|protocol| pgbench(chain.0.port(), protocol, seconds));
+    let load = protocols.map(|protocol| pgbench(&chain.0, protocol, seconds));
     let mut idle = chain.0.connect();
     idle.execute("set timezone to 'Asia/Tokyo'");
     let servers = || chain.0.server_pids(Postgres::shared());
