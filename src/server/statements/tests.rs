@@ -39,7 +39,7 @@ fn a_statement_is_made_once() {
 #[test]
 fn what_is_learned_of_a_statement_that_came_from_elsewhere_is_about_no_other() {
     let mut statements = Statements::arrived(&[(1, true), (2, true)]);
-    let shape = |digest| shape::Shape::from_digest(digest);
+    let shape = |digest| Shape::from_digest(digest);
     let mut result_of = |key, described: Option<u32>| {
         assert_eq!(statements.want(key, Asker::Parse), Need::Nothing);
         let result = statements.result();
@@ -50,7 +50,7 @@ fn what_is_learned_of_a_statement_that_came_from_elsewhere_is_about_no_other() {
         result.shape
     };
     result_of(2, Some(7));
-    assert_eq!(result_of(1, Some(8)), shape::Shape::UNKNOWN);
+    assert_eq!(result_of(1, Some(8)), Shape::UNKNOWN);
     assert_eq!(result_of(2, None), shape(7));
     assert_eq!(result_of(1, None), shape(8));
 }
