@@ -152,6 +152,8 @@ pub struct General {
     pub admin_username: String,
     /// Password of the admin console.
     pub admin_password: Secret,
+    /// What recognises it in a proof by SCRAM, once that is derived.
+    pub admin_verifier: Option<Secret>,
     /// Written in daemon mode only.
     pub daemon_pid_file: PathBuf,
     /// Networks clients may come from; empty = everywhere.
@@ -476,6 +478,7 @@ fn build_general(raw: schema::General, resolved: Resolved) -> General {
         verify_server_certificate: raw.verify_server_certificate,
         admin_username: resolved.admin_username,
         admin_password: resolved.admin_password,
+        admin_verifier: None,
         daemon_pid_file: raw.daemon_pid_file,
         hba: resolved.hba,
         pg_hba: resolved.pg_hba,
