@@ -137,7 +137,11 @@ impl Client {
         let mut answer = Answer::default();
         let mut received = 0;
         while !answer.is_complete {
-            let count = self.stream.read(buffer).context("cannot receive")?;
+            let count = match self.stream.read(buffer) {
+                // A signal of a child that has ended.
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                read => read.context("cannot receive")?,
+            };
             if count == 0 {
                 bail!("connection closed by the server{}", answer.error_suffix());
             }

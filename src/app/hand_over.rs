@@ -236,6 +236,8 @@ pub async fn accept(shard: Rc<Shard>, post: Rc<Post>, mut listener: Listener) {
         };
         match accepted {
             Ok(socket) => {
+                // Those that have begun go first.
+                shard.logins.pass().await;
                 shard.metrics().clients_accepted.add(1);
                 if let Some(socket) = post.pass_on(socket) {
                     welcome(&shard, socket);

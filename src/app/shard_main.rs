@@ -29,6 +29,7 @@ use crate::session::pursuit::Pursuits;
 use crate::session::registry::Registry;
 use crate::session::resume::Neighbours;
 use crate::session::shard::Connections;
+use crate::session::startup::LOGIN_STEPS;
 use crate::session::survey::Surveys;
 use crate::session::{Directory, Shard, wind_down};
 use crate::tls::Keyring;
@@ -108,18 +109,8 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
     let neighbours = Rc::clone(&post) as Rc<dyn Neighbours>;
     let name = (place.0 as u16, shared.generation);
     let registry = Registry::new(name, Rc::clone(&neighbours), shards::now());
-    let cancels = Cancels::new(
-        Place {
-            generation: shared.generation,
-            is_heir: shared.is_heir,
-            index: place.0,
-            count: place.1,
-        },
-        Rc::clone(&registry),
-        Canceller::new(shared.fleet.clone(), place.0),
-        shared.fleet.clone(),
-        Box::new(MeshOutbox(context.outbox.clone())),
-    );
+    let process = (shared.generation, shared.is_heir, &shared.fleet);
+    let cancels = cancels(process, place, &registry, &context.outbox);
     let shard = Rc::new(Shard {
         index: place.0,
         count: place.1,
@@ -138,6 +129,7 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
         budget: shared.budget,
         fleet: shared.fleet,
         gate: Gate::default(),
+        logins: Rc::new(Gate::of_breadth(LOGIN_STEPS)),
         proofs: Caps::default(),
         lookups: Lookups::default(),
         mock_secret: shared.mock_secret,
@@ -151,6 +143,27 @@ pub async fn shard_main(context: Context<ShardMessage>, shared: Shared, listener
     for tenant in shard.directory().tenants() {
         tenant.pool.retire_for_good(false);
     }
+}
+
+/// The cancel requests of a shard, which is the first of `place` among so many.
+fn cancels(
+    (generation, is_heir, fleet): (u8, bool, &Fleet),
+    (index, count): (usize, usize),
+    registry: &Rc<Registry>,
+    outbox: &shards::Outbox<ShardMessage>,
+) -> Cancels {
+    Cancels::new(
+        Place {
+            generation,
+            is_heir,
+            index,
+            count,
+        },
+        Rc::clone(registry),
+        Canceller::new(fleet.clone(), index),
+        fleet.clone(),
+        Box::new(MeshOutbox(outbox.clone())),
+    )
 }
 
 /// Accepts clients.

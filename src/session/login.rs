@@ -110,7 +110,7 @@ pub async fn log_in(
     connection: Result<Connection, Connection>,
 ) -> Option<Session> {
     let directory = shard.directory();
-    let talk = Conversation::new(stream);
+    let talk = Conversation::new(stream, Rc::clone(&shard.logins));
     let mut login = Login {
         shard,
         directory,

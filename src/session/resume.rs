@@ -297,6 +297,7 @@ mod tests {
     use super::super::pursuit::Pursuits;
     use super::super::registry::{Place, Registry};
     use super::super::shard::Connections;
+    use super::super::startup::LOGIN_STEPS;
     use super::super::survey::{Surveyors, Surveys};
     use super::*;
     use crate::admin::Sockets;
@@ -436,6 +437,7 @@ mod tests {
             budget: Budget::default(),
             fleet,
             gate: Gate::default(),
+            logins: Rc::new(Gate::of_breadth(LOGIN_STEPS)),
             proofs: Caps::default(),
             lookups: Lookups::default(),
             mock_secret: [0; 32],

@@ -156,6 +156,8 @@ pub struct Shard {
     pub fleet: Fleet,
     /// Where handshakes wait for their turn.
     pub gate: Gate,
+    /// Where logins wait for theirs.
+    pub logins: Rc<Gate>,
     /// Where proofs wait that are computed elsewhere.
     pub proofs: Caps,
     /// What servers have answered of users.

@@ -8,6 +8,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use shards::Chunk;
@@ -46,16 +47,22 @@ pub struct Conversation {
     pub stream: Stream,
     received: Vec<u8>,
     framer: Framer,
+    /// Passed before what has come is looked at, so that a storm of logins delays nobody who works.
+    gate: Rc<Gate>,
 }
+
+/// Steps of logins that a shard makes in a turn, each of some ten microseconds.
+pub const LOGIN_STEPS: u32 = 8;
 
 impl Conversation {
     /// A conversation that has not begun.
-    pub fn new(stream: Stream) -> Self {
+    pub fn new(stream: Stream, gate: Rc<Gate>) -> Self {
         let framer = Framer::new(&PROOF, PROOF_BYTES_MAX);
         Self {
             stream,
             received: Vec::new(),
             framer,
+            gate,
         }
     }
 
@@ -77,6 +84,8 @@ impl Conversation {
         match self.stream.receive().await {
             Ok(Some(chunk)) => {
                 self.received.extend_from_slice(&chunk);
+                drop(chunk);
+                self.gate.pass().await;
                 Ok(())
             }
             Ok(None) | Err(_) => Err(Ended::Gone),

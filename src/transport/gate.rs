@@ -1,11 +1,11 @@
-//! How many handshakes a shard works on in a turn.
+//! How many steps of one kind a shard makes in a turn: of handshakes, of logins.
 //!
 //! **Owns:** the queue of those who want to.
-//! **Does not own:** handshakes (`handshake`).
+//! **Does not own:** handshakes (`handshake`), logins (`session::login`).
 //!
 //! A step of a handshake takes up to a millisecond of cryptography. A thousand clients that come at once
 //! would keep everybody else waiting for a second, so each turn of the shard takes one step, and serves
-//! all others between two of them.
+//! all others between two of them. Steps of a login are shorter, but two thousand of them are not short.
 //!
 //! **Invariant:** those who wait pass in the order of asking; who gives up makes room.
 
@@ -16,15 +16,33 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 /// The gate of one shard.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Gate {
-    /// The turn in which somebody has passed last.
-    turn: Cell<Option<Instant>>,
+    /// How many pass in a turn.
+    breadth: u32,
+    /// The turn in which somebody has passed last, and how many have since it began.
+    turn: Cell<(Option<Instant>, u32)>,
     waiting: RefCell<VecDeque<(u64, Option<Waker>)>>,
     next: Cell<u64>,
 }
 
+impl Default for Gate {
+    fn default() -> Self {
+        Self::of_breadth(1)
+    }
+}
+
 impl Gate {
+    /// A gate that so many pass in a turn.
+    pub const fn of_breadth(breadth: u32) -> Self {
+        Self {
+            breadth,
+            turn: Cell::new((None, 0)),
+            waiting: RefCell::new(VecDeque::new()),
+            next: Cell::new(0),
+        }
+    }
+
     /// Waits for one's turn.
     pub async fn pass(&self) {
         if self.waiting.borrow().is_empty() && self.enter() {
@@ -39,8 +57,8 @@ impl Gate {
             {
                 return Poll::Ready(());
             }
-            for (_, waker) in waiting.iter_mut().filter(|one| one.0 == place.number) {
-                *waker = Some(context.waker().clone());
+            if let Ok(at) = waiting.binary_search_by_key(&place.number, |one| one.0) {
+                waiting[at].1 = Some(context.waker().clone());
             }
             Poll::Pending
         })
@@ -53,7 +71,14 @@ impl Gate {
 
     fn enter(&self) -> bool {
         let now = Some(shards::now());
-        self.turn.replace(now) != now
+        let passed = match self.turn.get() {
+            (turn, passed) if turn == now => passed,
+            _ => 0,
+        };
+        if passed < self.breadth {
+            self.turn.set((now, passed + 1));
+        }
+        passed < self.breadth
     }
 }
 
@@ -75,7 +100,7 @@ impl<'a> Place<'a> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut waiting = self.gate.waiting.borrow_mut();
-        let left = waiting.iter().position(|one| one.0 == self.number);
+        let left = waiting.binary_search_by_key(&self.number, |one| one.0).ok();
         let left = left.and_then(|at| waiting.remove(at));
         let next = waiting.front_mut().and_then(|(_, waker)| waker.take());
         drop(waiting);
@@ -119,6 +144,25 @@ mod tests {
             assert!(passed.windows(2).all(|two| two[0].0 < two[1].0));
             assert!(passed.windows(2).all(|two| two[0].1 < two[1].1));
             assert!(gate.waiting.borrow().is_empty());
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn as_many_pass_a_turn_as_the_gate_is_broad() {
+        shards::run_one(|| async {
+            let gate = Rc::new(Gate::of_breadth(3));
+            let passed = Rc::new(RefCell::new(Vec::new()));
+            for number in 0..20 {
+                shards::spawn(one(number, Rc::clone(&gate), Rc::clone(&passed)));
+            }
+            while passed.borrow().len() < 16 {
+                shards::sleep(Duration::from_micros(50)).await;
+            }
+            let passed = passed.borrow();
+            assert!(passed.windows(2).all(|two| two[0].0 < two[1].0));
+            assert!(passed.windows(4).all(|four| four[0].1 < four[3].1));
+            assert_eq!(passed[0].1, passed[2].1);
         })
         .unwrap();
     }
