@@ -151,6 +151,8 @@ pub struct Succession {
     pub(super) told: Option<Told>,
     /// The processes that clients have logged in to which have come here, a bit each.
     pub(super) generations: u64,
+    /// When it was said last that there are no descriptors left.
+    pub(super) crowded_at: Option<Instant>,
     /// Sessions that were sent and not confirmed.
     pub(super) transit: Transit,
     /// Gets sessions next.
@@ -185,6 +187,7 @@ impl Succession {
             changes_told: 0,
             told: None,
             generations: 0,
+            crowded_at: None,
             transit: Transit::default(),
             next_shard: 0,
             phase: Phase::Serving,
@@ -466,9 +469,13 @@ impl Control {
             Phase::Departing {
                 told_at: Some(_), ..
             }
-            | Phase::Relaying => self.succession.phase = Phase::Relaying,
+            | Phase::Relaying => {
+                self.succession.transit.end();
+                self.succession.phase = Phase::Relaying;
+            }
             Phase::Departing { .. } if was_told => {
                 tracing::info!(%reason, "the new process was told to end, and so does this one");
+                self.succession.transit.end();
                 self.succession.phase = Phase::Relaying;
                 self.is_over = true;
             }

@@ -114,6 +114,14 @@ impl Transit {
         }
     }
 
+    /// Tells all of them that it is over: the other process has ended, and this one ends, too.
+    pub fn end(&mut self) {
+        self.give_up();
+        for sent in self.sent.drain(..) {
+            sent.dismiss();
+        }
+    }
+
     /// Those that the other process has not said that it has, and how many it had. It has ended.
     pub fn take_back(&mut self) -> (Vec<Written>, u64) {
         let Self {
@@ -155,7 +163,7 @@ impl Sent {
         {
             left -= 1;
         }
-        tracing::warn!("the new process had no room for a client, it is closed");
+        tracing::warn!("the new process has not taken a client, it is closed");
     }
 
     fn into_written(self) -> io::Result<Written> {
