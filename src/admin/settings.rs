@@ -86,6 +86,7 @@ const TABLE: &[(&str, Place)] = &[
     ("idle_transaction_timeout", Place::Time(|general| &mut general.limits.idle_transaction_timeout)),
     ("transaction_timeout", Place::Time(|general| &mut general.limits.transaction_timeout)),
     ("query_timeout", Place::Time(|general| &mut general.limits.query_timeout)),
+    ("proxy_copy_data_timeout", Place::Time(|general| &mut general.limits.proxy_copy_data_timeout)),
     ("max_db_connections", Place::Size(|general| &mut general.limits.max_db_connections)),
     ("reserve_pool_size", Place::Size(|general| &mut general.limits.reserve_pool_size)),
     ("reserve_pool_timeout", Place::Time(|general| &mut general.limits.reserve_pool_timeout)),

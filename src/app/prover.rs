@@ -65,6 +65,7 @@ impl Prover {
                 .map_err(|error| refuse("talos.keys".to_owned(), "JWT public", &error))?;
         }
         let mut known = Known::new();
+        self.derive_admin(config, &mut known);
         for pool in &mut config.pools {
             for (index, user) in pool.users.iter_mut().enumerate() {
                 let at = |key| format!("pools.{}.users[{index}].{key}", pool.name);
@@ -98,6 +99,23 @@ impl Prover {
             known.insert(name, (user.password.clone(), verifier.clone()));
         }
         user.verifier = verifier;
+    }
+
+    /// The console's user, who may be asked by SCRAM.
+    fn derive_admin(&self, config: &mut Config, known: &mut Known) {
+        let general = &mut config.general;
+        // No pool has this name.
+        let name = (String::new(), general.admin_username.clone());
+        let verifier = match self.known.get(&name) {
+            Some((password, verifier)) if *password == general.admin_password => {
+                Some(verifier.clone())
+            }
+            _ => self.verifier(&name.1, general.admin_password.expose()),
+        };
+        if let Some(verifier) = &verifier {
+            known.insert(name, (general.admin_password.clone(), verifier.clone()));
+        }
+        general.admin_verifier = verifier;
     }
 
     fn verifier(&self, user: &str, password: &str) -> Option<Secret> {

@@ -88,8 +88,6 @@ pub struct General {
     pub tls_relay_max_lifetime: Duration,
     /// Times and numbers that databases and users may have for themselves.
     pub limits: Limits,
-    /// Time to relay one streamed message.
-    pub proxy_copy_data_timeout: Duration,
     /// Server messages with a longer body are relayed in chunks, in bytes; 0 = never.
     pub message_size_to_be_stream: u64,
     /// Bytes of all client messages being read at a time.
@@ -154,6 +152,8 @@ pub struct General {
     pub admin_username: String,
     /// Password of the admin console.
     pub admin_password: Secret,
+    /// What recognises it in a proof by SCRAM, once that is derived.
+    pub admin_verifier: Option<Secret>,
     /// Written in daemon mode only.
     pub daemon_pid_file: PathBuf,
     /// Networks clients may come from; empty = everywhere.
@@ -411,6 +411,7 @@ fn general_limits(raw: &schema::General) -> Limits {
         idle_transaction_timeout: raw.idle_transaction_timeout.duration(),
         transaction_timeout: raw.transaction_timeout.duration(),
         query_timeout: raw.query_timeout.duration(),
+        proxy_copy_data_timeout: raw.proxy_copy_data_timeout.duration(),
         max_db_connections: raw.max_db_connections,
         reserve_pool_size: raw.reserve_pool_size,
         reserve_pool_timeout: raw.reserve_pool_timeout.duration(),
@@ -445,7 +446,6 @@ fn build_general(raw: schema::General, resolved: Resolved) -> General {
         server_idle_check_timeout: raw.server_idle_check_timeout.duration(),
         shutdown_timeout: raw.shutdown_timeout.duration(),
         tls_relay_max_lifetime: raw.tls_relay_max_lifetime.duration(),
-        proxy_copy_data_timeout: raw.proxy_copy_data_timeout.duration(),
         message_size_to_be_stream: raw.message_size_to_be_stream.bytes(),
         max_memory_usage: raw.max_memory_usage.bytes(),
         log_client_connections: raw.log_client_connections,
@@ -478,6 +478,7 @@ fn build_general(raw: schema::General, resolved: Resolved) -> General {
         verify_server_certificate: raw.verify_server_certificate,
         admin_username: resolved.admin_username,
         admin_password: resolved.admin_password,
+        admin_verifier: None,
         daemon_pid_file: raw.daemon_pid_file,
         hba: resolved.hba,
         pg_hba: resolved.pg_hba,

@@ -169,7 +169,7 @@ pub static KEYS: &[Key] = keys! {
     tls_relay_max_lifetime: "duration" = "0", AtOnce,
         "After a binary upgrade, encrypted clients that the old process still has for this long are disconnected between two transactions (57P01), each up to a fifth earlier. 0 = off.";
     proxy_copy_data_timeout: "duration" = "\"15s\"", AtOnce,
-        "Time to relay one message that is streamed to a client.";
+        "Time that one row above `message_size_to_be_stream` may take on its way to a client; then client and server are closed. 0 = no limit.";
     client_idle_timeout: "duration" = "0", AtOnce,
         "A client that is silent for this long outside of a transaction is disconnected (57P05). 0 = off.";
     idle_transaction_timeout: "duration" = "0", AtOnce,
@@ -180,8 +180,8 @@ pub static KEYS: &[Key] = keys! {
         "A client whose query takes longer on a server is disconnected (57014); the query is cancelled and its server connection closed. A COPY is one query. 0 = off.";
 
 [General, "Memory and message sizes"]
-    message_size_to_be_stream: "size" = "\"1MB\"", NewServers,
-        "Longer messages from servers are relayed in chunks instead of whole. 0 = never.";
+    message_size_to_be_stream: "size" = "\"1MB\"", AtOnce,
+        "Rows above this have `proxy_copy_data_timeout` to get to their client. 0 = none has.";
     max_memory_usage: "size" = "\"256MB\"", NewClients,
         "Most bytes of client messages being read at the same time; a message above that is refused.";
 

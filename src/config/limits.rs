@@ -21,6 +21,8 @@ pub struct Limits {
     pub transaction_timeout: Duration,
     /// Time that a query may take.
     pub query_timeout: Duration,
+    /// Time that one long row may take on its way to a client; the same for all.
+    pub proxy_copy_data_timeout: Duration,
     /// Server connections of one database, all its users together.
     pub max_db_connections: usize,
     /// Server connections beyond `pool_size` for clients that wait long.
@@ -108,6 +110,7 @@ mod tests {
         let expected = Limits {
             query_timeout: Duration::ZERO,
             transaction_timeout: Duration::from_secs(6),
+            proxy_copy_data_timeout: Duration::from_secs(15),
             max_db_connections: 7,
             max_user_client_connections: 9,
             reserve_pool_timeout: Duration::from_secs(5),

@@ -154,7 +154,7 @@ fn keys_that_are_left_out_have_their_defaults() {
         (general.retain_connections_time, 30),
         (general.server_idle_check_timeout, 60),
         (general.shutdown_timeout, 10),
-        (general.proxy_copy_data_timeout, 15),
+        (general.limits.proxy_copy_data_timeout, 15),
         (general.tcp_keepalives_idle, 5),
         (general.tcp_user_timeout, 60),
     ] {

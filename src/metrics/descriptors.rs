@@ -226,6 +226,8 @@ pub static DESCRIPTORS: &[Descriptor] = &[
         "Clients that query_timeout has closed"),
     shard!("pg_doorman_shard_timeouts_transaction_total", Counter, Count, timeouts_transaction,
         "Clients that transaction_timeout has closed"),
+    shard!("pg_doorman_shard_timeouts_row_total", Counter, Count, timeouts_row,
+        "Clients that proxy_copy_data_timeout has closed"),
     shard!("pg_doorman_shard_clients_over_limit_total", Counter, Count, clients_over_limit,
         "Clients refused because their database or user had as many as it may"),
     shard!("pg_doorman_shard_servers_gave_way_total", Counter, Count, servers_gave_way,

@@ -151,6 +151,8 @@ pub struct ShardMetrics {
     pub timeouts_query: Counter,
     /// Clients closed for a long transaction.
     pub timeouts_transaction: Counter,
+    /// Clients closed for a long row that took long.
+    pub timeouts_row: Counter,
     /// Clients refused because their database or user had too many.
     pub clients_over_limit: Counter,
     /// Idle servers closed because another pool of their database needed one.

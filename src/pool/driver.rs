@@ -76,6 +76,8 @@ pub struct Settings {
     pub statements_max: Cell<usize>,
     /// Unnamed statements are kept, too.
     pub prepare_unnamed: bool,
+    /// The log tells of parameters that change while a client is served.
+    pub tells_parameters: bool,
 }
 
 impl Settings {

@@ -89,6 +89,8 @@ pub struct ClientTimes {
     pub query: u64,
     /// A transaction.
     pub transaction: u64,
+    /// A long row on its way to it.
+    pub row: u64,
 }
 
 impl ClientTally {
@@ -149,6 +151,8 @@ pub struct ClientCard {
     waits_since: Cell<u64>,
     query_since: Cell<u64>,
     transaction_since: Cell<u64>,
+    /// When the long row began that is on its way to it, likewise.
+    row_since: Cell<u64>,
 }
 
 impl ClientCard {
@@ -177,6 +181,7 @@ impl ClientCard {
             waits_since: Cell::new(0),
             query_since: Cell::new(0),
             transaction_since: Cell::new(0),
+            row_since: Cell::new(0),
         })
     }
 
@@ -244,6 +249,7 @@ impl ClientCard {
             begun: tally.begun_since,
             query: self.query_since.get(),
             transaction: self.transaction_since.get(),
+            row: self.row_since.get(),
         }
     }
 
@@ -296,6 +302,7 @@ impl ClientCard {
                 pool.clients_active.sub(1);
                 self.query_since.set(0);
                 self.transaction_since.set(0);
+                self.row_since.set(0);
             }
         }
         match (before, state) {
@@ -340,6 +347,14 @@ impl ClientCard {
         if let Belongs::Pool(pool) = &self.belongs {
             pool.bytes_received.add(bytes as u64);
             server.received(bytes);
+        }
+    }
+
+    /// A long row begins, or has been passed on.
+    pub fn note_row(&self, is_on_its_way: bool) {
+        if let Belongs::Pool(pool) = &self.belongs {
+            let since = if is_on_its_way { Self::now(pool) } else { 0 };
+            self.row_since.set(since);
         }
     }
 

@@ -289,6 +289,7 @@ fn settings(config: &Config, pool: &PoolConfig, user: &UserConfig, host: &Host) 
         }
         .into(),
         prepare_unnamed: pool.prepare_unnamed,
+        tells_parameters: pool.log_client_parameter_status_changes,
     }
 }
 

@@ -60,6 +60,8 @@ pub enum Overtime {
     Query,
     /// A transaction.
     Transaction,
+    /// A row on its way to the client.
+    Row,
 }
 
 impl Overtime {
@@ -82,6 +84,10 @@ impl Overtime {
                 sqlstate::TRANSACTION_TIMEOUT,
                 "terminating connection due to transaction timeout",
             ),
+            Self::Row => (
+                sqlstate::QUERY_CANCELED,
+                "terminating connection because a row took longer than proxy_copy_data_timeout",
+            ),
         }
     }
 
@@ -91,6 +97,7 @@ impl Overtime {
             Self::IdleTransaction => &metrics.timeouts_idle_transaction,
             Self::Query => &metrics.timeouts_query,
             Self::Transaction => &metrics.timeouts_transaction,
+            Self::Row => &metrics.timeouts_row,
         }
         .add(1);
     }
@@ -113,6 +120,7 @@ impl ClientCard {
         );
         let transaction = |since| (since, limits.transaction_timeout, Overtime::Transaction);
         let query = (times.query, limits.query_timeout, Overtime::Query);
+        let row = (times.row, limits.proxy_copy_data_timeout, Overtime::Row);
         let candidates = match self.state() {
             ClientState::Waiting => return None,
             ClientState::Idle if times.begun > 0 => [idle_transaction, transaction(times.begun)],
@@ -124,6 +132,7 @@ impl ClientCard {
         };
         candidates
             .into_iter()
+            .chain([row])
             .filter(|(since, limit, _)| *since > 0 && !limit.is_zero())
             .map(|(since, limit, what)| (since.saturating_add(micros(limit)), what))
             .min_by_key(|(at, _)| *at)
@@ -214,6 +223,7 @@ fn shortest(shard: &Shard) -> Option<Duration> {
             limits.idle_transaction_timeout,
             limits.query_timeout,
             limits.transaction_timeout,
+            limits.proxy_copy_data_timeout,
         ]
     });
     times.filter(|time| !time.is_zero()).min()

@@ -35,6 +35,7 @@ use super::held::names_statement;
 use super::prepared::Prepared;
 use super::report::Failure;
 use super::rewrite::{Rewritten, note_cut_query};
+use super::slow::CutRow;
 use super::splice::Splice;
 
 impl Session {
@@ -147,7 +148,7 @@ impl Session {
     /// Passes server messages to the client. False when the server is out of step.
     pub(super) fn relay(&mut self, server: &mut ServerConnection, chunk: Chunk) -> bool {
         let mut splice = Splice::of(&chunk);
-        let mut position = 0;
+        let (mut position, mut row) = (0, CutRow::default());
         let in_step = loop {
             let part = match server.framer.next(&chunk[position..]) {
                 Ok(Some(part)) => part,
@@ -166,6 +167,9 @@ impl Session {
                 if !is_own && part.is_last {
                     guard::write_refusal(splice.out(), part.body);
                 }
+            }
+            if part.tag == b'D' {
+                row.note(&part);
             }
             if part.is_last {
                 match server.sync.received(part.tag) {
@@ -186,11 +190,7 @@ impl Session {
                     if let Ok(ready) = ReadyForQuery::decode(body) {
                         server.status = ready.status;
                     }
-                    let owed = server.sync.owed_count();
-                    let took = self.card.answered(&server.card, server.status, owed);
-                    self.note_time(server, took);
-                    self.has_reset = false;
-                    self.note_ready(server);
+                    self.note_answer(server);
                 }
                 (b'C', Some(body)) => {
                     let lists = (&mut server.statements, &mut server.baits);
@@ -211,12 +211,22 @@ impl Session {
             }
             position = end;
         };
+        self.note_row(row, server.framer.missing_bytes());
         self.card.received(&server.card, position);
         splice.finish(chunk, position, &mut self.client);
         if !in_step {
             self.report_out_of_step(server);
         }
         in_step
+    }
+
+    /// The server is ready for more: a query has been answered.
+    fn note_answer(&mut self, server: &mut ServerConnection) {
+        let owed = server.sync.owed_count();
+        let took = self.card.answered(&server.card, server.status, owed);
+        self.note_time(server, took);
+        self.has_reset = false;
+        self.note_ready(server);
     }
 
     /// Notes that a command has been completed.
@@ -523,6 +533,7 @@ fn note_wanted(
     let Some((name, value)) = ParameterStatus::text(body) else {
         return;
     };
+    session.tell_parameter(name, value);
     if is_report(name) {
         return;
     }

@@ -1,4 +1,4 @@
-//! Queries that take long: the log tells of them.
+//! Queries and rows that take long, and parameters that change: the log tells of them.
 //!
 //! **Owns:** which are told, and in what words.
 //! **Does not own:** their times (`card`), what was noted of them (`server::question`).
@@ -10,6 +10,7 @@
 
 use std::borrow::Cow;
 
+use crate::protocol::framer::Part;
 use crate::server::ServerConnection;
 use crate::server::question::{Asked, TEXT_BYTES_MAX};
 
@@ -18,9 +19,52 @@ use super::client::Session;
 /// As long as no query takes.
 pub(super) const NEVER: u64 = u64::MAX;
 
+/// What a chunk has of rows that are not whole in it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct CutRow {
+    /// One that began earlier ends in it.
+    has_ended: bool,
+    /// Bytes of the one that does not end in it; 0 = there is none.
+    begun_bytes: usize,
+}
+
+impl CutRow {
+    /// Notes a part of a row.
+    pub(super) const fn note(&mut self, part: &Part<'_>) {
+        self.has_ended |= part.is_last && !part.is_first;
+        self.begun_bytes = if part.is_last { 0 } else { part.len };
+    }
+}
+
 impl Session {
     fn slow_us(&self) -> u64 {
         self.shard.directory.borrow().slow_us
+    }
+
+    /// Notes rows that did not come in one piece; so many bytes of the last are to come.
+    pub(super) fn note_row(&self, row: CutRow, left: u32) {
+        if row.has_ended {
+            self.card.note_row(false);
+        }
+        if row.begun_bytes == 0 || self.card.times().row > 0 {
+            return;
+        }
+        let directory = self.shard.directory.borrow();
+        let limit = directory.config.general.message_size_to_be_stream;
+        if limit > 0 && row.begun_bytes as u64 + u64::from(left) > limit {
+            self.card.note_row(true);
+        }
+    }
+
+    /// A parameter has changed while the client was served, if that is to be told.
+    pub(super) fn tell_parameter(&self, name: &str, value: &str) {
+        if !self.pool.settings.tells_parameters {
+            return;
+        }
+        let key = &self.pool.key;
+        let value = value.escape_debug();
+        tracing::info!(pool = %key.database, user = %key.user, client = %self.peer_text(),
+            "parameter {name} is now \"{value}\"");
     }
 
     /// Notes what the messages in `chunk` ask, if they begin a query.

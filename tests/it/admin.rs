@@ -12,6 +12,7 @@ use crate::common::{
 
 with_one_and_two_shards!(
     console_asks_for_the_password_of_the_admin,
+    console_asks_as_the_rule_says,
     console_obeys_the_rules,
     console_under_trust_takes_any_name,
     console_tells_of_itself_at_login,
@@ -82,11 +83,28 @@ fn console_asks_for_the_password_of_the_admin(shards: usize) {
             ] {
                 let refusal = wrong.refusal();
                 assert_eq!(refusal.sqlstate(), "28P01");
-                let expected = "password authentication failed for user \"";
+                // As whoever else fails by this method.
+                let expected = if rules.ends_with("scram-sha-256") {
+                    "Authentication failed."
+                } else {
+                    "password authentication failed for user \""
+                };
                 assert!(refusal.message().starts_with(expected), "{refusal:?}");
             }
         }
         assert!(login(&doorman).connect().rows("show shards").len() == shards);
+    }
+}
+
+fn console_asks_as_the_rule_says(shards: usize) {
+    for (method, code) in [("password", 3), ("md5", 5), ("scram-sha-256", 10)] {
+        let doorman = doorman(shards, &format!("host all all 127.0.0.1/32 {method}"));
+        for user in ["admin", "nobody"] {
+            let mut client = Client::dial(doorman.port());
+            client.send(&login(&doorman).user(user).startup_packet());
+            let asked = client.expect('R').body;
+            assert_eq!(asked[..4], [0, 0, 0, code], "{method} for {user}");
+        }
     }
 }
 

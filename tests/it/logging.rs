@@ -25,6 +25,7 @@ with_one_and_two_shards!(
     what_a_client_sends_begins_no_line,
     syslog_gets_everything,
     missing_syslog_is_told_at_start,
+    parameters_that_change_are_told_where_that_is_wanted,
 );
 
 fn config(shards: usize) -> Config {
@@ -391,4 +392,20 @@ fn missing_syslog_is_told_at_start(shards: usize) {
         "{told}"
     );
     assert!(told.contains(path.to_str().unwrap()), "{told}");
+}
+
+fn parameters_that_change_are_told_where_that_is_wanted(shards: usize) {
+    for is_wanted in [true, false] {
+        let doorman = config(shards)
+            .pool_key("log_client_parameter_status_changes", is_wanted)
+            .start();
+        let mut client = doorman.connect();
+        client.execute("set timezone to 'Asia/Tokyo'");
+        client.execute("select 1");
+        let told = ["parameter TimeZone is now \"Asia/Tokyo\"", "user=app"];
+        if is_wanted {
+            wait_for_line(&doorman, &told);
+        }
+        assert_eq!(lines(&doorman, &told).len(), usize::from(is_wanted));
+    }
 }

@@ -22,6 +22,8 @@ with_one_and_two_shards!(
     user_may_have_its_own_times,
     reload_changes_times_for_clients_that_are_there,
     unfinished_login_ends_with_57014,
+    long_row_that_is_not_taken_ends_its_client,
+    long_row_may_take_its_time,
 );
 
 /// Long enough to be told from a fault, short enough to be waited for.
@@ -252,4 +254,40 @@ fn unfinished_login_ends_with_57014(shards: usize) {
     assert_eq!(end_of(&mut client, since).sqlstate, "57014");
     assert_eq!(metric(&doorman, "timeouts_login"), 1);
     doorman.assert_serves();
+}
+
+/// More than sockets and buffers on the way take.
+const LONG_ROW: &str = "select repeat('x', 64 * 1048576)";
+
+fn long_row_that_is_not_taken_ends_its_client(shards: usize) {
+    let doorman = config(shards)
+        .pool_size(1)
+        .general("proxy_copy_data_timeout", "1000ms")
+        .start();
+    let mut client = doorman.connect();
+    let since = Instant::now();
+    client.send(&query(LONG_ROW));
+    // The only server is free again.
+    eventually("the client is closed", || {
+        metric(&doorman, "timeouts_row") == 1
+    });
+    assert!(since.elapsed() >= LIMIT);
+    doorman.assert_serves();
+    assert_servers_rest(&doorman);
+    assert!(doorman.log().contains("a row took longer than"));
+}
+
+fn long_row_may_take_its_time(shards: usize) {
+    let doorman = config(shards)
+        .general("proxy_copy_data_timeout", "1000ms")
+        .general("message_size_to_be_stream", "128MB")
+        .start();
+    let mut client = doorman.connect();
+    client.set_deadline(crate::common::DEADLINE * 6);
+    client.send(&query(LONG_ROW));
+    // Longer than the limit, which is not about rows of this size.
+    std::thread::sleep(LIMIT * 2);
+    assert_eq!(client.reply().value().len(), 64 << 20);
+    assert_eq!(client.value("select 1"), "1");
+    assert_eq!(metric(&doorman, "timeouts_row"), 0);
 }

@@ -116,14 +116,9 @@ fn inert(general: &General, found: &mut Vec<String>) {
             "has no effect yet",
         ),
         (
-            "proxy_copy_data_timeout",
-            general.proxy_copy_data_timeout != default.proxy_copy_data_timeout.duration(),
-            "has no effect yet",
-        ),
-        (
             "message_size_to_be_stream",
             general.message_size_to_be_stream != default.message_size_to_be_stream.bytes(),
-            "has no effect: messages of every size pass in chunks",
+            "decides only which rows `proxy_copy_data_timeout` is about: messages of every size pass in chunks",
         ),
     ];
     let sentences = facts

@@ -90,17 +90,24 @@ impl ScramServer {
     /// one try to the next would give the game away.
     pub fn mock(user: &str, secret: &[u8]) -> Self {
         Self {
-            verifier: Self::mock_verifier(user, secret),
+            verifier: Self::mock_verifier(user, secret, MOCK_ITERATIONS),
             mock: true,
             end_point: None,
         }
     }
 
+    /// Asks for so many iterations, like those who exist.
+    #[must_use]
+    pub const fn iterating(mut self, iterations: u32) -> Self {
+        self.verifier.iterations = iterations;
+        self
+    }
+
     /// A secret that no password fits, as [`Self::mock`] uses it.
-    pub fn mock_verifier(user: &str, secret: &[u8]) -> ScramVerifier {
+    pub fn mock_verifier(user: &str, secret: &[u8], iterations: u32) -> ScramVerifier {
         let derive = |purpose: &[u8]| hmac(secret, &[purpose, user.as_bytes()]);
         ScramVerifier {
-            iterations: MOCK_ITERATIONS,
+            iterations,
             salt: Self::mock_salt(user, secret),
             stored_key: derive(b"stored key\0"),
             server_key: derive(b"server key\0"),

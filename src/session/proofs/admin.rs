@@ -10,13 +10,13 @@ use std::rc::Rc;
 
 use crate::auth::hba::Verdict;
 use crate::auth::md5::Md5Secret;
+use crate::auth::scram::ScramVerifier;
 use crate::config::hba::HbaMethod;
 
 use super::{Proofs, Refusal, verdict, wrong_password};
 
 impl Proofs<'_> {
-    /// Finds out whether the client may use the console. `trust` lets in everybody; for rules that ask for
-    /// `md5` or `scram-sha-256`, md5 is asked.
+    /// Finds out whether the client may use the console. `trust` lets in everybody.
     ///
     /// # Errors
     ///
@@ -30,7 +30,14 @@ impl Proofs<'_> {
         let proves = match verdict {
             Verdict::Trust => return Ok(()),
             Verdict::Refuse => return Err(self.not_permitted()),
-            Verdict::Exchange { .. } => self.proves_md5(&secret).await?,
+            Verdict::Exchange { with_md5: true } => self.proves_md5(&secret).await?,
+            Verdict::Exchange { with_md5: false } => {
+                let verifier = general.admin_verifier.as_ref();
+                let verifier = verifier.and_then(|text| ScramVerifier::parse(text.expose()).ok());
+                let is_admin = self.client.user == admin;
+                self.scram_of_admin(verifier, is_admin).await?;
+                true
+            }
             Verdict::Rule(rule) => match rule.method {
                 HbaMethod::Password => {
                     let password = self.clear().await?;

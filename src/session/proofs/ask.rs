@@ -75,6 +75,20 @@ impl Proofs<'_> {
     /// Asks somebody who does not exist.
     pub(super) async fn imitate_scram(&mut self) -> Result<(), Refusal> {
         let machine = ScramServer::mock(self.client.user, &self.shard.mock_secret);
+        let machine = machine.iterating(self.usual_iterations());
+        self.scram(machine).await.map(drop)
+    }
+
+    /// Asks who wants the console; only `is_admin` can be right.
+    pub(super) async fn scram_of_admin(
+        &mut self,
+        verifier: Option<ScramVerifier>,
+        is_admin: bool,
+    ) -> Result<(), Refusal> {
+        let machine = match verifier.filter(|_| is_admin) {
+            Some(verifier) => ScramServer::new(verifier),
+            None => ScramServer::mock(self.client.user, &self.shard.mock_secret),
+        };
         self.scram(machine).await.map(drop)
     }
 
@@ -133,9 +147,11 @@ impl Proofs<'_> {
         // As in PostgreSQL, nobody has an empty one.
         let password = password.filter(|password| !password.expose().is_empty());
         let password = password.ok_or_else(wrong_proof)?;
-        let verifier = match stored {
-            Some(StoredPassword::Scram(verifier)) => verifier.clone(),
-            _ => ScramServer::mock_verifier(self.client.user, &self.shard.mock_secret),
+        let verifier = if let Some(StoredPassword::Scram(verifier)) = stored {
+            verifier.clone()
+        } else {
+            let secret = &self.shard.mock_secret;
+            ScramServer::mock_verifier(self.client.user, secret, self.usual_iterations())
         };
         let is_made_from = self.check_password(&password, verifier).await;
         let is_right = match stored {

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! A database that does not exist is told at once (`3D000`), as always. In one that exists, an unknown
-//! user is asked like the others there, with a salt that stays the same, and is then refused like one
+//! user is asked like the others there, with a salt that stays the same and as many iterations as most have, and is then refused like one
 //! with a wrong password; so is one who has nothing that the rule asks for. Where nothing is asked (`trust`), there is nothing to imitate: `3D000`.
 //!
 //! Source: PostgreSQL documentation, `client-authentication.html`, `auth-methods.html`.
@@ -24,10 +24,12 @@ mod guests;
 mod system;
 mod token;
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::auth::StoredPassword;
 use crate::auth::hba::{self, HbaClient, Holder, LoginMethod, Verdict};
+use crate::auth::scram::MOCK_ITERATIONS;
 use crate::auth::talos;
 use crate::config::General;
 use crate::config::hba::HbaMethod;
@@ -204,6 +206,18 @@ impl Proofs<'_> {
         let door = self.directory.config.pool_of(self.client.database);
         let users = door.map(|door| self.directory.users(&door.name));
         users.into_iter().flatten().filter(|one| one.is_person())
+    }
+
+    /// The iterations that most users of the database have; those of `PostgreSQL` if there are none.
+    fn usual_iterations(&self) -> u32 {
+        let mut counts = BTreeMap::new();
+        for one in self.others() {
+            if let StoredPassword::Scram(verifier) = &one.stored {
+                *counts.entry(verifier.iterations()).or_insert(0_u32) += 1;
+            }
+        }
+        let usual = counts.into_iter().max_by_key(|(_, count)| *count);
+        usual.map_or(MOCK_ITERATIONS, |(iterations, _)| iterations)
     }
 
     fn not_permitted(&self) -> Refusal {
