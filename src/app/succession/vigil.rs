@@ -48,26 +48,32 @@ impl Control {
         });
     }
 
-    /// Tells the heir what remains, and ends when nothing does.
-    pub(super) async fn look(&mut self) {
-        let now = self.remains();
+    /// Consoles and relays of all shards.
+    fn stragglers(&self) -> (u64, u64) {
+        let shards = self.fleet.shards().iter();
+        shards.fold((0, 0), |(consoles, relays), shard| {
+            (consoles + shard.consoles.get(), relays + shard.relays.get())
+        })
+    }
+
+    /// Tells what was counted, before it is said that nobody remains. Those who relay count nothing.
+    fn account_for(&mut self, now: &Remains) {
         if let Phase::Departing {
             told_at, remains, ..
         } = &self.succession.phase
         {
-            // Before it is said that nobody remains; those who relay count nothing.
-            let is_last = now == Remains::default() && *remains != now;
-            let has_clients = told_at.is_none();
-            if is_last || has_clients {
+            let is_last = *now == Remains::default() && remains != now;
+            if is_last || told_at.is_none() {
                 self.account(is_last);
             }
         }
-        let shards = self.fleet.shards().iter();
-        let (mut consoles, mut relays) = (0, 0);
-        for shard in shards {
-            consoles += shard.consoles.get();
-            relays += shard.relays.get();
-        }
+    }
+
+    /// Tells the heir what remains, and ends when nothing does.
+    pub(super) async fn look(&mut self) {
+        let now = self.remains();
+        self.account_for(&now);
+        let (consoles, relays) = self.stragglers();
         let transit = &mut self.succession.transit;
         let in_transit = transit.count();
         let (donor, (deadline, trial), told_at, remains) = match &mut self.succession.phase {

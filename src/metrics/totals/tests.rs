@@ -80,7 +80,7 @@ fn what_was_inherited_is_shown_and_goes_on() {
 #[test]
 fn many_pools_go_in_parts() {
     let mut all = Totals::default();
-    for number in 0..POOLS_MAX + 1 {
+    for number in 0..=POOLS_MAX {
         let pool = sample().pools.into_values().next().unwrap();
         all.pools
             .insert((number.to_string().into(), "u".into()), pool);
