@@ -1,7 +1,7 @@
 //! What was counted goes on in the new process.
 //!
 //! **Owns:** when the old process tells what it has counted, and what the new one does with that.
-//! **Does not own:** the totals and their form (`metrics::totals`).
+//! **Does not own:** the totals (`metrics::totals`), their form (`ledger`).
 //!
 //! ```text
 //!   old:  all up to now ─────▶ what is new, once a second ─────▶ what is new, at the end
@@ -20,6 +20,7 @@ use crate::metrics::totals::Totals;
 
 use super::super::control::Control;
 use super::donor::Donor;
+use super::ledger::{decode, encode};
 use super::steps::Phase;
 use super::word::kind;
 
@@ -42,7 +43,7 @@ impl Told {
             self.at = Some(Instant::now());
             return;
         }
-        for part in news.encode(self.at.is_none()) {
+        for part in encode(&news, self.at.is_none()) {
             donor.send(kind::TOTALS, part, Vec::new());
         }
         self.totals = now;
@@ -63,7 +64,7 @@ impl Control {
 
     /// The old process has told what it has counted.
     pub(super) fn totals_came(&self, bytes: &[u8]) {
-        match Totals::decode(bytes) {
+        match decode(bytes) {
             Ok((totals, is_history)) => self.fleet.inherit(&totals, is_history),
             Err(error) => tracing::warn!(%error, "what the old process has counted is lost"),
         }

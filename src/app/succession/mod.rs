@@ -32,6 +32,7 @@ pub mod departure;
 pub mod donor;
 mod emigrants;
 pub mod heir;
+mod ledger;
 pub mod notify;
 pub mod program;
 pub mod relay;

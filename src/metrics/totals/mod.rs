@@ -1,33 +1,20 @@
 //! What has been counted in all, as a value: it goes on in the process after this one.
 //!
-//! **Owns:** the totals of pools and shards, what is new in them, their form as bytes.
-//! **Does not own:** when they are sent (`app::succession`), the blocks (`pool`), what is shown.
-//!
-//! ```text
-//!   record: version u16 │ is it history? │ pools: names, counts, times │ shards: number, name, count
-//!   times:  sum u64 │ so many pairs of bucket u16 and count u64
-//! ```
+//! **Owns:** the totals of pools and shards, what is new in them.
+//! **Does not own:** their form as bytes, and when they are sent (`app::succession`), the blocks (`pool`), what is shown.
 //!
 //! **Invariants**
 //! 1. Totals only grow; the difference of two is what has been counted between them, so who adds all
 //!    differences has counted everything once.
-//! 2. What is read never panics, and a record of another version is refused as a whole.
-//! 3. A shard that the next process does not have counts as one that it has.
+//! 2. A shard that the next process does not have counts as one that it has.
 
 use std::collections::BTreeMap;
 
-use crate::upgrade::bytes::{Malformed, Reader, Writer};
-
 use super::Fleet;
 use super::descriptors::Kind;
-use super::histogram::{BUCKETS, Histogram};
+use super::histogram::Histogram;
 use super::pool::{PoolName, PoolReading, read_all};
 use super::snapshot::{Reading, ShardSnapshot};
-
-/// Version of the record. Goes up with every change of its form, or of the buckets.
-const VERSION: u16 = 1;
-/// Pools in one record: it stays below a megabyte.
-const POOLS_MAX: usize = 64;
 
 /// What one pool has counted, all shards together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,42 +74,6 @@ impl PoolTotals {
         self.bytes_received + self.bytes_sent + self.errors == 0
             && times.into_iter().all(|times| times.count() == 0)
     }
-
-    fn write(&self, out: &mut Writer) {
-        out.u64(self.bytes_received);
-        out.u64(self.bytes_sent);
-        out.u64(self.errors);
-        for times in [&self.queries, &self.transactions, &self.waits] {
-            out.u64(times.sum_us);
-            out.u32(times.counted().count() as u32);
-            for (bucket, count) in times.counted() {
-                out.u16(bucket as u16);
-                out.u64(count);
-            }
-        }
-    }
-
-    fn read(from: &mut Reader<'_>) -> Result<Self, Malformed> {
-        Ok(Self {
-            bytes_received: from.u64()?,
-            bytes_sent: from.u64()?,
-            errors: from.u64()?,
-            queries: read_times(from)?,
-            transactions: read_times(from)?,
-            waits: read_times(from)?,
-        })
-    }
-}
-
-fn read_times(from: &mut Reader<'_>) -> Result<Histogram, Malformed> {
-    let sum_us = from.u64()?;
-    let mut counts = vec![0; BUCKETS];
-    for _ in 0..from.u32()? {
-        let bucket = usize::from(from.u16()?);
-        let count = counts.get_mut(bucket).ok_or(Malformed("no such bucket"))?;
-        *count = from.u64()?;
-    }
-    Ok(Histogram::of(counts, sum_us))
 }
 
 /// The name of a number of a shard.
@@ -216,59 +167,20 @@ impl Totals {
             .sum()
     }
 
-    /// As records, of which each is a part. `is_history`: it was counted before the receiver served.
-    pub fn encode(&self, is_history: bool) -> Vec<Vec<u8>> {
-        let pools: Vec<_> = self.pools.iter().collect();
-        let mut parts: Vec<&[_]> = pools.chunks(POOLS_MAX).collect();
-        if parts.is_empty() {
-            parts.push(&[]);
-        }
-        let last = parts.len() - 1;
-        let parts = parts.into_iter().enumerate();
-        let encoded = parts.map(|(number, part)| {
-            let mut out = Writer::default();
-            out.u16(VERSION);
-            out.flag(is_history);
-            out.u32(part.len() as u32);
-            for ((database, user), totals) in part {
-                out.text(database);
-                out.text(user);
-                totals.write(&mut out);
-            }
-            let shards = if number == last { self.shards.len() } else { 0 };
-            out.u32(shards as u32);
-            for ((shard, name), count) in self.shards.iter().take(shards) {
-                out.u16(*shard);
-                out.text(name);
-                out.u64(*count);
-            }
-            out.into_bytes()
-        });
-        encoded.collect()
+    /// The numbers of shards: number of the shard, name, count.
+    pub fn shards(&self) -> impl Iterator<Item = (u16, &str, u64)> {
+        let all = self.shards.iter();
+        all.map(|((shard, name), count)| (*shard, &**name, *count))
     }
 
-    /// From one record: the part, and whether it is history.
-    ///
-    /// # Errors
-    ///
-    /// It is none, or one of another version.
-    pub fn decode(bytes: &[u8]) -> Result<(Self, bool), Malformed> {
-        let mut from = Reader::new(bytes);
-        if from.u16()? != VERSION {
-            return Err(Malformed("totals of another version"));
-        }
-        let is_history = from.flag()?;
-        let mut totals = Self::default();
-        for _ in 0..from.u32()? {
-            let name = (from.text()?.into(), from.text()?.into());
-            totals.pools.insert(name, PoolTotals::read(&mut from)?);
-        }
-        for _ in 0..from.u32()? {
-            let key = (from.u16()?, from.text()?.into());
-            totals.shards.insert(key, from.u64()?);
-        }
-        from.end()?;
-        Ok((totals, is_history))
+    /// Adds a number of a shard.
+    pub fn put_shard(&mut self, shard: u16, name: &str, count: u64) {
+        self.shards.insert((shard, name.into()), count);
+    }
+
+    /// Adds a pool.
+    pub fn put_pool(&mut self, name: PoolName, totals: PoolTotals) {
+        self.pools.insert(name, totals);
     }
 }
 

@@ -1,49 +1,10 @@
-//! Totals: each count is counted once, and their form stays.
+//! Totals: each count is counted once.
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::metrics::Enrolled;
 use crate::metrics::window::views;
-
-/// A record of version 1 as it was written on 24 November 2026.
-const RECORDED: &[u8] = b"\0\x01\x01\
-    \0\0\0\x01\0\0\0\x02db\0\0\0\x01u\
-    \0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\x05\
-    \0\0\0\0\0\0\0\x0e\0\0\0\x01\0\x07\0\0\0\0\0\0\0\x02\
-    \0\0\0\0\0\0\0\0\0\0\0\0\
-    \0\0\0\0\0\0\0\0\0\0\0\0\
-    \0\0\0\x01\0\x02\0\0\0\x05wants\0\0\0\0\0\0\0\x09";
-
-fn sample() -> Totals {
-    let mut counts = vec![0; BUCKETS];
-    counts[7] = 2;
-    let nothing = || Histogram::of(vec![0; BUCKETS], 0);
-    let pool = PoolTotals {
-        bytes_received: 3,
-        bytes_sent: 4,
-        errors: 5,
-        queries: Histogram::of(counts, 14),
-        transactions: nothing(),
-        waits: nothing(),
-    };
-    Totals {
-        pools: [(("db".into(), "u".into()), pool)].into(),
-        shards: [((2, "wants".into()), 9)].into(),
-    }
-}
-
-#[test]
-fn the_form_of_version_one_stays() {
-    assert_eq!(sample().encode(true), [RECORDED]);
-    assert_eq!(Totals::decode(RECORDED), Ok((sample(), true)));
-    let mut newer = RECORDED.to_vec();
-    newer[1] = 2;
-    assert!(Totals::decode(&newer).is_err());
-    for end in 0..RECORDED.len() {
-        assert!(Totals::decode(&RECORDED[..end]).is_err(), "{end}");
-    }
-}
 
 #[test]
 fn what_was_inherited_is_shown_and_goes_on() {
@@ -77,25 +38,6 @@ fn what_was_inherited_is_shown_and_goes_on() {
     assert_eq!(views(&last)[0].now.queries.count(), 12);
 }
 
-#[test]
-fn many_pools_go_in_parts() {
-    let mut all = Totals::default();
-    for number in 0..=POOLS_MAX {
-        let pool = sample().pools.into_values().next().unwrap();
-        all.pools
-            .insert((number.to_string().into(), "u".into()), pool);
-    }
-    all.shards = sample().shards;
-    let parts = all.encode(false);
-    assert_eq!(parts.len(), 2);
-    let mut sum = Totals::default();
-    for part in &parts {
-        sum.add(&Totals::decode(part).unwrap().0, 3);
-    }
-    assert_eq!(sum.shards, all.shards);
-    assert_eq!(sum.pools.len(), all.pools.len());
-}
-
 proptest! {
     #[test]
     fn each_count_is_counted_once_however_often_it_is_told(
@@ -107,9 +49,7 @@ proptest! {
         let mut told = Totals::default();
         let mut tell = || {
             let now = Totals::take(&old);
-            for part in now.since(&told).encode(false) {
-                heir.inherit(&Totals::decode(&part).unwrap().0, false);
-            }
+            heir.inherit(&now.since(&told), false);
             told = now;
         };
         for (what, shard, micros) in steps {
@@ -129,9 +69,4 @@ proptest! {
         prop_assert_eq!(sum(&heir), sum(&old));
     }
 
-    #[test]
-    fn no_bytes_make_reading_panic(bytes: Vec<u8>) {
-        let _ = Totals::decode(&bytes);
-        let _ = Totals::decode(&[&[0, 1, 0], &bytes[..]].concat());
-    }
 }
