@@ -31,7 +31,7 @@ use super::chores::Chores;
 use super::guests::Guests;
 use super::mailbox::{Confirmation, ShardMessage, Work, WorkResult};
 use super::prover::Prover;
-use super::scrape::Scrape;
+use super::scrape::{Answers, Scrape};
 use super::succession::notify;
 use super::succession::steps::{Event, Succession};
 use super::{logging, report, sockets};
@@ -72,6 +72,8 @@ pub(super) struct Control {
     pub(super) scrape: Option<JoinHandle<()>>,
     /// The same, when the old process has told what it has counted.
     pub(super) later_scrape: Option<Scrape>,
+    /// Those who have asked for metrics.
+    pub(super) answers: Option<Answers>,
     /// Cancel requests that another process has asked for: its shard, and its ticket.
     pub(super) cancels_there: Vec<(u16, u32)>,
     done: UnboundedSender<(Seat, u32, WorkResult)>,
@@ -150,6 +152,7 @@ pub fn control(
             succession: start(events)?,
             scrape: None,
             later_scrape: scrape,
+            answers: None,
             cancels_there: Vec::new(),
             done,
         };
@@ -228,6 +231,10 @@ impl Control {
         }
         let is_succeeded = self.succession.is_departing();
         self.finish_succession();
+        if is_succeeded && let Some(answers) = &self.answers {
+            // They have been accepted here, so nobody else answers them.
+            answers.finish().await;
+        }
         if !is_succeeded {
             notify::stopping();
         }

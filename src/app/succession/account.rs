@@ -73,6 +73,7 @@ impl Control {
     /// Serves metrics from now on, if they waited.
     pub(in crate::app) fn serve_metrics(&mut self) {
         if let Some(scrape) = self.later_scrape.take() {
+            self.answers = Some(scrape.answers());
             self.scrape = Some(tokio::spawn(scrape.serve()));
         }
     }
