@@ -407,7 +407,7 @@ pub fn servers(view: &View<'_>) -> Table {
     table
 }
 
-/// One row: connections since the start.
+/// One row: connections since the start of the first process.
 pub fn connections(view: &View<'_>) -> Table {
     let names = ["total", "errors", "tls", "plain", "cancel"];
     let mut table = Table::new(numerics(&names).collect());
@@ -423,6 +423,17 @@ pub fn connections(view: &View<'_>) -> Table {
         for (sum, number) in sums.iter_mut().zip(numbers) {
             *sum += number;
         }
+    }
+    let inherited = view.fleet.inherited();
+    let fields = [
+        "clients_accepted",
+        "logins_failed",
+        "logins_tls",
+        "logins_plain",
+        "cancels_received",
+    ];
+    for (sum, field) in sums.iter_mut().zip(fields) {
+        *sum += inherited.of_shards(field);
     }
     table.push(sums.map(|sum| sum.to_string()).into());
     table

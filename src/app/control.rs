@@ -31,7 +31,7 @@ use super::chores::Chores;
 use super::guests::Guests;
 use super::mailbox::{Confirmation, ShardMessage, Work, WorkResult};
 use super::prover::Prover;
-use super::scrape::Scrape;
+use super::scrape::{Answers, Scrape};
 use super::succession::notify;
 use super::succession::steps::{Event, Succession};
 use super::{logging, report, sockets};
@@ -70,6 +70,10 @@ pub(super) struct Control {
     pub(super) succession: Succession,
     /// Serves metrics.
     pub(super) scrape: Option<JoinHandle<()>>,
+    /// The same, when the old process has told what it has counted.
+    pub(super) later_scrape: Option<Scrape>,
+    /// Those who have asked for metrics.
+    pub(super) answers: Option<Answers>,
     /// Cancel requests that another process has asked for: its shard, and its ticket.
     pub(super) cancels_there: Vec<(u16, u32)>,
     done: UnboundedSender<(Seat, u32, WorkResult)>,
@@ -124,7 +128,6 @@ pub fn control(
 ) -> io::Result<bool> {
     let Prepared { runtime, signals } = prepared;
     let outcome = runtime.block_on(async {
-        let scrape = scrape.map(|scrape| tokio::spawn(scrape.serve()));
         let (events, happens) = unbounded_channel();
         let (done, results) = unbounded_channel();
         #[expect(
@@ -132,7 +135,7 @@ pub fn control(
             reason = "its successor is unsafe to call; this descriptor is owned and never replaced"
         )]
         let bell = AsyncFd::new(seat.as_fd().try_clone_to_owned()?)?;
-        Control {
+        let mut control = Control {
             seat,
             config_file,
             started: Arc::clone(&config),
@@ -147,12 +150,16 @@ pub fn control(
             prover,
             is_over: false,
             succession: start(events)?,
-            scrape,
+            scrape: None,
+            later_scrape: scrape,
+            answers: None,
             cancels_there: Vec::new(),
             done,
+        };
+        if control.succession.predecessor.is_none() {
+            control.serve_metrics();
         }
-        .run(signals, &bell, (results, happens))
-        .await
+        control.run(signals, &bell, (results, happens)).await
     });
     // Who looks up a name or derives keys now does so for nobody; its thread ends with the process.
     runtime.shutdown_background();
@@ -224,6 +231,10 @@ impl Control {
         }
         let is_succeeded = self.succession.is_departing();
         self.finish_succession();
+        if is_succeeded && let Some(answers) = &self.answers {
+            // They have been accepted here, so nobody else answers them.
+            answers.finish().await;
+        }
         if !is_succeeded {
             notify::stopping();
         }

@@ -52,6 +52,8 @@ const CONNECTION_MAX: Duration = Duration::from_secs(10);
 const HEADER_MAX: Duration = Duration::from_secs(1);
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 16;
+/// How long those are waited for who are being answered when the process ends.
+const ANSWERS_MAX: Duration = Duration::from_secs(1);
 /// The largest head of a request, in bytes.
 const HEADER_BYTES_MAX: usize = 16 * 1024;
 /// Pause after a connection could not be accepted, for want of descriptors perhaps.
@@ -99,6 +101,21 @@ impl Sources {
 pub struct Scrape {
     listener: std::net::TcpListener,
     sources: Sources,
+    places: Arc<Semaphore>,
+}
+
+/// The connections of a socket for metrics.
+#[derive(Debug)]
+pub struct Answers(Arc<Semaphore>);
+
+impl Answers {
+    /// Waits until nobody is being answered, but not for long.
+    pub async fn finish(&self) {
+        let all = self.0.acquire_many(CONNECTIONS_MAX as u32);
+        if timeout(ANSWERS_MAX, all).await.is_err() {
+            tracing::debug!("a connection for metrics is cut off");
+        }
+    }
 }
 
 /// The address in the configuration.
@@ -129,7 +146,16 @@ impl Scrape {
     /// The system's.
     pub fn on(listener: std::net::TcpListener, sources: Sources) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, sources })
+        Ok(Self {
+            listener,
+            sources,
+            places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        })
+    }
+
+    /// Those who will be answered.
+    pub fn answers(&self) -> Answers {
+        Answers(Arc::clone(&self.places))
     }
 
     /// The socket once more, for another process.
@@ -151,7 +177,10 @@ impl Scrape {
             }
         };
         let sources = Arc::new(self.sources);
-        let mut guests = Guests::default();
+        let mut guests = Guests {
+            all: VecDeque::new(),
+            places: self.places,
+        };
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
@@ -178,15 +207,6 @@ impl Scrape {
 struct Guests {
     all: VecDeque<(AbortHandle, Arc<AtomicBool>)>,
     places: Arc<Semaphore>,
-}
-
-impl Default for Guests {
-    fn default() -> Self {
-        Self {
-            all: VecDeque::new(),
-            places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-        }
-    }
 }
 
 impl Guests {

@@ -17,7 +17,8 @@ use super::{Droppable, ShardMetrics};
 /// Whether a number can go down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// It only grows, from 0 at the start of the process.
+    /// It only grows, from 0 at the start of the process, or of the first one of those that have taken over from
+    /// each other.
     Counter,
     /// It goes up and down.
     Gauge,

@@ -92,6 +92,30 @@ impl Histogram {
         self.sum_us += cells.sum_us.get();
     }
 
+    /// What others have counted: so many in each bucket, in all so many microseconds.
+    pub fn of(mut counts: Vec<u64>, sum_us: u64) -> Self {
+        counts.resize(BUCKETS, 0);
+        Self {
+            buckets: counts,
+            sum_us,
+        }
+    }
+
+    /// Adds another one.
+    pub fn add_all(&mut self, more: &Self) {
+        self.buckets.resize(BUCKETS, 0);
+        for (sum, more) in self.buckets.iter_mut().zip(&more.buckets) {
+            *sum = sum.saturating_add(*more);
+        }
+        self.sum_us = self.sum_us.saturating_add(more.sum_us);
+    }
+
+    /// The buckets that have counted something, and how many.
+    pub fn counted(&self) -> impl Iterator<Item = (usize, u64)> {
+        let all = self.buckets.iter().copied().enumerate();
+        all.filter(|(_, count)| *count > 0)
+    }
+
     /// What has been counted since `before`.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {

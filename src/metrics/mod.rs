@@ -20,6 +20,7 @@ pub mod pool;
 pub mod pool_descriptors;
 pub mod snapshot;
 pub mod statements;
+pub mod totals;
 pub mod window;
 
 use std::sync::Arc;
@@ -220,6 +221,7 @@ struct Blocks {
     changes: Changes,
     pools: Box<[PoolList]>,
     ticks: ArcSwap<window::Ticks>,
+    inherited: ArcSwap<totals::Totals>,
     start: Instant,
     is_closing: AtomicBool,
 }
@@ -233,6 +235,7 @@ impl Fleet {
             changes: Changes::default(),
             pools: (0..count).map(|_| PoolList::default()).collect(),
             ticks: ArcSwap::from_pointee(window::Ticks::new(start)),
+            inherited: ArcSwap::default(),
             start,
             is_closing: AtomicBool::new(false),
         }))
@@ -271,6 +274,24 @@ impl Fleet {
     pub fn tick(&self) {
         let next = self.ticks().tick(window::Reading::take(self));
         self.0.ticks.store(Arc::new(next));
+    }
+
+    /// What processes before this one have counted.
+    pub fn inherited(&self) -> Guard<Arc<totals::Totals>> {
+        self.0.inherited.load()
+    }
+
+    /// Adds what the process before this one has counted; `is_history`: before this one served, so it is no
+    /// part of what has happened lately. To be called by the control thread.
+    pub fn inherit(&self, more: &totals::Totals, is_history: bool) {
+        let mut all = (**self.inherited()).clone();
+        all.add(more, self.shards().len());
+        if is_history {
+            self.0
+                .ticks
+                .store(Arc::new(self.ticks().with_history(more)));
+        }
+        self.0.inherited.store(Arc::new(all));
     }
 
     /// The process takes no clients any more, and ends sooner or later.

@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 
 use super::histogram::{Histogram, HistogramCells};
+use super::totals::PoolTotals;
 use super::{Counter, Fleet, Gauge};
 
 /// The numbers of one pool on one shard.
@@ -279,6 +280,21 @@ impl PoolReading {
         self.waits.add(&cells.waits);
     }
 
+    /// Adds what processes before this one have counted, but for times.
+    fn add_counts_of(&mut self, totals: &PoolTotals) {
+        self.bytes_received = self.bytes_received.saturating_add(totals.bytes_received);
+        self.bytes_sent = self.bytes_sent.saturating_add(totals.bytes_sent);
+        self.errors = self.errors.saturating_add(totals.errors);
+    }
+
+    /// Adds what processes before this one have counted.
+    pub(super) fn add_totals(&mut self, totals: &PoolTotals) {
+        self.add_counts_of(totals);
+        self.queries.add_all(&totals.queries);
+        self.transactions.add_all(&totals.transactions);
+        self.waits.add_all(&totals.waits);
+    }
+
     /// Clients that neither have a server nor wait for one. Numbers of a moment may not fit each
     /// other.
     pub const fn clients_idle(&self) -> u64 {
@@ -294,12 +310,12 @@ impl PoolReading {
 
 /// All pools, each over all shards.
 pub fn read_all(fleet: &Fleet) -> BTreeMap<PoolName, PoolReading> {
-    read(fleet, PoolReading::add_times)
+    read(fleet, PoolReading::add_times, PoolReading::add_totals)
 }
 
 /// As [`read_all`], without times: for those who stop a shard while they read.
 pub fn read_counts(fleet: &Fleet) -> BTreeMap<PoolName, PoolReading> {
-    read(fleet, |_, _| {})
+    read(fleet, |_, _| {}, PoolReading::add_counts_of)
 }
 
 /// How many servers of each pool exist or may be opened, those included that are on their way to another
@@ -332,6 +348,7 @@ pub fn read_paused(fleet: &Fleet) -> Vec<String> {
 fn read(
     fleet: &Fleet,
     add_times: fn(&mut PoolReading, &PoolMetrics),
+    add_totals: fn(&mut PoolReading, &PoolTotals),
 ) -> BTreeMap<PoolName, PoolReading> {
     let mut readings = BTreeMap::<PoolName, PoolReading>::new();
     let now_us = fleet.micros(std::time::Instant::now());
@@ -341,6 +358,12 @@ fn read(
             let reading = readings.entry(name).or_default();
             reading.add_counts(cells, now_us);
             add_times(reading, cells);
+        }
+    }
+    let inherited = fleet.inherited();
+    for (name, reading) in &mut readings {
+        if let Some(totals) = inherited.pool(name) {
+            add_totals(reading, totals);
         }
     }
     readings

@@ -45,7 +45,7 @@ pub struct ShardSnapshot {
     pub readings: Vec<Reading>,
 }
 
-/// Connections since the start: plain, TLS, cancel requests, all.
+/// Connections since the start of the first process: plain, TLS, cancel requests, all.
 pub fn connection_counts(fleet: &Fleet) -> [u64; 4] {
     let mut sums = [0; 4];
     for shard in fleet.shards() {
@@ -58,6 +58,16 @@ pub fn connection_counts(fleet: &Fleet) -> [u64; 4] {
         for (sum, number) in sums.iter_mut().zip(numbers) {
             *sum += number.get();
         }
+    }
+    let inherited = fleet.inherited();
+    let fields = [
+        "logins_plain",
+        "logins_tls",
+        "cancels_received",
+        "clients_accepted",
+    ];
+    for (sum, field) in sums.iter_mut().zip(fields) {
+        *sum += inherited.of_shards(field);
     }
     sums
 }
@@ -88,8 +98,15 @@ impl ShardSnapshot {
     /// Reads the blocks of all shards.
     pub fn take_all(fleet: &Fleet) -> Vec<Self> {
         let shards = fleet.shards().iter().enumerate();
+        let inherited = fleet.inherited();
         shards
-            .map(|(index, metrics)| Self::take(index, metrics))
+            .map(|(index, metrics)| {
+                let mut snapshot = Self::take(index, metrics);
+                for reading in &mut snapshot.readings {
+                    inherited.add_to(index, reading);
+                }
+                snapshot
+            })
             .collect()
     }
 

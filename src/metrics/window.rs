@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use super::Fleet;
 use super::pool::{PoolMetrics, PoolName, PoolReading, read_all, read_counts};
+use super::totals::Totals;
 
 /// The length of a window.
 pub const WINDOW: Duration = Duration::from_secs(15);
@@ -61,6 +62,19 @@ impl Ticks {
             older: reading.clone(),
             newer: reading,
         }
+    }
+
+    /// As if this had been counted before either of them.
+    #[must_use]
+    pub fn with_history(&self, totals: &Totals) -> Self {
+        let mut both = self.clone();
+        for reading in [&mut both.older, &mut both.newer] {
+            let pools = Arc::make_mut(&mut reading.pools);
+            for (name, totals) in totals.pools() {
+                pools.entry(name.clone()).or_default().add_totals(totals);
+            }
+        }
+        both
     }
 
     /// The window ends with `reading`, and the next begins.
@@ -156,6 +170,7 @@ pub struct Gathering {
     now_us: u64,
     readings: BTreeMap<PoolName, PoolReading>,
     ticks: Arc<Ticks>,
+    inherited: Arc<Totals>,
     views: Vec<PoolView>,
 }
 
@@ -171,6 +186,7 @@ impl Gathering {
             now_us: fleet.micros(Instant::now()),
             readings: BTreeMap::new(),
             ticks: Arc::clone(&fleet.ticks()),
+            inherited: Arc::clone(&fleet.inherited()),
             views: Vec::new(),
         }
     }
@@ -178,9 +194,12 @@ impl Gathering {
     /// Reads one more piece. True if there are more.
     pub fn go_on(&mut self) -> bool {
         if self.blocks.as_slice().is_empty() {
-            let Some(reading) = self.readings.pop_first() else {
+            let Some(mut reading) = self.readings.pop_first() else {
                 return false;
             };
+            if let Some(totals) = self.inherited.pool(&reading.0) {
+                reading.1.add_totals(totals);
+            }
             self.views.push(view_at(reading, &self.ticks));
         }
         for cells in self.blocks.by_ref().take(1) {

@@ -32,6 +32,9 @@ use super::frame::{self, DESCRIPTORS_MAX};
 const CROWDED_PAUSE: Duration = Duration::from_millis(1);
 /// Such pauses until the other side is given up.
 const CROWDED_MAX: u32 = 10_000;
+/// Such pauses until a message is taken without its descriptors. The other side waits for its answer: it may not
+/// wait for so long that it gives this one up.
+const ROOM_MAX: u32 = 20;
 /// Bytes that are read at once.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -153,7 +156,7 @@ impl Receiver {
     /// Waits until a descriptor can be received: what the kernel cannot deliver is lost.
     fn wait_for_room(&self) {
         let mut tries = 0;
-        while tries < CROWDED_MAX
+        while tries < ROOM_MAX
             && matches!(
                 rustix::io::dup(&self.socket),
                 Err(Errno::MFILE | Errno::NFILE)

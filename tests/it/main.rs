@@ -87,6 +87,7 @@ mod transaction_pooling;
 mod tutorials;
 mod tutorials_console;
 mod upgrade;
+mod upgrade_continuity;
 mod upgrade_load;
 mod upgrade_moves;
 mod upgrade_sessions;

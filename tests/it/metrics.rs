@@ -96,7 +96,7 @@ fn parse(text: &str) -> BTreeMap<String, f64> {
     samples
 }
 
-fn scrape(port: u16) -> BTreeMap<String, f64> {
+pub(crate) fn scrape(port: u16) -> BTreeMap<String, f64> {
     let (head, body) = request(port, "GET", "/metrics");
     assert!(head.starts_with("http/1.1 200 ok"), "{head}");
     assert!(head.contains("content-type: text/plain; version=0.0.4"));

@@ -39,7 +39,7 @@ fn console(doorman: &Doorman) -> Client {
 }
 
 /// The rows of a result, by the names of its columns.
-fn show(client: &mut Client, what: &str) -> Vec<BTreeMap<String, String>> {
+pub(crate) fn show(client: &mut Client, what: &str) -> Vec<BTreeMap<String, String>> {
     client.send(&message::query(&format!("show {what}")));
     let body = client.expect('T').body;
     let mut names = Vec::new();

@@ -342,8 +342,21 @@ fn upgrade(
     })
 }
 
+/// A log without its colours.
+fn plain(log: &str) -> String {
+    let mut parts = log.split("\x1b[");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        // A sequence ends with a letter.
+        let end = part.find(|c: char| c.is_ascii_alphabetic());
+        plain.push_str(end.map_or("", |end| &part[end + 1..]));
+    }
+    plain
+}
+
 /// The processes that have taken over, in order.
 fn heirs(log: &str) -> Vec<u32> {
+    let log = plain(log);
     let behind = log.split(SERVES).skip(1);
     let pids = behind.filter_map(|text| text.split_ascii_whitespace().next()?.parse().ok());
     pids.collect()
@@ -371,6 +384,11 @@ mod tests {
         let log = format!("x {SERVES}12\ny {SERVES}15 z\n");
         assert_eq!(heirs(&log), [12, 15]);
         assert!(heirs("nothing").is_empty());
+        let clients = "the new process serves, clients go there";
+        let colours =
+            format!("\x1b[32m INFO\x1b[0m {clients} \x1b[3mpid\x1b[0m\x1b[2m=\x1b[0m17\n");
+        assert_eq!(heirs(&colours), [17]);
+        assert_eq!(plain("a\x1b[0"), "a");
     }
 
     #[test]

@@ -8,7 +8,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use shards::ShardId;
 
@@ -23,6 +23,9 @@ use crate::upgrade::bytes::Malformed;
 use super::super::control::Control;
 use super::super::mailbox::{Pair, ShardMessage};
 use super::word::{Guest, Remains, decode_pair};
+
+/// Time between two complaints.
+const CROWDED_PAUSE: Duration = Duration::from_secs(1);
 
 /// What has come and waits for the shards to be told of it.
 #[derive(Debug)]
@@ -47,9 +50,7 @@ impl Control {
             predecessor.answer(socket.is_some());
         }
         let Some(socket) = socket else {
-            tracing::warn!(
-                "a client of the old process has to wait: too many descriptors are open"
-            );
+            self.tell_crowded();
             return;
         };
         let connection = self.succession.connections.take_over();
@@ -81,6 +82,18 @@ impl Control {
         }
     }
 
+    /// Says that a client has to wait; not for each, since they are offered again and again.
+    fn tell_crowded(&mut self) {
+        let now = Instant::now();
+        let crowded_at = &mut self.succession.crowded_at;
+        if crowded_at.is_none_or(|at| now >= at + CROWDED_PAUSE) {
+            *crowded_at = Some(now);
+            tracing::warn!(
+                "clients of the old process have to wait: too many descriptors are open"
+            );
+        }
+    }
+
     fn note_generation(&mut self, record: &SessionRecord) {
         let number = u32::from(record.identity.key.generation);
         self.succession.generations |= 1_u64.checked_shl(number).unwrap_or(0);
@@ -104,9 +117,7 @@ impl Control {
             predecessor.answer(sockets.is_ok());
         }
         let Ok([socket, to_server]) = sockets else {
-            tracing::warn!(
-                "a client of the old process has to wait: too many descriptors are open"
-            );
+            self.tell_crowded();
             return;
         };
         let connection = self.succession.connections.take_over();

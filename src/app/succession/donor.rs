@@ -29,10 +29,10 @@ use crate::upgrade::channel::{Receiver, send};
 
 use super::program::{CHANNEL, Program};
 use super::steps::Event;
-use super::word::{Cancel, kind};
+use super::word::{Cancel, TAKES_TOTALS, kind};
 
 /// How long the heir may take to read something.
-const WRITE_MAX: Duration = Duration::from_secs(10);
+const WRITE_MAX: Duration = Duration::from_secs(30);
 /// How often, and how far apart, it is looked whether the heir has ended by itself.
 const END_LOOKS: u32 = 50;
 /// See [`END_LOOKS`].
@@ -68,14 +68,15 @@ impl Donor {
     pub fn start(program: &Program, events: UnboundedSender<Event>) -> io::Result<Self> {
         let (near, far) = UnixStream::pair()?;
         near.set_write_timeout(Some(WRITE_MAX))?;
+        // What can fail does so before there is a process.
+        let receiver = Receiver::new(near.try_clone()?);
+        let (socket, out) = (near.try_clone()?, near);
         let mut command = program.command();
         command.env(CHANNEL, far.as_raw_fd().to_string());
         let child = start(&mut command, &[far.as_fd()])?;
         drop(far);
         let pid = child.id();
         let (lane, outgoing) = mpsc::channel();
-        let receiver = Receiver::new(near.try_clone()?);
-        let (socket, out) = (near.try_clone()?, near);
         let writer = Builder::new()
             .name("upgrade-out".to_owned())
             .spawn(move || write(&out, &outgoing))?;
@@ -156,7 +157,9 @@ fn read(mut receiver: Receiver, mut child: Child, events: &UnboundedSender<Event
             Err(error) => break error.to_string(),
             Ok(Some(message)) => {
                 let event = match message.kind {
-                    kind::READY => Event::HeirReady,
+                    kind::READY => Event::HeirReady {
+                        takes_totals: message.body.starts_with(TAKES_TOTALS),
+                    },
                     kind::TAKEN => Event::SessionTaken,
                     kind::REFUSED => Event::SessionRefused,
                     kind::CANCEL => match Cancel::decode(&message.body) {
@@ -171,11 +174,13 @@ fn read(mut receiver: Receiver, mut child: Child, events: &UnboundedSender<Event
             }
         }
     };
+    let pid = child.id();
     let status = end(&mut child);
     let was_told = status.as_ref().is_ok_and(ExitStatus::success);
     let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
     // Nobody is interested when the process ends.
     let _ = events.send(Event::HeirGone {
+        pid,
         reason: format!("{reason} ({status})"),
         was_told,
     });

@@ -20,7 +20,9 @@ use crate::upgrade::channel::{Message, Receiver, send};
 
 use super::program::{CHANNEL, READY};
 use super::steps::Event;
-use super::word::{Cancel, Hello, Remains, decode_done, decode_guests, decode_places, kind};
+use super::word::{
+    Cancel, Hello, Remains, TAKES_TOTALS, decode_done, decode_guests, decode_places, kind,
+};
 
 /// How long the old process may take to say something before the start.
 const START_MAX: Duration = Duration::from_secs(30);
@@ -147,7 +149,7 @@ impl Inheritance {
         let Self { receiver, .. } = self;
         receiver.socket().set_read_timeout(None)?;
         let socket = receiver.socket().try_clone()?;
-        send(&socket, kind::READY, &[], &[])?;
+        send(&socket, kind::READY, TAKES_TOTALS, &[])?;
         Builder::new()
             .name("upgrade-in".to_owned())
             .spawn(move || read(receiver, &events))?;
@@ -212,6 +214,7 @@ fn event(message: Message) -> io::Result<Event> {
         kind::PAIR => Ok(Event::Pair(body, descriptors)),
         kind::SERVER => Ok(Event::Server(body, descriptors.into_iter().next())),
         kind::CHANGED => Ok(Event::Changed),
+        kind::TOTALS => Ok(Event::Totals(body)),
         kind::REMAINS => Ok(Event::Remains(
             Remains::decode(&body).map_err(io::Error::other)?,
         )),

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! **Owns:** the order of these steps, the messages (`word`), both sides (`donor`, `heir`), what the control
-//! thread (`steps`, `arrivals`) and a shard (`departure`) do for them, and how the program is started (`program`).
+//! thread (`steps`, `vigil`, `arrivals`) and a shard (`departure`) do for them, and how the program is started (`program`).
 //! **Does not own:** what a session is as bytes (`session::passport`), the form of messages (`upgrade`).
 //!
 //! **Invariants**
@@ -25,15 +25,18 @@
 //! 4. If the heir ends while the donor still runs, the donor accepts again, and takes back every client that
 //!    the heir has not said that it has.
 
+mod account;
 pub mod arrivals;
 mod cancels;
 pub mod departure;
 pub mod donor;
 mod emigrants;
 pub mod heir;
+mod ledger;
 pub mod notify;
 pub mod program;
 pub mod relay;
 pub mod steps;
 pub mod transit;
+mod vigil;
 pub mod word;

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! **Owns:** the state of the upgrade, what is done at each event; what comes from the old process is in
-//! `arrivals`.
+//! `arrivals`, what is looked at until it ends in `vigil`.
 //! **Does not own:** shards (`departure`), the conversation (`donor`, `heir`).
 //!
 //! **Invariant:** the shards are told nothing before the heir is ready.
@@ -23,7 +23,7 @@ use shards::{ShardId, Socket};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::config::Config;
-use crate::metrics::pool::{read_paused, read_rights};
+use crate::metrics::pool::read_paused;
 use crate::protocol::cancel_key::GENERATION_MAX;
 use crate::session::passport::Clock;
 use crate::session::shard::Connections;
@@ -31,6 +31,7 @@ use crate::upgrade::frame::DESCRIPTORS_MAX;
 
 use super::super::control::{Answerer, Control};
 use super::super::mailbox::{ShardMessage, WorkResult};
+use super::account::Told;
 use super::arrivals::Newcomer;
 use super::departure::Departure;
 use super::donor::Donor;
@@ -44,24 +45,22 @@ use super::word::{Cancel, Guest, Hello, Remains, encode_guests, encode_places, k
 pub const METRICS: &str = "metrics";
 /// How long the new process may take until clients can connect.
 const START_MAX: Duration = Duration::from_secs(60);
-/// Time between two looks at what remains.
-const LOOK: Duration = Duration::from_millis(5);
-/// The same when nothing but relays remains.
-const LOOK_LATER: Duration = Duration::from_millis(100);
 /// How long this process stays at least, to serve again should the new one end.
 const TRIAL: Duration = Duration::from_millis(100);
-/// How long those have to take it who are told that it is over.
-const FAREWELL_MAX: Duration = Duration::from_millis(500);
-
 /// What happens in an upgrade.
 #[derive(Debug)]
 pub enum Event {
     /// The new program has looked at the configuration.
     Checked(Result<(), String>),
     /// The new process accepts clients.
-    HeirReady,
+    HeirReady {
+        /// It takes what was counted.
+        takes_totals: bool,
+    },
     /// The new process has ended, or does not keep to the rules.
     HeirGone {
+        /// Its process.
+        pid: u32,
         /// Why, as far as known.
         reason: String,
         /// It was told to end: nothing is wrong with it.
@@ -85,6 +84,8 @@ pub enum Event {
     Server(Vec<u8>, Option<OwnedFd>),
     /// Objects of databases have changed, as the old process has seen.
     Changed,
+    /// The old process has counted this.
+    Totals(Vec<u8>),
     /// The old process still has this.
     Remains(Remains),
     /// The old process knows these users.
@@ -146,8 +147,12 @@ pub struct Succession {
     pub(super) is_stale: bool,
     /// The changes in databases that the heir knows of.
     pub(super) changes_told: u64,
+    /// What the heir knows of what was counted, if it takes that.
+    pub(super) told: Option<Told>,
     /// The processes that clients have logged in to which have come here, a bit each.
     pub(super) generations: u64,
+    /// When it was said last that there are no descriptors left.
+    pub(super) crowded_at: Option<Instant>,
     /// Sessions that were sent and not confirmed.
     pub(super) transit: Transit,
     /// Gets sessions next.
@@ -180,7 +185,9 @@ impl Succession {
             newcomers: Vec::new(),
             is_stale: false,
             changes_told: 0,
+            told: None,
             generations: 0,
+            crowded_at: None,
             transit: Transit::default(),
             next_shard: 0,
             phase: Phase::Serving,
@@ -203,6 +210,33 @@ impl Succession {
             return Arc::clone(config);
         }
         Arc::new(reduced(config, &self.remains))
+    }
+
+    /// The process of the heir, as long as that matters.
+    fn heir(&self) -> Option<u32> {
+        match &self.phase {
+            Phase::Starting(donor) | Phase::Departing { donor, .. } => Some(donor.pid),
+            Phase::Serving | Phase::Checking | Phase::Relaying => None,
+        }
+    }
+
+    /// Tells the heir what it needs for its start.
+    fn introduce(&self, donor: &Donor, hello: &Hello) -> io::Result<()> {
+        let mut with = Vec::new();
+        if let Some(file) = &self.pid_file {
+            with.push(file.try_clone()?.into());
+        }
+        donor.send(kind::HELLO, hello.encode(), with);
+        for part in self.listeners.chunks(DESCRIPTORS_MAX) {
+            let places: Vec<&str> = part.iter().map(|(place, _)| &**place).collect();
+            let mut sockets = Vec::new();
+            for (_, socket) in part {
+                sockets.push(socket.try_clone()?.into());
+            }
+            donor.send(kind::LISTENERS, encode_places(&places), sockets);
+        }
+        donor.send(kind::BEGIN, Vec::new(), Vec::new());
+        Ok(())
     }
 
     /// The socket of each listening socket again, to be accepted on.
@@ -302,8 +336,17 @@ impl Control {
                     self.abandon(&error.to_string());
                 }
             }
-            Event::HeirReady => self.depart().await,
-            Event::HeirGone { reason, was_told } => self.heir_gone(&reason, was_told).await,
+            Event::HeirReady { takes_totals } => self.depart(takes_totals).await,
+            Event::HeirGone {
+                pid,
+                reason,
+                was_told,
+            } => {
+                // One that was given up before is not the present one.
+                if self.succession.heir() == Some(pid) {
+                    self.heir_gone(&reason, was_told).await;
+                }
+            }
             Event::HeirLate(pid) => {
                 if let Phase::Starting(donor) = &self.succession.phase
                     && donor.pid == pid
@@ -316,16 +359,17 @@ impl Control {
             Event::Look => self.look().await,
             Event::Session(bytes, socket) => self.session_came(&bytes, socket).await,
             Event::SessionTaken => self.succession.transit.taken(),
-            Event::SessionRefused => {
-                if let Phase::Departing { donor, .. } = &self.succession.phase {
-                    self.succession.transit.refused(donor);
-                }
-            }
+            Event::SessionRefused => self.succession.transit.refused(),
             Event::Pair(bytes, sockets) => self.pair_came(&bytes, sockets),
             Event::Server(bytes, socket) => self.server_came(&bytes, socket),
             Event::Changed => self.fleet.changes().raise_all(),
             Event::Remains(remains) => self.remains_changed(remains),
-            Event::Guests(guests) => self.guests_came(guests).await,
+            Event::Totals(bytes) => self.totals_came(&bytes),
+            Event::Guests(guests) => {
+                // Totals have come before, if they come at all.
+                self.serve_metrics();
+                self.guests_came(guests).await;
+            }
             Event::CancelDone { shard, ticket } => {
                 self.send(ShardId::new(shard), ShardMessage::CancelDone { ticket })
                     .await;
@@ -333,6 +377,7 @@ impl Control {
             Event::PredecessorGone => {
                 tracing::info!("the process before this one has ended");
                 self.succession.predecessor = None;
+                self.serve_metrics();
                 self.remains_changed(Remains::default());
             }
         }
@@ -352,20 +397,10 @@ impl Control {
             remains,
             paused,
         };
-        let mut with = Vec::new();
-        if let Some(file) = &succession.pid_file {
-            with.push(file.try_clone()?.into());
+        if let Err(error) = succession.introduce(&donor, &hello) {
+            donor.end();
+            return Err(error);
         }
-        donor.send(kind::HELLO, hello.encode(), with);
-        for part in succession.listeners.chunks(DESCRIPTORS_MAX) {
-            let places: Vec<&str> = part.iter().map(|(place, _)| &**place).collect();
-            let mut sockets = Vec::new();
-            for (_, socket) in part {
-                sockets.push(socket.try_clone()?.into());
-            }
-            donor.send(kind::LISTENERS, encode_places(&places), sockets);
-        }
-        donor.send(kind::BEGIN, Vec::new(), Vec::new());
         tracing::info!(pid = donor.pid, "the new process starts");
         let (events, pid) = (succession.events.clone(), donor.pid);
         tokio::spawn(async move {
@@ -376,21 +411,8 @@ impl Control {
         Ok(())
     }
 
-    /// What this process has of each pool and of connections.
-    fn remains(&self) -> Remains {
-        let rights = read_rights(&self.fleet).into_iter();
-        let rights = rights.filter(|(_, count)| *count > 0);
-        let servers = rights.map(|((database, user), count)| (database.into(), user.into(), count));
-        let in_transit = self.succession.transit.count();
-        let connections = self.succession.connections.count();
-        Remains {
-            connections: connections.saturating_sub(in_transit),
-            servers: servers.collect(),
-        }
-    }
-
     /// The heir accepts clients: this process does not any more, and sends its own there.
-    async fn depart(&mut self) {
+    async fn depart(&mut self, takes_totals: bool) {
         let succession = &mut self.succession;
         let donor = match std::mem::replace(&mut succession.phase, Phase::Serving) {
             Phase::Starting(donor) => donor,
@@ -402,6 +424,13 @@ impl Control {
         tracing::info!(pid = donor.pid, "the new process serves, clients go there");
         notify::handed_to(donor.pid);
         succession.changes_told = self.fleet.changes().total();
+        if let Some(task) = self.scrape.take() {
+            task.abort();
+        }
+        succession.told = takes_totals.then(Told::default);
+        if let Some(told) = &mut succession.told {
+            told.tell(&self.fleet, &donor);
+        }
         donor.send(kind::GUESTS, encode_guests(&self.guests.list()), Vec::new());
         // Before anything goes: what is said later may count what has gone meanwhile.
         let remains = self.remains();
@@ -415,89 +444,16 @@ impl Control {
             trial: now + TRIAL,
         };
         self.look_after(Duration::ZERO);
-        if let Some(task) = self.scrape.take() {
-            task.abort();
-        }
         self.tell_shards(|| Departure::Begin).await;
         self.spread(Arc::clone(&self.config)).await;
         self.answer_upgrade(&Ok(()));
     }
 
-    fn look_after(&self, pause: Duration) {
-        let events = self.succession.events.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(pause).await;
-            // Nobody is interested when the process ends.
-            let _ = events.send(Event::Look);
-        });
-    }
-
-    async fn tell_shards(&self, departure: impl Fn() -> Departure) {
+    pub(super) async fn tell_shards(&self, departure: impl Fn() -> Departure) {
         for shard in 0..self.seat.shard_count() {
             let message = ShardMessage::Depart(Box::new(departure()));
             self.send(ShardId::new(shard as u16), message).await;
         }
-    }
-
-    /// Tells the heir what remains, and ends when nothing does.
-    async fn look(&mut self) {
-        let now = self.remains();
-        let shards = self.fleet.shards().iter();
-        let (mut consoles, mut relays) = (0, 0);
-        for shard in shards {
-            consoles += shard.consoles.get();
-            relays += shard.relays.get();
-        }
-        let in_transit = self.succession.transit.count();
-        let (donor, (deadline, trial), told_at, remains) = match &mut self.succession.phase {
-            Phase::Departing {
-                donor,
-                deadline,
-                told_at,
-                remains,
-                trial,
-            } => (donor, (*deadline, *trial), told_at, remains),
-            Phase::Relaying => {
-                self.is_over |= relays == 0;
-                self.look_after(LOOK_LATER);
-                return;
-            }
-            Phase::Serving | Phase::Checking | Phase::Starting(_) => return,
-        };
-        if now != *remains {
-            donor.send(kind::REMAINS, now.encode(), Vec::new());
-            *remains = now;
-        }
-        let at = Instant::now();
-        let servers = remains.servers.len();
-        if let Some(told_at) = *told_at {
-            let is_empty = remains.connections + in_transit + servers as u64 == 0;
-            let is_over = is_empty || at >= told_at + FAREWELL_MAX;
-            self.is_over |= relays == 0 && is_over;
-            self.look_after(if is_over { LOOK_LATER } else { LOOK });
-            return;
-        }
-        // Consoles are not waited for.
-        let clients = remains.connections.saturating_sub(consoles) + in_transit;
-        if at < trial {
-            self.look_after(LOOK);
-            return;
-        }
-        if clients + servers as u64 > 0 {
-            if at < deadline {
-                self.look_after(LOOK);
-                return;
-            }
-            tracing::warn!(
-                clients,
-                "shutdown_timeout is over: who is still here is cut off"
-            );
-        }
-        *told_at = Some(at);
-        // From now on nothing leads back, and who connects is not to wait in a queue of this process.
-        self.succession.listeners.clear();
-        self.tell_shards(|| Departure::End).await;
-        self.look_after(LOOK);
     }
 
     pub(super) fn clock(&self) -> Clock {
@@ -513,9 +469,13 @@ impl Control {
             Phase::Departing {
                 told_at: Some(_), ..
             }
-            | Phase::Relaying => self.succession.phase = Phase::Relaying,
+            | Phase::Relaying => {
+                self.succession.transit.end();
+                self.succession.phase = Phase::Relaying;
+            }
             Phase::Departing { .. } if was_told => {
                 tracing::info!(%reason, "the new process was told to end, and so does this one");
+                self.succession.transit.end();
                 self.succession.phase = Phase::Relaying;
                 self.is_over = true;
             }
@@ -547,6 +507,7 @@ impl Control {
 
     /// The process ends: what the heir is to be told leaves before.
     pub(in crate::app) fn finish_succession(&mut self) {
+        self.account(true);
         let phase = std::mem::replace(&mut self.succession.phase, Phase::Serving);
         match phase {
             Phase::Departing { donor, .. } => donor.finish(),

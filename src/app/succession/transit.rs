@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!   sent ──▶ kept ── taken ──▶ forgotten
-//!             │ └── refused ──▶ sent again
+//!             │ └── refused ──▶ waits ──▶ sent again, or told that it is over
 //!             └── the other process has ended ──▶ taken back
 //! ```
 //!
@@ -18,15 +18,31 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
+
+use crate::protocol::sqlstate;
+use crate::session::report::Failure;
 use crate::session::shard::Connection;
 
 use super::donor::Donor;
+
+/// Time until a session that was refused is sent again.
+const RETRY: Duration = Duration::from_millis(50);
+/// Sessions that are sent again at once.
+const RETRIES_MAX: usize = 16;
+/// Reads of what a client has sent that is closed.
+const READS_MAX: u32 = 256;
 
 /// Sessions that were sent and not confirmed.
 #[derive(Debug, Default)]
 pub struct Transit {
     sent: VecDeque<Sent>,
+    /// Those that the other process had no room for.
+    refused: VecDeque<Sent>,
+    /// When the last of these was refused, or sent again.
+    refused_at: Option<Instant>,
     /// How many the other process has.
     taken: u64,
 }
@@ -42,7 +58,7 @@ struct Sent {
 impl Transit {
     /// How many there are.
     pub fn count(&self) -> u64 {
-        self.sent.len() as u64
+        (self.sent.len() + self.refused.len()) as u64
     }
 
     /// Sends a session, alone or with its server.
@@ -73,17 +89,50 @@ impl Transit {
     }
 
     /// The other process has no room for the first one at the moment.
-    pub fn refused(&mut self, donor: &Donor) {
-        if let Some(sent) = self.sent.pop_front() {
+    pub fn refused(&mut self) {
+        self.refused.extend(self.sent.pop_front());
+        self.refused_at = Some(Instant::now());
+    }
+
+    /// Sends some of those again that were refused, if it is time for that: few at once, because the other
+    /// process tries for a moment for each of them.
+    pub fn retry(&mut self, donor: &Donor, now: Instant) {
+        if self.refused_at.is_none_or(|at| now < at + RETRY) {
+            return;
+        }
+        let count = self.refused.len().min(RETRIES_MAX);
+        for sent in self.refused.drain(..count).collect::<Vec<_>>() {
             self.keep_and_send(donor, sent);
+        }
+        self.refused_at = (!self.refused.is_empty()).then_some(now);
+    }
+
+    /// Tells those that were refused that it is over.
+    pub fn give_up(&mut self) {
+        for sent in self.refused.drain(..) {
+            sent.dismiss();
+        }
+    }
+
+    /// Tells all of them that it is over: the other process has ended, and this one ends, too.
+    pub fn end(&mut self) {
+        self.give_up();
+        for sent in self.sent.drain(..) {
+            sent.dismiss();
         }
     }
 
     /// Those that the other process has not said that it has, and how many it had. It has ended.
     pub fn take_back(&mut self) -> (Vec<Written>, u64) {
-        let Self { sent, taken } = std::mem::take(self);
-        let back = sent
+        let Self {
+            sent,
+            refused,
+            taken,
+            ..
+        } = std::mem::take(self);
+        let back = refused
             .into_iter()
+            .chain(sent)
             .filter_map(|sent| match sent.into_written() {
                 Ok(written) => Some(written),
                 Err(error) => {
@@ -96,8 +145,32 @@ impl Transit {
 }
 
 impl Sent {
+    /// Tells the client that it is over: nothing is queued for it, and nobody answers it at the moment.
+    fn dismiss(self) {
+        let Some(socket) = self.sockets.first() else {
+            return;
+        };
+        let text = "terminating connection due to administrator command";
+        let told = Failure::new(sqlstate::ADMIN_SHUTDOWN, text).to_bytes();
+        // It may have gone, or not read for long.
+        let _ = send(socket, &told, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+        let _ = shutdown(socket, Shutdown::Write);
+        // What was sent and not read would have the socket closed with an error.
+        let mut rest = [0; 4096];
+        let mut left = READS_MAX;
+        while left > 0
+            && recv(socket, &mut rest, RecvFlags::DONTWAIT).is_ok_and(|(count, _)| count > 0)
+        {
+            left -= 1;
+        }
+        tracing::warn!("the new process has not taken a client, it is closed");
+    }
+
     fn into_written(self) -> io::Result<Written> {
-        let sockets = self.sockets.iter().map(|socket| socket.try_clone());
+        // Its message may not have been written yet, which takes another descriptor.
+        let own =
+            |socket: Arc<OwnedFd>| Arc::try_unwrap(socket).or_else(|socket| socket.try_clone());
+        let sockets = self.sockets.into_iter().map(own);
         Ok(Written {
             kind: self.kind,
             bytes: self.bytes.to_vec(),

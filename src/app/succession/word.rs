@@ -39,7 +39,12 @@ pub mod kind {
     pub const REFUSED: u8 = 13;
     /// Donor: a session with its server, each with its socket.
     pub const PAIR: u8 = 14;
+    /// Donor: what has been counted since it said so last. Only to an heir that takes it.
+    pub const TOTALS: u8 = 15;
 }
+
+/// Body of `READY`: the heir takes `TOTALS`. One that does not says nothing.
+pub const TAKES_TOTALS: &[u8] = &[1];
 
 /// What a process needs to know before it starts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -31,6 +31,7 @@ pub(crate) struct Config {
     application_name: String,
     log_level: &'static str,
     environment: Vec<(&'static str, String)>,
+    program: OsString,
 }
 
 /// A user of a pool.
@@ -84,6 +85,7 @@ impl Config {
             application_name: format!("{}_{}", unique("doorman"), std::process::id()),
             log_level: "info",
             environment: Vec::new(),
+            program: program(),
         };
         config
             .general("host", "127.0.0.1")
@@ -117,6 +119,12 @@ impl Config {
     /// How much is logged.
     pub(crate) fn log_level(mut self, level: &'static str) -> Self {
         self.log_level = level;
+        self
+    }
+
+    /// Another program than the one under test, which leads to that.
+    pub(crate) fn program(mut self, path: impl Into<OsString>) -> Self {
+        self.program = path.into();
         self
     }
 
@@ -255,7 +263,7 @@ impl Doorman {
         std::fs::create_dir_all(&directory).unwrap();
         std::fs::write(directory.join("pg_doorman.toml"), config.text()).unwrap();
         let log = File::create(directory.join("log")).unwrap();
-        let program = program();
+        let program = &config.program;
         // setpriv has the kernel end the pooler when this test's thread is gone for any reason.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL"])

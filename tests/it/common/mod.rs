@@ -13,8 +13,8 @@ pub(crate) mod scripted;
 pub(crate) mod target;
 pub(crate) mod tls;
 
-pub(crate) use client::{Client, ErrorFields};
-pub(crate) use doorman::{Config, Doorman, User};
+pub(crate) use client::{Client, ErrorFields, is_close};
+pub(crate) use doorman::{Config, Doorman, User, program};
 pub(crate) use login::{Login, Refusal};
 pub(crate) use postgres::Postgres;
 pub(crate) use target::Target;
