@@ -17,6 +17,7 @@ mod perl;
 mod php;
 mod python;
 mod rust;
+mod stay;
 mod tls;
 
 use std::path::PathBuf;
