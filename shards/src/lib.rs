@@ -13,11 +13,11 @@
 //!  └────────────────────┘   └────────────────────┘   └────────────────────┘
 //! ```
 //!
-//! The crate offers eight things: *where* shards run ([`Topology`], [`place`]), whether they *can*
+//! The crate offers nine things: *where* shards run ([`Topology`], [`place`]), whether they *can*
 //! ([`probe_host`]), how they *start and stop* ([`launch`], [`spawn`]), how sockets *arrive*
 //! ([`Listener`], [`connect_tcp`]), how bytes *move* ([`Stream`], [`Chunk`], [`sleep`]), how
 //! shards *talk* ([`Inbox`], [`Outbox`]), how a process gets into the [`background`] before it
-//! has any, and what one leaves to the next ([`succession`]). It moves bytes and messages and never looks into them.
+//! has any, what one leaves to the next ([`succession`]), and which sockets it has ([`OpenSockets`]). It moves bytes and messages and never looks into them.
 //!
 //! **Invariants**
 //! 1. A shard's sockets, buffers and timers are touched by its own thread only.
@@ -29,6 +29,7 @@
 
 pub mod background;
 mod connect;
+mod descriptors;
 mod error;
 mod listener;
 mod mailbox;
@@ -43,6 +44,7 @@ mod timer;
 mod topology;
 
 pub use connect::{connect_tcp, connect_unix};
+pub use descriptors::OpenSockets;
 pub use error::{PlacementError, ProbeError, RingCall};
 pub use listener::{Families, Listener, bind_tcp, bind_unix};
 pub use mailbox::{ControlSeat, Inbox, Outbox, Seat, SendError};

@@ -337,6 +337,7 @@ fn listen_for_scrapes(
     };
     let address = scrape::address(prometheus).map_err(refused)?;
     let sources = Sources {
+        sockets: Arc::default(),
         fleet: shared.fleet.clone(),
         connections: shared.connections.clone(),
         budget: shared.budget.clone(),

@@ -16,9 +16,9 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -31,6 +31,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use shards::OpenSockets;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
@@ -52,6 +53,8 @@ const CONNECTION_MAX: Duration = Duration::from_secs(10);
 const HEADER_MAX: Duration = Duration::from_secs(1);
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 16;
+/// Who asks more often is told of the same sockets again: with many clients it takes a while to look at all.
+const SOCKETS_AGE_MAX: Duration = Duration::from_secs(1);
 /// How long those are waited for who are being answered when the process ends.
 const ANSWERS_MAX: Duration = Duration::from_secs(1);
 /// The largest head of a request, in bytes.
@@ -71,25 +74,39 @@ pub struct Sources {
     pub connections: Connections,
     /// Memory claimed by incomplete messages.
     pub budget: Budget,
+    /// Sockets of the process.
+    pub sockets: Arc<RecentSockets>,
+}
+
+/// The sockets of the process as they were up to [`SOCKETS_AGE_MAX`] ago.
+#[derive(Debug, Default)]
+pub struct RecentSockets(Mutex<Option<(Instant, OpenSockets)>>);
+
+impl RecentSockets {
+    fn get(&self) -> OpenSockets {
+        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match *recent {
+            Some((at, counts)) if at.elapsed() < SOCKETS_AGE_MAX => counts,
+            _ => {
+                let counts = OpenSockets::count().unwrap_or_default();
+                *recent = Some((Instant::now(), counts));
+                counts
+            }
+        }
+    }
 }
 
 impl Sources {
-    /// The text at `/metrics`. Reads the sockets of the machine: it may take a while.
+    /// The text at `/metrics`. Looks at every descriptor of the process: it may take a while.
     fn render(&self) -> String {
-        let sockets = sockets::count().unwrap_or_default();
-        let sum = |counts: &[u64]| counts.iter().sum();
+        let sockets = self.sockets.get();
         let process = ProcessSnapshot {
             version: env!("CARGO_PKG_VERSION"),
             clients: self.connections.count(),
             message_memory_bytes: self.budget.claimed(),
             virtual_memory_bytes: sockets::virtual_memory_bytes(),
             connection_counts: connection_counts(&self.fleet),
-            socket_counts: [
-                sum(&sockets.tcp),
-                sum(&sockets.tcp6),
-                sum(&sockets.unix),
-                sockets.unknown,
-            ],
+            socket_counts: [sockets.tcp, sockets.tcp6, sockets.unix, sockets.others],
         };
         let shards = ShardSnapshot::take_all(&self.fleet);
         render(&process, &shards, &views(&self.fleet))
@@ -343,6 +360,7 @@ mod tests {
     #[test]
     fn paths_and_methods_are_told_apart() {
         let sources = Sources {
+            sockets: Arc::default(),
             fleet: Fleet::new(1),
             connections: Connections::default(),
             budget: Budget::default(),

@@ -167,7 +167,7 @@ pub static SERIES: &[Series] = &[
             named([("plain", plain), ("tls", tls), ("cancel", cancel), ("total", total)])
         }),
     process("pg_doorman_sockets", "type",
-        "Open sockets of the process, by their kind",
+        "Open sockets of the process, by their kind; up to a second old",
         |process| {
             let [tcp, tcp6, unix, unknown] = process.socket_counts;
             named([("tcp", tcp), ("tcp6", tcp6), ("unix", unix), ("unknown", unknown)])
